@@ -1,0 +1,297 @@
+"""All that an integration may import: the contract between the gateway and what plugs into it.
+
+An integration is a folder with `manifest.json` and an `__init__.py` that holds a pydantic model named `Config` and
+one class, a `Source`, a `Target` or both. The gateway makes it with `(context, config)`, awaits `start()`, and later
+`stop()`; the constructor does nothing but keep its arguments.
+
+A target's `deliver` says one of four things: it returns (done, the other side has acknowledged), or raises `Retry`
+(this event, later), `NotReady` (the whole target is away; nothing is counted against the event) or `Refused` (never;
+the event becomes a dead letter). `start` says one of four as well: it returns, or raises `NotReady` (tried again),
+`CredentialsRefused` (a person must act) or `Broken` (stop, say why).
+
+A source of mail hands its bytes to `context.intake`; a source of anything else awaits `context.emit(draft)`. Neither
+may acknowledge upstream before that has answered: "250 means stored".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypedDict
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.wire import event as words
+
+__all__ = [
+    "Attachment",
+    "Broken",
+    "ConfigModel",
+    "Context",
+    "CredentialsRefused",
+    "Device",
+    "DeviceFacts",
+    "Envelope",
+    "Event",
+    "Gateway",
+    "Intake",
+    "Integration",
+    "MailFacts",
+    "NotReady",
+    "Receipt",
+    "Refused",
+    "RequestRefused",
+    "Retry",
+    "Source",
+    "StoreFull",
+    "StoreTrouble",
+    "Target",
+    "words",
+]
+
+
+class Attachment(TypedDict):
+    """One attachment as an event shows it; its bytes are fetched with `Gateway.attachment(event, index)`."""
+
+    name: str
+    type: str
+    size: int
+    sha256: str
+
+
+class DeviceFacts(TypedDict):
+    """The device as an event shows it."""
+
+    id: str
+    name: str
+    manufacturer: str | None
+    model: str | None
+    profile: str | None
+
+
+# The envelope and the header fields that an event repeats, so that rules can use them ("from" is a keyword).
+MailFacts = TypedDict(
+    "MailFacts",
+    {
+        "from": str,
+        "to": list[str],
+        "subject": str | None,
+        "message_id": str | None,
+        "helo": str | None,
+        "peer": str | None,
+    },
+)
+
+
+class Event(TypedDict):
+    """DESIGN §4.1; `gateway.wire.event` lists the words for kind, state and severity."""
+
+    v: int
+    id: str
+    time: str
+    source: str
+    device: DeviceFacts
+    kind: str
+    state: str | None
+    severity: str
+    title: str
+    text: str
+    data: dict[str, Any]
+    attachments: list[Attachment]
+    mail: MailFacts | None
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What the SMTP conversation said (RFC 5321 §2.3.1): addresses are opaque text, `mail_from` is "" for `<>`.
+
+    `source` is the integration's name in the configuration. `details` holds what else was learned on the way
+    (ESMTP parameters, TLS version, user name, remarks), as JSON-able values, never a password.
+    """
+
+    source: str
+    peer: str
+    helo: str
+    mail_from: str
+    rcpt_to: list[str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Device:
+    """A device as the registry knows it. Times are Unix seconds.
+
+    `kinds` are the kinds of event seen so far; `states` maps a kind to its present state (`on` or `off`);
+    `last_event` is the newest event without its text; `picture` is (event id, attachment index) of the newest one.
+    """
+
+    id: str
+    name: str
+    manufacturer: str | None = None
+    model: str | None = None
+    profile: str | None = None
+    learned: bool = True
+    first_seen: float = 0.0
+    last_seen: float = 0.0
+    mails: int = 0
+    kinds: list[str] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    last_event: dict[str, Any] | None = None
+    picture: tuple[str, int] | None = None
+
+    def facts(self) -> DeviceFacts:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "manufacturer": self.manufacturer,
+            "model": self.model,
+            "profile": self.profile,
+        }
+
+
+class Retry(Exception):
+    """This event could not be delivered now; try it again, after `after` seconds or by the usual back-off."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Refused(Exception):
+    """This event will never be delivered to this target; the reason is kept with the dead letter."""
+
+
+class NotReady(Exception):
+    """The other side is away. From `start`: try again later. From `deliver`: pause the whole target.
+
+    A target that learns by itself when the other side is back calls `Context.ready()` then.
+    """
+
+
+class CredentialsRefused(Exception):
+    """The other side refused our login: a person must act; not retried until the configuration changes."""
+
+
+class Broken(Exception):
+    """This integration can't work as configured, and trying again won't help. The text says what to do."""
+
+
+class RequestRefused(Exception):
+    """A `bridge/request/<verb>` that can't be carried out; the text goes into the response."""
+
+
+class StoreTrouble(Exception):
+    """The mail could not be made durable now: the source answers 451 (or keeps it upstream)."""
+
+
+class StoreFull(StoreTrouble):
+    """As `StoreTrouble`, because the disk is full: 452."""
+
+
+class Receipt(Protocol):
+    """One mail on its way in. Not durable before `commit`'s callback was called with None."""
+
+    def write(self, chunk: bytes) -> bool:
+        """Take the next bytes. False: stop reading until `on_drain` (see `Intake.begin`) is called."""
+
+    def commit(self, envelope: Envelope, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        """Make it durable; then `done(mail_id, None)`, or `done(mail_id, why)`, on the event loop. Never cancelled."""
+
+    def abort(self) -> None:
+        """Forget it: the peer left before the end, or the mail was refused."""
+
+
+class Intake(Protocol):
+    """The one durable front door for raw mail."""
+
+    def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt: ...
+
+    def room(self) -> int:
+        """How many bytes a mail may have now, by free disk space (at least 0)."""
+
+
+class Gateway(Protocol):
+    """What the running gateway tells and does for its integrations."""
+
+    def devices(self) -> list[Device]: ...
+
+    def info(self) -> dict[str, Any]:
+        """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
+
+    def health(self) -> dict[str, Any]:
+        """Queue depth, last error, uptime: the payload of `bridge/health`."""
+
+    async def attachment(self, event_id: str, index: int) -> bytes:
+        """The decoded bytes of an attachment. Raises LookupError if the mail is no longer kept."""
+
+    async def raw_mail(self, event_id: str) -> tuple[Envelope, bytes]:
+        """The envelope and the bytes of the mail that an event came from. Raises LookupError as above."""
+
+    async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What one integration is given: its name in the configuration, a folder of its own, and its doors."""
+
+    name: str
+    data_dir: Path
+    log: logging.Logger
+    gateway: Gateway
+    intake: Intake
+    emit: Callable[[Mapping[str, Any]], Awaitable[str]]
+    ready: Callable[[], None]
+    problem: Callable[[str | None], None]
+    """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
+
+
+class ConfigModel(BaseModel):
+    """Base of every integration's `Config`: unknown keys are errors, values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Integration:
+    """Common to sources and targets."""
+
+    def __init__(self, context: Context, config: Any) -> None:
+        self.context = context
+        self.config = config
+
+    async def start(self) -> None:
+        """Begin. See the module's text for what may be raised."""
+
+    async def stop(self) -> None:
+        """Finish what is in flight, release everything. Called once, also after a failed start."""
+
+    def describe(self) -> str:
+        """One friendly line for the start-up message: where it listens, what it is connected to."""
+        return ""
+
+    def try_it(self, mailwire: str) -> tuple[str, str] | None:
+        """What a person may try, and the shell line for it; `mailwire` is how this program is called."""
+        return None
+
+
+class Source(Integration):
+    """Makes events or mail. See `Context.intake` and `Context.emit`."""
+
+
+class Target(Integration):
+    """Is given events. `concurrency`: how many deliveries may be under way at once."""
+
+    concurrency: ClassVar[int] = 1
+    event_bus: ClassVar[bool] = False
+    """True for targets (mqtt, serial) that get everything when no routes are configured."""
+
+    async def deliver(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def device_changed(self, device: Device) -> None:
+        """A device was learned, renamed, changed state or was seen. Must be quick."""
+
+    def device_forgotten(self, device_id: str) -> None:
+        """A device is gone: withdraw what was published about it."""

@@ -1,0 +1,377 @@
+"""Starts what the configuration names, joins the steps, and stops in reverse.
+
+Order matters: the store first, then the targets' workers, then the sources, so that nothing is accepted before it can
+be kept; to stop, the sources first, so that what was accepted is still written. A new configuration restarts only
+what changed; a bad one is refused as a whole and the old one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway import __version__, interpret, template
+from gateway.api import (
+    Broken,
+    Context,
+    CredentialsRefused,
+    Device,
+    Envelope,
+    Integration,
+    NotReady,
+    RequestRefused,
+    Source,
+    Target,
+)
+from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
+from gateway.deliver import Worker
+from gateway.intake import Intake
+from gateway.loader import Loader
+from gateway.pipeline import Pipeline
+from gateway.registry import Registry
+from gateway.route import Router
+from gateway.store import Store
+
+log = logging.getLogger(__name__)
+
+_PRUNE_EVERY = 600.0  # seconds
+_FIRST_RETRY, _LONGEST_RETRY = 2.0, 300.0  # seconds between attempts to start an integration
+_ATTACHMENT_IN_THREAD = 64 * 1024  # bytes of mail
+
+
+@dataclass(slots=True)
+class Running:
+    """One integration of the configuration, and how it is."""
+
+    name: str
+    setting: IntegrationSetting
+    instance: Integration
+    worker: Worker | None = None
+    state: str = "starting"  # starting, running, retrying, refused, broken
+    error: str | None = None
+    task: asyncio.Task[None] | None = None
+    first_try: asyncio.Event = field(default_factory=asyncio.Event)
+    is_ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class App:
+    """The running gateway; implements `gateway.api.Gateway`."""
+
+    def __init__(self, settings: Settings, loader: Loader, folder: Path, config_file: Path | None = None) -> None:
+        self.settings = settings
+        self.loader = loader
+        self.folder = folder
+        self.config_file = config_file
+        self.store = Store(folder)
+        self.registry = Registry(self._save_device)
+        self.pipeline = Pipeline(self.store, self.registry)
+        self.running: dict[str, Running] = {}
+        self.started = time.time()
+        self._intake: Intake | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+
+    # --- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises StoreBroken; integrations that can't start say so in their `Running`."""
+        self.store.open(exclusive=True)
+        self.store.start()
+        strays = await asyncio.to_thread(self.store.sweep_spool)
+        if strays:
+            log.info("removed %d unfinished mails that were never acknowledged", strays)
+        self.registry.load(self.store.devices())
+        self.pipeline.on_device = self._device_changed
+        self._configure()
+        self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        self.store.changed_elsewhere = self._changed_elsewhere
+        for name, setting in self.settings.integrations.items():
+            self._make(name, setting)
+        self._rebuild_router()
+        for kind in (Target, Source):
+            await asyncio.gather(
+                *[self._launch(one) for one in self.running.values() if isinstance(one.instance, kind)]
+            )
+        self.pipeline.resume()
+        self._ticker = asyncio.create_task(self._tick(), name="ticker")
+
+    async def stop(self) -> None:
+        if self._ticker:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        everyone = list(self.running.values())
+        await asyncio.gather(*[self._stop_one(one) for one in everyone if isinstance(one.instance, Source)])
+        if self._leaving:
+            await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self.pipeline.stop()
+        await asyncio.gather(*[self._stop_one(one) for one in everyone if not isinstance(one.instance, Source)])
+        self.registry.save_all()
+        await self.store.close()
+        if self._intake:
+            self._intake.close()
+
+    def _configure(self) -> None:
+        """Take from the settings what is not an integration."""
+        self.pipeline.duplicate_window = self.settings.duplicates
+        for device in self.registry.configure(self.settings.devices, self.settings.learn):
+            self._device_changed(device)
+
+    def _rebuild_router(self) -> None:
+        buses = [
+            one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
+        ]
+        self.pipeline.router = Router(self.settings.routes, buses, template.condition)
+        self.pipeline.workers = {one.name: one.worker for one in self.running.values() if one.worker}
+
+    # --- integrations ------------------------------------------------------------------------------------------
+
+    def _make(self, name: str, setting: IntegrationSetting) -> Running:
+        assert self._intake
+        folder = self.folder / "integrations" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        context = Context(
+            name=name,
+            data_dir=folder,
+            log=logging.getLogger(f"mailwire.{name}"),
+            gateway=self,
+            intake=self._intake,
+            emit=lambda draft: self.pipeline.emit(name, draft),
+            ready=lambda: self._ready(name),
+            problem=lambda text: self._problem(name, text),
+        )
+        instance = self.loader.load(setting.type).factory(context, setting.config)
+        one = self.running[name] = Running(name, setting, instance)
+        if isinstance(instance, Target):
+            one.worker = Worker(name, instance, self.store, self.pipeline.ledger)
+        return one
+
+    async def _launch(self, one: Running) -> None:
+        """Begin starting it; return after the first attempt."""
+        if one.worker:
+            one.worker.start()
+        one.task = asyncio.create_task(self._keep_starting(one), name=f"start {one.name}")
+        await one.first_try.wait()
+
+    async def _keep_starting(self, one: Running) -> None:
+        wait = _FIRST_RETRY
+        while one.state in ("starting", "retrying"):
+            try:
+                await one.instance.start()
+                one.state, one.error = "running", None
+                log.debug("%s: %s", one.name, one.instance.describe())
+            except NotReady as error:
+                if one.state != "retrying":
+                    log.warning("%s: not ready: %s; trying again", one.name, error)
+                one.state, one.error = "retrying", str(error)
+            except CredentialsRefused as error:
+                one.state, one.error = "refused", str(error)
+                log.error("%s: the login was refused: %s", one.name, error)
+            except Broken as error:
+                one.state, one.error = "broken", str(error)
+                log.error("%s: %s", one.name, error)
+            except Exception as error:  # a fault in one integration must not stop the others
+                one.state, one.error = "broken", f"{type(error).__name__}: {error}"
+                log.exception("%s: could not be started", one.name)
+            one.first_try.set()
+            if one.state == "retrying":
+                await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret
+                wait = min(wait * 2, _LONGEST_RETRY)
+
+    async def _stop_one(self, one: Running) -> None:
+        self.running.pop(one.name, None)
+        if one.task:
+            one.task.cancel()
+            await asyncio.gather(one.task, return_exceptions=True)
+        if one.worker:
+            await one.worker.stop()
+        try:
+            await one.instance.stop()
+        except Exception:  # its fault must not keep the others from stopping
+            log.exception("%s: could not be stopped cleanly", one.name)
+
+    def _ready(self, name: str) -> None:
+        one = self.running.get(name)
+        if one:
+            one.is_ready.set()
+            if one.worker:
+                one.worker.ready()
+
+    def _problem(self, name: str, text: str | None) -> None:
+        one = self.running.get(name)
+        if one and one.error != text:
+            (log.warning if text else log.info)("%s: %s", name, text or "well again")
+            one.error = text
+
+    # --- reload ------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> str:
+        """Read the configuration again and restart what changed; what happened, in words. Raises ConfigErrors."""
+        async with self._reloading:
+            settings = await asyncio.to_thread(load, self.config_file, loader=self.loader)
+            old, new = self.settings.integrations, settings.integrations
+            gone = [name for name in old if name not in new]
+            changed = [
+                name
+                for name in new
+                if name in old and (new[name].type, new[name].config) != (old[name].type, old[name].config)
+            ]
+            added = [name for name in new if name not in old]
+            self.settings = settings
+            for name in gone + changed:
+                if one := self.running.get(name):
+                    await self._retire(one)
+            fresh = [self._make(name, new[name]) for name in changed + added]
+            self._configure()
+            self._rebuild_router()
+            await asyncio.gather(*[self._launch(one) for one in fresh])
+            if self._intake:
+                self._intake.reserve = settings.store.reserve
+            parts = {"restarted": changed, "started": added, "stopped": gone}
+            words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names)
+            log.info("configuration read again: %s", words or "no integration changed")
+            return words or "no integration changed"
+
+    async def _retire(self, one: Running) -> None:
+        """Stop an integration without waiting for the connections that it still has to finish."""
+        task = asyncio.create_task(self._stop_one(one))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        if one.worker:  # a target gives up its socket, port or file before its successor asks for it
+            await task
+        else:  # a source closes its listening sockets before its first wait
+            await asyncio.sleep(0)
+
+    # --- every second ------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        prune_at = time.monotonic()
+        while True:
+            await asyncio.sleep(1)
+            for device in self.registry.tick(time.time()):
+                self._device_changed(device)
+            if time.monotonic() >= prune_at:
+                prune_at = time.monotonic() + _PRUNE_EVERY
+                with contextlib.suppress(OSError):
+                    dropped = await self.store.prune(
+                        self.settings.store.keep_days * 86400, self.settings.store.keep_size
+                    )
+                    if dropped:
+                        log.info("dropped %d mails that were kept long enough", dropped)
+                for device_id in self.registry.age(time.time()):
+                    self._device_forgotten(device_id)
+
+    def _changed_elsewhere(self) -> None:
+        """A command line changed the store: mails to replay, deliveries retried or dropped."""
+        self.pipeline.replay()
+        for one in self.running.values():
+            if one.worker:
+                task = asyncio.create_task(one.worker.rescan())
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+
+    def _save_device(self, device_id: str, document: dict[str, Any] | None) -> None:
+        if document is None:
+            self.store.note_one("DELETE FROM devices WHERE id = ?", device_id)
+        else:
+            text = json.dumps(document)
+            self.store.note_one("INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)", device_id, text)
+
+    def _device_changed(self, device: Device) -> None:
+        for one in self.running.values():
+            if isinstance(one.instance, Target):
+                one.instance.device_changed(device)
+
+    def _device_forgotten(self, device_id: str) -> None:
+        log.info("forgot device %s", device_id)
+        for one in self.running.values():
+            if isinstance(one.instance, Target):
+                one.instance.device_forgotten(device_id)
+
+    # --- what integrations may ask (api.Gateway) ---------------------------------------------------------------
+
+    def devices(self) -> list[Device]:
+        return self.registry.devices()
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "config_hash": self.settings.hash(),
+            "config_file": str(self.config_file) if self.config_file else None,
+            "integrations": {
+                one.name: {"type": one.setting.type, "state": one.state, "about": one.instance.describe()}
+                for one in self.running.values()
+            },
+        }
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "uptime": round(time.time() - self.started),
+            "queue": self.store.owed(),
+            "problems": {one.name: one.error for one in self.running.values() if one.error},
+            "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
+        }
+
+    async def attachment(self, event_id: str, index: int) -> bytes:
+        _, content = self._stored(event_id)
+        if len(content) <= _ATTACHMENT_IN_THREAD:
+            return interpret.attachment(content, index)
+        return await asyncio.to_thread(interpret.attachment, content, index)
+
+    async def raw_mail(self, event_id: str) -> tuple[Envelope, bytes]:
+        envelope, content = self._stored(event_id)
+        return envelope, bytes(content)
+
+    def _stored(self, event_id: str) -> tuple[Envelope, Any]:
+        mail = self.store.mail(event_id)
+        if mail is None:
+            raise LookupError(f"mail {event_id} is no longer kept")
+        return mail.envelope, self.store.content(mail)
+
+    async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        if verb == "reload":
+            try:
+                return {"changed": await self.reload()}
+            except ConfigErrors as error:
+                raise RequestRefused(str(error)) from None
+        if verb == "info":
+            return self.info()
+        if verb == "health":
+            return self.health()
+        if verb == "devices":
+            return {"devices": [device.facts() for device in self.devices()]}
+        if verb == "rename":
+            device = self._on_device(payload, lambda key: self.registry.rename(key, str(payload.get("name") or key)))
+            self._device_changed(device)
+            return {"device": device.facts()}
+        if verb == "forget":
+            self._on_device(payload, self.registry.forget)
+            self._device_forgotten(str(payload["device"]))
+            return {"forgotten": payload["device"]}
+        if verb == "replay":
+            ids = payload.get("ids") or [payload.get("id")]
+            for mail_id in ids:
+                if not self.store.mail(str(mail_id)):
+                    raise RequestRefused(f'no mail {mail_id!r} is kept; say {{"id": "…"}} with an event\'s id')
+                self.store.note_one("UPDATE mails SET state = 'replay' WHERE id = ?", mail_id)
+            await self.store.flush()
+            self.pipeline.replay()
+            return {"replayed": list(ids)}
+        raise RequestRefused(f"no request {verb!r}; there are devices, forget, health, info, reload, rename and replay")
+
+    def _on_device(self, payload: Mapping[str, Any], act: Any) -> Any:
+        device_id = str(payload.get("device", ""))
+        try:
+            return act(device_id)
+        except LookupError:
+            raise RequestRefused(f'no device {device_id!r}; say {{"device": "…"}} with a device\'s id') from None
+        except ValueError as error:
+            raise RequestRefused(str(error)) from None

@@ -1,0 +1,300 @@
+"""Out it goes: one worker a target, so that one target's trouble never delays another.
+
+A delivery is owed until the target has said done, refused it, or its expiry has passed. Each of these is recorded:
+done removes the row, refused leaves a dead letter, expired says so. In between it is tried again, with a back-off
+that lives in the store. When a target is away as a whole, its worker pauses and nothing is counted against the
+events. A worker holds a bounded number of deliveries in memory; what is beyond waits in the store and is read later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.api import Event, NotReady, Refused, Retry, Target
+from gateway.store import Delivery, Statement, Store
+
+log = logging.getLogger(__name__)
+
+_HELD = 2000  # deliveries of one target in memory
+_LEDGER_WAIT = 0.02  # seconds that a new event waits for its acknowledgements before it is written
+_FIRST_RETRY, _LONGEST_RETRY = 5.0, 900.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+class Ledger:
+    """Writes events and what is owed for them, and takes off what is done.
+
+    A new event waits a moment before it is handed to the store: most targets have acknowledged by then, and neither
+    the debt nor its end needs a row. Nothing is lost by that: until the event is written its mail is `received`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._new: dict[str, tuple[Event, float, dict[str, float]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, event: Event, received: float, targets: dict[str, float]) -> None:
+        """`targets`: name -> Unix time of expiry."""
+        self._new[event["id"]] = (event, received, dict(targets))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
+
+    def write(self) -> None:
+        """Hand what waits to the store."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        entries, self._new = self._new, {}
+        if entries:
+            self._store.note(lambda: _event_statements(entries))
+
+    def done(self, target: str, event_id: str) -> None:
+        waiting = self._new.get(event_id)
+        if waiting:
+            waiting[2].pop(target, None)
+        else:
+            self._store.note_one("DELETE FROM deliveries WHERE target = ? AND event = ?", target, event_id)
+
+    def put_off(self, delivery: Delivery) -> None:
+        """A delivery's new state, attempts, due and reason; after this it has a row."""
+        self.write()
+        self._store.note_one(
+            "UPDATE deliveries SET state = ?, attempts = ?, due = ?, reason = ? WHERE target = ? AND event = ?",
+            delivery.state,
+            delivery.attempts,
+            delivery.due,
+            delivery.reason,
+            delivery.target,
+            delivery.event_id,
+        )
+
+
+def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
+    for event_id, (event, received, targets) in entries.items():
+        yield (
+            "INSERT OR REPLACE INTO events (id, time, device, targets, event) VALUES (?, ?, ?, ?, ?)",
+            (event_id, received, event["device"]["id"], json.dumps(list(targets)), json.dumps(event)),
+        )
+        if event["mail"]:
+            yield "UPDATE mails SET state = 'done' WHERE id = ?", (event_id,)
+        for target, expires in targets.items():
+            yield (
+                "INSERT OR REPLACE INTO deliveries (event, target, state, expires) VALUES (?, ?, 'waiting', ?)",
+                (event_id, target, expires),
+            )
+
+
+class Worker:
+    """Delivers to one target."""
+
+    def __init__(self, name: str, target: Target, store: Store, ledger: Ledger) -> None:
+        self.name = name
+        self.target = target
+        self.last_error: str | None = None
+        self.delivered = 0
+        self._store = store
+        self._ledger = ledger
+        self._ready: deque[Delivery] = deque()
+        self._later: list[tuple[float, str, Delivery]] = []
+        self._held: set[str] = set()  # events in _ready, _later and under way
+        self._behind = True  # the store has more than memory
+        self._paused_until = 0.0
+        self._pause = _FIRST_PAUSE
+        self._wake = asyncio.Event()
+        self._slots = asyncio.Semaphore(target.concurrency)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._runner = asyncio.create_task(self._run(), name=f"deliver {self.name}")
+
+    async def stop(self, patience: float = 5.0) -> None:
+        """End; deliveries under way have `patience` seconds, what is left stays owed."""
+        if self._runner:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=patience)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def depth(self) -> int:
+        """Deliveries in memory; there may be more in the store."""
+        return len(self._held)
+
+    def put(self, delivery: Delivery) -> None:
+        if self._behind or len(self._held) >= _HELD:
+            self._behind = True
+        elif delivery.event_id not in self._held:
+            self._held.add(delivery.event_id)
+            self._ready.append(delivery)
+        self._wake.set()
+
+    def ready(self) -> None:
+        """The target is back: go on at once."""
+        self._paused_until = 0.0
+        self._pause = _FIRST_PAUSE
+        self._wake.set()
+
+    async def rescan(self) -> None:
+        """Someone changed the deliveries in the store: take over what is due now, drop what is gone."""
+        before = [*self._ready, *(delivery for _, _, delivery in self._later)]
+        self._ledger.write()
+        await self._store.flush()
+        rows = {row.event_id: row for row in self._store.deliveries(target=self.name, state="waiting", limit=_HELD)}
+        for delivery in before:
+            if delivery in self._ready or any(delivery is item[2] for item in self._later):
+                self._forget(delivery)
+                if delivery.event_id in rows:
+                    delivery.due = rows[delivery.event_id].due
+                    self._held.add(delivery.event_id)
+                    heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
+        self._behind = True
+        self._wake.set()
+
+    def _forget(self, delivery: Delivery) -> None:
+        self._held.discard(delivery.event_id)
+        if delivery in self._ready:
+            self._ready.remove(delivery)
+        self._later = [item for item in self._later if item[2] is not delivery]
+        heapq.heapify(self._later)
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            now = time.time()
+            while self._later and self._later[0][0] <= now:
+                self._ready.append(heapq.heappop(self._later)[2])
+            pause = self._paused_until - time.monotonic()
+            if self._behind and len(self._held) < _HELD // 2:
+                await self._read_more()
+            elif pause <= 0 and self._ready:
+                await self._slots.acquire()
+                self._launch()
+            else:
+                wait = pause if pause > 0 else self._later[0][0] - now if self._later else None
+                await self._sleep(wait)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        # Never longer than a minute: the wall clock, which `due` is kept in, may be set.
+        try:
+            await asyncio.wait_for(self._wake.wait(), 60.0 if seconds is None else min(max(seconds, 0.0), 60.0))
+        except TimeoutError:
+            self._expire_old()
+
+    async def _read_more(self) -> None:
+        """Fill up from the store: all that is owed and not in memory."""
+        self._behind = False
+        self._ledger.write()
+        await self._store.flush()
+        after = ""
+        while len(self._held) < _HELD:
+            rows = self._store.deliveries(target=self.name, state="waiting", after=after)
+            if not rows:
+                return
+            for row in rows:
+                if row.event_id not in self._held and row.event is not None and len(self._held) < _HELD:
+                    self._held.add(row.event_id)
+                    heapq.heappush(self._later, (row.due, row.event_id, row))
+            after = rows[-1].event_id
+        self._behind = True
+
+    def _launch(self) -> None:
+        """Start the next delivery; the caller holds a slot for it."""
+        if not self._ready or self._paused_until > time.monotonic():
+            self._slots.release()
+            return
+        delivery = self._ready.popleft()
+        if delivery.expires <= time.time():
+            self._expired(delivery)
+            self._slots.release()
+            return
+        task = asyncio.create_task(self._deliver(delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        assert delivery.event is not None
+        try:
+            await self.target.deliver(delivery.event)
+        except NotReady as error:
+            self._say(str(error))
+            if self._paused_until <= time.monotonic():
+                self._paused_until = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
+            self._wake.set()
+        except Retry as error:
+            self._again(delivery, str(error), error.after)
+        except Refused as error:
+            self._end(delivery, "dead", str(error))
+            log.warning("%s refused event %s for good: %s", self.name, delivery.event_id, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # a fault in one integration must cost nobody an event
+            log.exception("%s failed on event %s", self.name, delivery.event_id)
+            self._again(delivery, f"{type(error).__name__}: {error}", None)
+        else:
+            self._held.discard(delivery.event_id)
+            self._pause = _FIRST_PAUSE
+            self.delivered += 1
+            self._say(None)
+            self._ledger.done(self.name, delivery.event_id)
+            if self._behind:
+                self._wake.set()
+
+    def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
+        self._say(reason)
+        wait = min(_FIRST_RETRY * 2**delivery.attempts, _LONGEST_RETRY) if after is None else after
+        delivery.attempts += 1
+        delivery.reason = reason
+        delivery.due = time.time() + wait * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret
+        heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
+        self._ledger.put_off(delivery)
+        self._wake.set()
+
+    def _end(self, delivery: Delivery, state: str, reason: str) -> None:
+        self._held.discard(delivery.event_id)
+        delivery.state, delivery.reason = state, reason
+        self._ledger.put_off(delivery)
+
+    def _expired(self, delivery: Delivery) -> None:
+        self._end(
+            delivery, "expired", delivery.reason or self.last_error or "its time was over before it could be sent"
+        )
+        log.warning("%s: event %s expired before it could be delivered", self.name, delivery.event_id)
+
+    def _expire_old(self) -> None:
+        now = time.time()
+        for delivery in [item for item in self._ready if item.expires <= now]:
+            self._ready.remove(delivery)
+            self._expired(delivery)
+        gone = [item[2] for item in self._later if item[2].expires <= now]
+        for delivery in gone:
+            self._forget(delivery)
+            self._expired(delivery)
+
+    def _say(self, error: str | None) -> None:
+        """Log once when it breaks and once when it is well again."""
+        if error and not self.last_error:
+            log.warning("%s: deliveries wait: %s", self.name, error)
+        elif self.last_error and not error:
+            log.info("%s: deliveries go out again", self.name)
+        self.last_error = error
+
+    def health(self) -> dict[str, Any]:
+        return {"held": self.depth, "delivered": self.delivered, "error": self.last_error}

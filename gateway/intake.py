@@ -1,0 +1,231 @@
+"""The one durable front door for raw mail: write chunks, commit, and only then may the caller say 250.
+
+A small mail is held in memory and goes into the store's row; beyond 256 KiB (less when many mails are under way) it
+is written to a file while it comes in, so that memory does not grow with its size. Nothing here waits on the event
+loop: `commit` calls back, and once it was called nobody who hangs up can cancel it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
+
+from gateway.api import Envelope, StoreFull, StoreTrouble
+from gateway.store import Mail, Store, trouble_of
+from gateway.ulid import UlidMaker
+
+SPOOL_ABOVE = 256 * 1024  # bytes of one mail held in memory
+CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of more than 16 KiB are spooled
+_CROWDED_ABOVE = 16 * 1024
+_HIGH_WATER = 512 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
+
+
+class Intake:
+    """Implements `gateway.api.Intake` over the store. `arrived` is told of each mail, after its 250 was released."""
+
+    def __init__(self, store: Store, arrived: Callable[[Mail], None], reserve: int) -> None:
+        self.store = store
+        self.arrived = arrived
+        self.reserve = reserve
+        self.held = 0
+        self.new_id = UlidMaker().new
+        self.loop = asyncio.get_running_loop()
+        self.disk = ThreadPoolExecutor(2, "spool")
+        self._room = (0.0, 0)
+
+    def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt:
+        return Receipt(self, on_drain)
+
+    def room(self) -> int:
+        now = time.monotonic()
+        if now - self._room[0] >= 1:
+            try:
+                free = shutil.disk_usage(self.store.folder).free
+            except OSError:
+                free = 0
+            self._room = (now, max(0, free - self.reserve))
+        return self._room[1]
+
+    def close(self) -> None:
+        self.disk.shutdown(cancel_futures=True)
+
+
+class Receipt:
+    """One mail on its way in; see `gateway.api.Receipt`."""
+
+    __slots__ = (
+        "_aborted",
+        "_busy",
+        "_chunks",
+        "_commit",
+        "_file",
+        "_hash",
+        "_intake",
+        "_name",
+        "_on_drain",
+        "_paused",
+        "_pending",
+        "_size",
+        "_trouble",
+    )
+
+    def __init__(self, intake: Intake, on_drain: Callable[[], None] | None) -> None:
+        self._intake = intake
+        self._on_drain = on_drain
+        self._chunks: list[bytes] = []
+        self._pending = 0
+        self._size = 0
+        self._file: IO[bytes] | None = None
+        self._name = ""
+        self._hash: Any = None
+        self._aborted = False
+        self._busy = False
+        self._paused = False
+        self._trouble: StoreTrouble | None = None
+        self._commit: tuple[Envelope, Callable[[str, StoreTrouble | None], None]] | None = None
+
+    def write(self, chunk: bytes) -> bool:
+        length = len(chunk)
+        intake = self._intake
+        self._chunks.append(chunk)
+        self._pending += length
+        self._size += length
+        intake.held += length
+        if self._name:
+            self._pump(SPOOL_ABOVE)
+        elif self._pending > SPOOL_ABOVE or (intake.held > CROWDED and self._pending > _CROWDED_ABOVE):
+            self._name = intake.new_id() + ".eml"
+            self._pump(0)
+        self._paused = self._busy and self._pending >= _HIGH_WATER
+        return not self._paused
+
+    def commit(self, envelope: Envelope, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        self._commit = (envelope, done)
+        if not self._name:
+            self._keep()
+        elif not self._busy:
+            self._pump(0)
+
+    def abort(self) -> None:
+        self._aborted = True
+        if not self._busy:
+            self._discard()
+
+    # --- the file ----------------------------------------------------------------------------------------------
+
+    def _pump(self, at_least: int) -> None:
+        """Hand what has gathered to the disk thread, one hand-over at a time so that the order holds."""
+        if self._busy or (self._pending < at_least and not self._commit):
+            return
+        chunks, self._chunks = self._chunks, []
+        last = self._commit is not None
+        self._busy = True
+        future = self._intake.disk.submit(self._write_out, chunks, last)
+        loop = self._intake.loop
+        written = self._pending
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._written, written, last))
+
+    def _write_out(self, chunks: list[bytes], last: bool) -> None:
+        """On the disk thread. Trouble is remembered, and answered at the end of the mail."""
+        if self._trouble:
+            return
+        try:
+            if self._file is None:
+                path = self._intake.store.spool / self._name
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = os.fdopen(descriptor, "wb", buffering=0)
+                self._hash = hashlib.sha256()
+            for chunk in chunks:
+                self._hash.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[self._file.write(view) :]
+            if last:
+                os.fsync(self._file.fileno())
+                self._file.close()
+                folder = os.open(self._intake.store.spool, os.O_RDONLY)
+                try:
+                    os.fsync(folder)  # the file's name must survive as well
+                finally:
+                    os.close(folder)
+        except OSError as error:
+            self._trouble = trouble_of(error)
+            self._remove()
+
+    def _written(self, count: int, last: bool) -> None:
+        self._busy = False
+        self._pending -= count
+        self._intake.held -= count
+        if self._aborted:
+            self._discard()
+        elif last:
+            self._keep()
+        elif self._commit:
+            self._pump(0)
+        elif self._paused and self._pending < _HIGH_WATER:
+            self._paused = False
+            self._pump(SPOOL_ABOVE)
+            if self._on_drain:
+                self._on_drain()
+        else:
+            self._pump(SPOOL_ABOVE)
+
+    def _remove(self) -> None:
+        if self._file:
+            self._file.close()
+        (self._intake.store.spool / self._name).unlink(missing_ok=True)
+
+    def _discard(self) -> None:
+        self._drop()
+        if self._name:
+            self._intake.disk.submit(self._remove)
+
+    def _drop(self) -> None:
+        self._intake.held -= self._pending
+        self._pending = 0
+        self._chunks = []
+
+    # --- the row -----------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        assert self._commit
+        envelope, done = self._commit
+        intake = self._intake
+        if self._trouble:
+            self._drop()
+            done("", self._trouble)
+            return
+        if intake.room() < self._pending:
+            self._drop()
+            done("", StoreFull("the disk is full"))
+            return
+        content = None
+        if not self._name:
+            content = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        digest = self._hash.hexdigest() if self._hash else ""
+        mail = Mail(
+            id=intake.new_id(),
+            received=time.time(),
+            envelope=envelope,
+            size=self._size,
+            sha256=digest,
+            content=content,
+            file=self._name or None,
+        )
+
+        def kept(trouble: StoreTrouble | None) -> None:
+            if trouble is None:
+                self._drop()
+                done(mail.id, None)
+                intake.arrived(mail)
+            else:
+                self._discard()
+                done("", trouble)
+
+        intake.store.keep(mail, kept)

@@ -1,0 +1,309 @@
+"""From a kept mail to an event that its targets owe: interpret, name the device, build, route, hand out.
+
+A mail stays `received` in the store until its event is written, so a crash anywhere in here only means that it is
+done again, with the same id. Small mails are interpreted on the event loop (it takes less time than telling a thread);
+large ones in a thread. The mails of one peer keep their order: a "motion ended" never overtakes its "motion started".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway import interpret
+from gateway.api import Device, Envelope, Event
+from gateway.deliver import Ledger, Worker
+from gateway.registry import Registry
+from gateway.route import Router
+from gateway.store import Delivery, Mail, Store
+from gateway.ulid import UlidMaker
+from gateway.wire import event as words
+
+log = logging.getLogger(__name__)
+
+_IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
+_BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
+_BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
+_TURN = 0.002  # seconds of interpreting before others on the loop get a turn
+
+
+@dataclass(slots=True)
+class Sender:
+    """What the registry asks about a mail's sender, out of reading and meaning together."""
+
+    sender: str
+    sender_name: str
+    device_name: str | None
+    serial: str | None
+    manufacturer: str | None
+    model: str | None
+    profile: str | None
+
+
+def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
+    return Sender(
+        reading.sender,
+        reading.sender_name,
+        meaning.device_name,
+        meaning.serial,
+        meaning.manufacturer,
+        meaning.model,
+        meaning.profile,
+    )
+
+
+def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning, device: Device) -> Event:
+    """DESIGN §4.1. The time is the time of receipt: many of these devices have no clock."""
+    data: dict[str, Any] = dict(meaning.data)
+    if reading.truncated:
+        data["truncated"] = reading.truncated
+    return {
+        "v": words.VERSION,
+        "id": mail.id,
+        "time": iso_time(mail.received),
+        "source": mail.envelope.source,
+        "device": device.facts(),
+        "kind": words.known_kind(meaning.kind),
+        "state": meaning.state,
+        "severity": meaning.severity,
+        "title": meaning.title,
+        "text": reading.text,
+        "data": data,
+        "attachments": reading.attachments,
+        "mail": {
+            "from": reading.sender or mail.envelope.mail_from,
+            "to": mail.envelope.rcpt_to,
+            "subject": reading.subject,
+            "message_id": reading.message_id,
+            "helo": mail.envelope.helo or None,
+            "peer": mail.envelope.peer or None,
+        },
+    }
+
+
+def iso_time(seconds: float) -> str:
+    """UTC with milliseconds, as events carry it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Pipeline:
+    """Joins the steps between intake and the targets' workers."""
+
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self.store = store
+        self.registry = registry
+        self.ledger = Ledger(store)
+        self.workers: dict[str, Worker] = {}
+        self.router = Router([], [], lambda _: lambda __: True)
+        self.on_device: Callable[[Device], None] = lambda _: None
+        self.duplicate_window = 60.0
+        self._new_id = UlidMaker().new
+        self._queue: deque[Mail] = deque()
+        self._queued_bytes = 0
+        self._behind = True  # the store holds mails to interpret that are not in the queue
+        self._read_up_to = 0
+        self._scheduled = False
+        self._busy_peers: dict[str, deque[Mail]] = {}
+        self._recent: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._replaying: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    # --- in ----------------------------------------------------------------------------------------------------
+
+    def arrived(self, mail: Mail) -> None:
+        """A mail was kept, and its sender was told so."""
+        if self._behind or len(self._queue) >= _BACKLOG:
+            self._behind = True
+        elif mail.seq > self._read_up_to:  # else `_read_more` found it before we were told
+            if mail.content is not None:
+                if self._queued_bytes + mail.size > _BACKLOG_BYTES:
+                    mail.content = None
+                else:
+                    self._queued_bytes += mail.size
+            self._read_up_to = mail.seq
+            self._queue.append(mail)
+        self._schedule()
+
+    def resume(self) -> None:
+        """At start: interpret what was kept, but not interpreted, when the gateway last ended."""
+        since = time.time() - self.duplicate_window
+        for peer, mail_from, sha256, received, mail_id in self.store.rows(
+            "SELECT peer, mail_from, sha256, received, id FROM mails WHERE received > ? AND state = 'done'", since
+        ):
+            self._recent.setdefault((peer, mail_from, sha256), (received, mail_id))
+        self._schedule()
+
+    def replay(self) -> None:
+        """Somebody asked for mails to be interpreted once more: take those that are marked so."""
+        for mail in self.store.open_mails(0, _BACKLOG):
+            if mail.state == "replay" and mail.id not in self._replaying:
+                self._replaying.add(mail.id)
+                self._queue.append(mail)
+        self._schedule()
+
+    async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
+        """An event that did not come by mail. Returns its id when it is in the store."""
+        event_id = self._new_id()
+        device = self.registry.get(str(draft.get("device", ""))) or Device("unknown", "Unknown devices")
+        received = time.time()
+        event: Event = {
+            "v": words.VERSION,
+            "id": event_id,
+            "time": iso_time(received),
+            "source": source,
+            "device": device.facts(),
+            "kind": words.known_kind(str(draft.get("kind", "other"))),
+            "state": draft.get("state") if draft.get("state") in words.STATES else None,
+            "severity": str(draft.get("severity", "info")),
+            "title": str(draft.get("title", ""))[:200],
+            "text": str(draft.get("text", "")),
+            "data": dict(draft.get("data", {})),
+            "attachments": [],
+            "mail": None,
+        }
+        self._hand_out(event, received)
+        self.ledger.write()
+        await self.store.flush()
+        return event_id
+
+    async def stop(self) -> None:
+        """Finish what is being interpreted; the rest stays `received`."""
+        self._stopped = True
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.ledger.write()
+
+    @property
+    def depth(self) -> int:
+        return len(self._queue)
+
+    # --- the queue ---------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        until = time.perf_counter() + _TURN
+        while self._queue and time.perf_counter() < until:
+            self._take(self._queue.popleft())
+        if not self._queue and self._behind:
+            self._read_more()
+        if self._queue:
+            self._schedule()
+
+    def _read_more(self) -> None:
+        mails = self.store.open_mails(self._read_up_to, _BACKLOG)
+        if not mails:
+            self._behind = False
+            return
+        self._read_up_to = mails[-1].seq
+        self._queue.extend(mails)
+
+    def _take(self, mail: Mail) -> None:
+        peer = mail.envelope.peer
+        if peer in self._busy_peers:
+            self._busy_peers[peer].append(mail)
+        elif mail.size > _IN_THREAD:
+            self._busy_peers[peer] = deque()
+            task = asyncio.create_task(self._in_thread(mail))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._interpret(mail)
+
+    async def _in_thread(self, mail: Mail) -> None:
+        """One large mail, then those of its peer that came meanwhile."""
+        peer = mail.envelope.peer
+        try:
+            waiting = self._busy_peers[peer]
+            waiting.appendleft(mail)
+            while waiting and not self._stopped:
+                mail = waiting.popleft()
+                try:
+                    content = self.store.content(mail)
+                except LookupError as error:
+                    self._set_state(mail, "lost")
+                    log.error("%s", error)
+                    continue
+                read = await asyncio.to_thread(_read_and_mean, content, mail.envelope)
+                self._finish(mail, *read)
+        finally:
+            left = self._busy_peers.pop(peer)
+            self._queue.extendleft(reversed(left))
+            self._schedule()
+
+    def _interpret(self, mail: Mail) -> None:
+        try:
+            content = self.store.content(mail)
+        except LookupError as error:
+            self._set_state(mail, "lost")
+            log.error("%s", error)
+            return
+        self._finish(mail, *_read_and_mean(content, mail.envelope))
+
+    # --- the event ---------------------------------------------------------------------------------------------
+
+    def _finish(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
+        if mail.content is not None:
+            self._queued_bytes = max(0, self._queued_bytes - mail.size)
+            mail.content = None
+        self._replaying.discard(mail.id)
+        if mail.state == "received" and (first := self._duplicate_of(mail)):
+            self._set_state(mail, "duplicate")
+            log.info("mail %s repeats %s from %s: no second event", mail.id, first, mail.envelope.peer)
+            return
+        device, new = self.registry.identify(
+            mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received
+        )
+        event = build_event(mail, reading, meaning, device)
+        self.registry.saw(device, event, reading.picture, mail.received)
+        self.on_device(device)
+        self._hand_out(event, mail.received)
+        if log.isEnabledFor(logging.INFO):
+            log.info("event %s: %s %s %s", event["id"], device.id, event["kind"], event["state"] or "")
+
+    def _hand_out(self, event: Event, received: float) -> None:
+        verdict = self.router.targets(event)
+        now = time.time()
+        targets = {name: now + seconds for name, seconds in verdict.targets.items() if name in self.workers}
+        self.ledger.add(event, received, targets)
+        for name, expires in targets.items():
+            self.workers[name].put(Delivery(event["id"], name, expires, event=event))
+
+    def _duplicate_of(self, mail: Mail) -> str | None:
+        """The id of the mail that this one repeats.
+
+        A device that missed our 250 sends the same bytes once more (RFC 1047); the same peer, reverse-path and
+        content within the window is one event.
+        """
+        if not self.duplicate_window:
+            return None
+        key = (mail.envelope.peer, mail.envelope.mail_from, mail.sha256)
+        seen = self._recent.get(key)
+        if seen and seen[1] != mail.id and abs(mail.received - seen[0]) <= self.duplicate_window:
+            return seen[1]
+        self._recent[key] = (mail.received, mail.id)
+        if len(self._recent) > 10_000:
+            oldest = mail.received - self.duplicate_window
+            self._recent = {key: value for key, value in self._recent.items() if value[0] >= oldest}
+        return None
+
+    def _set_state(self, mail: Mail, state: str) -> None:
+        self.store.note_one("UPDATE mails SET state = ? WHERE id = ?", state, mail.id)
+
+
+def _read_and_mean(content: Any, envelope: Envelope) -> tuple[interpret.Reading, interpret.Meaning]:
+    reading = interpret.read(content)
+    return reading, interpret.meaning(reading, envelope)

@@ -1,0 +1,383 @@
+"""Devices seen and named: who sent this mail?
+
+A configured device comes first. Otherwise a device is known by three things together: its address (From header, or
+the reverse-path), the name it gives in HELO, and where it connects from. Two cameras that share a sender stay apart
+when one of these tells them apart; a device whose address on the network changed is known again by a HELO name that
+looks like its own (letters and digits, `NPIF65E56`), not by one that every unit of its make uses.
+
+Learned devices are bounded, in total and for each peer. Beyond the bound a mail is still kept and its event still
+goes out, as the device `unknown`: invented senders can flood neither the store nor Home Assistant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from gateway.api import Device, Envelope, Event
+from gateway.wire.event import slug
+
+log = logging.getLogger(__name__)
+
+# Kinds that begin with a mail and never say that they ended; the gateway ends them after this many seconds.
+ENDS_BY_ITSELF = dict.fromkeys(
+    ("motion", "line_crossing", "intrusion", "person", "vehicle", "animal", "face", "sound", "doorbell"), 60.0
+)
+UNKNOWN = "unknown"
+_RESERVED = {"bridge", "notify", UNKNOWN}  # words that have a meaning of their own as a topic level
+_SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
+
+# Names that many devices give, and that so tell nothing about this one.
+_GENERIC = {
+    "", "localhost", "localdomain", "local", "lan", "home", "device", "ipc", "ipcamera", "ip_camera", "camera", "cam",
+    "dvr", "nvr", "nas", "printer", "scanner", "ups", "root", "admin", "administrator", "user", "mail", "email", "smtp",
+    "noreply", "no_reply", "donotreply", "alert", "alerts", "alarm", "alarms", "info", "test", "sender", "from",
+    "postmaster", "mailer_daemon", "notification", "notifications", "system", "server", "host", "gateway", "x",
+}  # fmt: skip
+
+
+class Identified(Protocol):
+    """What the registry needs of `interpret.Reading` and `interpret.Meaning` together."""
+
+    sender: str
+    sender_name: str
+    device_name: str | None
+    serial: str | None
+    manufacturer: str | None
+    model: str | None
+    profile: str | None
+
+
+class Configured(Protocol):
+    """A device of the configuration (`gateway.config.DeviceSetting`)."""
+
+    name: str | None
+    manufacturer: str | None
+    model: str | None
+    profile: str | None
+    off_after: float | None
+
+    def patterns(self) -> Mapping[str, Iterable[str]]: ...
+
+
+class Limits(Protocol):
+    """`gateway.config.LearnSettings`."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def per_peer(self) -> int: ...
+    @property
+    def forget_days(self) -> float: ...
+
+
+@dataclasses.dataclass(slots=True)
+class Known:
+    """A device with what the registry alone needs to know of it."""
+
+    device: Device
+    keys: list[list[str]] = dataclasses.field(default_factory=list)  # [sender, helo, peer] it was seen with
+    ends: dict[str, float] = dataclasses.field(default_factory=dict)  # kind -> Unix time at which its `on` ends
+
+    def document(self) -> dict[str, Any]:
+        return {"device": dataclasses.asdict(self.device), "keys": self.keys, "ends": self.ends}
+
+
+class Registry:
+    """All devices, in memory; `save(id, document or None)` writes one through to the store."""
+
+    def __init__(self, save: Callable[[str, dict[str, Any] | None], None]) -> None:
+        self._save = save
+        self._known: dict[str, Known] = {}
+        self._by_key: dict[tuple[str, str, str], Known] = {}
+        self._per_peer: dict[str, int] = {}
+        self._unsaved: dict[str, float] = {}
+        self._configured: Mapping[str, Configured] = {}
+        self._limits: Limits | None = None
+
+    def load(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        fields = {field.name for field in dataclasses.fields(Device)}
+        for document in documents:
+            values = {key: value for key, value in document["device"].items() if key in fields}
+            if values.get("picture"):
+                values["picture"] = (str(values["picture"][0]), int(values["picture"][1]))
+            self._add(Known(Device(**values), [list(key) for key in document["keys"]], dict(document["ends"])))
+
+    def configure(self, devices: Mapping[str, Configured], limits: Limits) -> list[Device]:
+        """Take the names of a (new) configuration. Returns the devices that this changed."""
+        self._configured = devices
+        self._limits = limits
+        changed = []
+        for device_id, setting in devices.items():
+            known = self._known.get(device_id) or self._add(Known(Device(device_id, device_id)))
+            before = dataclasses.replace(known.device)
+            known.device.learned = False
+            known.device.name = setting.name or _friendly(device_id)
+            known.device.manufacturer = setting.manufacturer or known.device.manufacturer
+            known.device.model = setting.model or known.device.model
+            known.device.profile = setting.profile or known.device.profile
+            if known.device != before:
+                changed.append(known.device)
+                self._write(known)
+        return changed
+
+    # --- asking ------------------------------------------------------------------------------------------------
+
+    def devices(self) -> list[Device]:
+        return [known.device for known in self._known.values()]
+
+    def get(self, device_id: str) -> Device | None:
+        known = self._known.get(device_id)
+        return known.device if known else None
+
+    def find(self, envelope: Envelope, reading: Identified, subject: str = "") -> tuple[Device | None, str]:
+        """The device that sent this, or None for one never seen; and why, in words, for `explain`."""
+        for device_id, setting in self._configured.items():
+            matched = _matches(setting.patterns(), envelope, reading, subject)
+            if matched:
+                return self._known[device_id].device, f"configured: {matched}"
+        key = _key(envelope, reading)
+        known = self._by_key.get(key)
+        if known:
+            return known.device, f"seen before from {_words(key)}"
+        if _own_name(key[1]):
+            for other, candidate in self._by_key.items():
+                if other[:2] == key[:2]:
+                    return candidate.device, f"the same sender and HELO name {key[1]}, now at {key[2]}"
+        return None, f"never seen: {_words(key)}"
+
+    # --- learning ----------------------------------------------------------------------------------------------
+
+    def identify(self, envelope: Envelope, reading: Identified, subject: str, now: float) -> tuple[Device, bool]:
+        """The device that sent this mail; an unknown one is learned. (device, whether it is new)"""
+        device, _ = self.find(envelope, reading, subject)
+        key = _key(envelope, reading)
+        if device:
+            known = self._known[device.id]
+            if device.learned and list(key) not in known.keys and len(known.keys) < 8:
+                known.keys.append(list(key))
+                self._by_key[key] = known
+            self._describe(known, reading)
+            return device, False
+        if not self._may_learn(key[2]):
+            known = self._known.get(UNKNOWN) or self._add(Known(Device(UNKNOWN, "Unknown devices", first_seen=now)))
+            return known.device, known.device.mails == 0
+        device_id, name = self._name(envelope, reading)
+        known = self._add(Known(Device(device_id, name, first_seen=now), [list(key)]))
+        self._describe(known, reading)
+        log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key))
+        return known.device, True
+
+    def saw(self, device: Device, event: Event, picture: int | None, now: float) -> bool:
+        """Take note of an event of this device. True if a kind, a state or a picture is new."""
+        known = self._known[device.id]
+        device.last_seen = now
+        device.mails += 1
+        device.last_event = {key: event[key] for key in ("id", "time", "kind", "state", "severity", "title")}
+        news = False
+        if event["kind"] not in device.kinds:
+            device.kinds.append(event["kind"])
+            news = True
+        if picture is not None:
+            device.picture = (event["id"], picture)
+            news = True
+        if event["state"]:
+            news |= device.states.get(event["kind"]) != event["state"]
+            device.states[event["kind"]] = event["state"]
+            known.ends.pop(event["kind"], None)
+            if event["state"] == "on" and (seconds := self._off_after(device.id, event["kind"])):
+                known.ends[event["kind"]] = now + seconds
+        if news:
+            self._write(known)
+        else:
+            self._unsaved.setdefault(device.id, now)
+        return news
+
+    def tick(self, now: float) -> list[Device]:
+        """Once a second: end what ends by itself, write what waits. Returns the devices whose state changed."""
+        changed = []
+        for known in self._known.values():
+            ended = [kind for kind, at in known.ends.items() if at <= now]
+            for kind in ended:
+                del known.ends[kind]
+                known.device.states[kind] = "off"
+            if ended:
+                changed.append(known.device)
+                self._write(known)
+        for device_id in [key for key, since in self._unsaved.items() if now - since >= _SAVE_AFTER or since > now]:
+            self._write(self._known[device_id])
+        return changed
+
+    def save_all(self) -> None:
+        for device_id in list(self._unsaved):
+            self._write(self._known[device_id])
+
+    def rename(self, device_id: str, name: str) -> Device:
+        """Raises LookupError for a device that is not there, ValueError for one that the configuration names."""
+        known = self._known[device_id]
+        if device_id in self._configured:
+            raise ValueError(f"{device_id} is named in the configuration; change its name there")
+        known.device.name = name
+        self._write(known)
+        return known.device
+
+    def forget(self, device_id: str) -> None:
+        """Raises LookupError, or ValueError for a device of the configuration."""
+        known = self._known[device_id]
+        if device_id in self._configured:
+            raise ValueError(f"{device_id} is in the configuration; remove it there")
+        self._remove(known)
+
+    def age(self, now: float) -> list[str]:
+        """Forget learned devices that were silent for too long. Returns their ids."""
+        assert self._limits
+        oldest = now - self._limits.forget_days * 86400
+        old = [
+            known
+            for known in self._known.values()
+            if known.device.learned and known.device.last_seen < oldest and known.device.first_seen < oldest
+        ]
+        for known in old:
+            self._remove(known)
+        return [known.device.id for known in old]
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _add(self, known: Known) -> Known:
+        self._known[known.device.id] = known
+        for sender, helo, peer in known.keys:
+            self._by_key[sender, helo, peer] = known
+        if known.keys:
+            peer = known.keys[0][2]
+            self._per_peer[peer] = self._per_peer.get(peer, 0) + 1
+        self._write(known)
+        return known
+
+    def _remove(self, known: Known) -> None:
+        del self._known[known.device.id]
+        self._unsaved.pop(known.device.id, None)
+        for sender, helo, peer in known.keys:
+            self._by_key.pop((sender, helo, peer), None)
+        if known.keys:
+            self._per_peer[known.keys[0][2]] -= 1
+        self._save(known.device.id, None)
+
+    def _write(self, known: Known) -> None:
+        self._unsaved.pop(known.device.id, None)
+        self._save(known.device.id, known.document())
+
+    def _may_learn(self, peer: str) -> bool:
+        limits = self._limits
+        assert limits
+        return len(self._known) < limits.limit and self._per_peer.get(peer, 0) < limits.per_peer
+
+    def _describe(self, known: Known, reading: Identified) -> None:
+        device = known.device
+        before = (device.manufacturer, device.model, device.profile)
+        device.manufacturer = device.manufacturer or reading.manufacturer
+        device.model = device.model or reading.model
+        device.profile = device.profile or reading.profile
+        if before != (device.manufacturer, device.model, device.profile):
+            self._write(known)
+
+    def _off_after(self, device_id: str, kind: str) -> float | None:
+        setting = self._configured.get(device_id)
+        if setting and setting.off_after is not None:
+            return setting.off_after
+        return ENDS_BY_ITSELF.get(kind)
+
+    def _name(self, envelope: Envelope, reading: Identified) -> tuple[str, str]:
+        """A sensible id and name: the first thing the mail says that is not what every device says."""
+        local, _, domain = reading.sender.partition("@")
+        helo = _helo(envelope.helo)
+        candidates = [
+            reading.device_name or "",
+            reading.sender_name,
+            local,
+            helo,
+            domain.partition(".")[0],
+            f"{local} {helo}",
+            f"{local} {_peer(envelope.peer)}",
+        ]
+        telling = [text for text in candidates if slug(text) not in _GENERIC] or ["device"]
+        name = telling[0]
+        for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
+            device_id = slug(f"{name} {extra}" if extra else name)
+            if device_id and device_id not in self._known and device_id not in _RESERVED:
+                return device_id, _friendly(f"{name} {extra}".strip())
+        raise AssertionError("unreachable: some number is free")
+
+
+def _key(envelope: Envelope, reading: Identified) -> tuple[str, str, str]:
+    return (reading.sender or envelope.mail_from).lower()[:254], _helo(envelope.helo), _peer(envelope.peer)
+
+
+def _helo(name: str) -> str:
+    """The HELO name if it may tell devices apart: an address literal repeats the peer, a generic one says nothing."""
+    bare = name.strip("[]").lower().removeprefix("ipv6:")
+    try:
+        ipaddress.ip_address(bare.partition("%")[0])
+    except ValueError:
+        return "" if slug(bare.partition(".")[0]) in _GENERIC else bare[:100]
+    return ""
+
+
+def _peer(peer: str) -> str:
+    """Where it connects from; of a global IPv6 address the network only, for the rest changes by itself."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if address.version == 6 and address.is_global:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _last_octet(peer: str) -> str:
+    return re.split(r"[.:]", peer)[-1]
+
+
+def _own_name(helo: str) -> bool:
+    """Does this HELO name look like one unit's own? A host name with a domain, or letters with digits."""
+    return bool(re.search(r"\d", helo) and re.search(r"[a-z]", helo) and len(helo) >= 6)
+
+
+def _friendly(text: str) -> str:
+    """A name for people: what a mail said, cut to length, an id with its underscores as blanks."""
+    text = re.sub(r"\s+", " ", text.replace("_", " ")).strip()[:80]
+    return text[:1].upper() + text[1:]
+
+
+def _words(key: tuple[str, str, str]) -> str:
+    sender, helo, peer = key
+    return f"{sender or 'no sender'}" + (f", HELO {helo}" if helo else "") + f", at {peer}"
+
+
+def _matches(
+    patterns: Mapping[str, Iterable[str]], envelope: Envelope, reading: Identified, subject: str
+) -> str | None:
+    """All keys must match, each by one of its globs; the words say by what. None if not, or if there are none."""
+    values = {
+        "from": [reading.sender, envelope.mail_from],
+        "helo": [envelope.helo],
+        "peer": [envelope.peer],
+        "to": envelope.rcpt_to,
+        "subject": [subject],
+        "serial": [reading.serial or ""],
+    }
+    words = []
+    for key, globs in patterns.items():
+        for value in values[key]:
+            found = next((glob for glob in globs if fnmatchcase(value.lower(), glob.lower())), None)
+            if found is not None:
+                words.append(f"{key} {value!r} matches {found!r}")
+                break
+        else:
+            return None
+    return ", ".join(words) or None

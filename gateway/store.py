@@ -1,0 +1,544 @@
+"""What the gateway keeps: mails, events, deliveries owed and devices, in one SQLite file.
+
+Two kinds of writing, one writer thread. A **promise** (a mail) is committed with `synchronous=FULL` before anyone is
+told; all mails that wait at that moment share one commit. **Bookkeeping** (events, deliveries, devices) rides along
+with the next promise, or is committed a moment later without an fsync of its own: if the power goes before the next
+fsync, the mail that it came from is still `received` and is interpreted again, with the same id.
+
+The schema carries a number (`PRAGMA user_version`) and only ever moves forward, one migration at a time; a file that
+a newer Mailwire wrote is refused. Reading happens on connections of its own, one for each thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import mmap
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.api import Envelope, Event, StoreFull, StoreTrouble
+
+log = logging.getLogger(__name__)
+
+# One entry a schema version, never edited after a release: what brings version N to N + 1.
+MIGRATIONS = (
+    """
+    PRAGMA auto_vacuum = INCREMENTAL;
+    CREATE TABLE mails (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice, also after pruning
+        id TEXT NOT NULL UNIQUE,
+        received REAL NOT NULL,
+        source TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        helo TEXT NOT NULL,
+        mail_from TEXT NOT NULL,
+        rcpt_to TEXT NOT NULL,
+        details TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        state TEXT NOT NULL
+    );
+    CREATE INDEX mails_open ON mails (seq) WHERE state IN ('received', 'replay');
+    -- Apart from mails, so that a change of state does not rewrite the content. One of the two is NULL.
+    CREATE TABLE contents (seq INTEGER PRIMARY KEY, content BLOB, file TEXT);
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        time REAL NOT NULL,
+        device TEXT NOT NULL,
+        targets TEXT NOT NULL,
+        event TEXT NOT NULL
+    );
+    -- What is owed. A delivery that is done has no row any more.
+    CREATE TABLE deliveries (
+        event TEXT NOT NULL,
+        target TEXT NOT NULL,
+        state TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL DEFAULT 0,
+        expires REAL NOT NULL,
+        reason TEXT NOT NULL DEFAULT '',
+        PRIMARY KEY (target, event)
+    ) WITHOUT ROWID;
+    CREATE TABLE devices (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+FILE = "mailwire.db"
+SPOOL = "mails"  # contents that were too large for a row, one file each
+LOCK = "gateway.lock"
+
+_BOOKKEEPING_WAIT = 0.02  # seconds that bookkeeping waits for a promise to ride with
+_LOOK_ROUND = 1.0  # seconds between looks for changes that another process made
+_BATCH = 500
+_BATCH_BYTES = 8 * 1024 * 1024
+
+Statement = tuple[str, Sequence[Any]]
+
+
+class StoreBroken(Exception):
+    """The store can't be opened; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class Mail:
+    """One mail as it is kept. `content` is there only while it is still in memory; `file` names a spooled one."""
+
+    id: str
+    received: float
+    envelope: Envelope
+    size: int
+    sha256: str = ""
+    state: str = "received"
+    content: bytes | None = None
+    file: str | None = None
+    seq: int = 0
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One event owed to one target. `state`: waiting, dead (refused) or expired."""
+
+    event_id: str
+    target: str
+    expires: float
+    state: str = "waiting"
+    attempts: int = 0
+    due: float = 0.0
+    reason: str = ""
+    event: Event | None = field(default=None, repr=False)
+
+
+class Store:
+    """The file, its writer thread and its readers. `open`, then `start` where something is to be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spool = folder / SPOOL
+        self.changed_elsewhere: Callable[[], None] | None = None
+        self._queue: queue.SimpleQueue[Mail | Callable[[], Iterable[Statement]] | asyncio.Future[None] | None] = (
+            queue.SimpleQueue()
+        )
+        self._told: dict[str, Callable[[StoreTrouble | None], None]] = {}
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._local = threading.local()
+        self._lock: Any = None
+
+    # --- opening -----------------------------------------------------------------------------------------------
+
+    def open(self, *, exclusive: bool = False) -> None:
+        """Make or upgrade the file. `exclusive`: this process is the gateway of this folder, and the only one.
+
+        Raises StoreBroken with words a person can act on.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.spool.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreBroken(
+                f"{self.folder}: the data folder can't be made: {error.strerror}. "
+                "Name another with --data, or give this user the right to write there."
+            ) from None
+        if exclusive:
+            self._take_lock()
+        try:
+            with contextlib.closing(self.connect()) as connection:
+                self._migrate(connection)
+        except sqlite3.DatabaseError as error:
+            raise StoreBroken(
+                f"{self.folder / FILE}: can't be used as the store: {error}. Move it aside to start afresh; "
+                "what it holds can be looked at with the sqlite3 program."
+            ) from None
+
+    def _take_lock(self) -> None:
+        self._lock = (self.folder / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise StoreBroken(
+                f"{self.folder}: another gateway already runs with this data folder. "
+                "Stop it, or give this one another folder with --data."
+            ) from None
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection for writing; the caller closes it."""
+        path = self.folder / FILE
+        new = not path.exists()
+        connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        if new:
+            path.chmod(0o600)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a checkpoint costs two fsyncs
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise StoreBroken(
+                f"{self.folder / FILE}: was written by a newer Mailwire (its schema is {version}, this one knows "
+                f"{len(MIGRATIONS)}). Update Mailwire, or name another data folder with --data."
+            )
+        for number in range(version, len(MIGRATIONS)):
+            connection.executescript(f"BEGIN; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
+
+    def start(self) -> None:
+        """Start the writer thread; the running event loop is told of commits."""
+        self._loop = asyncio.get_running_loop()
+        connection = self.connect()
+        self._thread = threading.Thread(target=self._write, args=(connection,), name="store", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Write what is owed, end the thread, give the folder free."""
+        if self._thread:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+        if self._lock:
+            self._lock.close()
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def keep(self, mail: Mail, done: Callable[[StoreTrouble | None], None]) -> None:
+        """Promise: after `done(None)`, called on the event loop, the mail survives a power cut."""
+        self._told[mail.id] = done
+        self._queue.put(mail)
+
+    def note(self, statements: Callable[[], Iterable[Statement]]) -> None:
+        """Bookkeeping. `statements` is called on the writer thread, when they are about to be written."""
+        self._queue.put(statements)
+
+    def note_one(self, sql: str, *values: Any) -> None:
+        self._queue.put(lambda: ((sql, values),))
+
+    async def flush(self) -> None:
+        """Return when all that was given so far has been committed, so that readers see it."""
+        assert self._loop
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(future)
+        await future
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        """The writer thread: gather, commit, tell."""
+        owed: list[Callable[[], Iterable[Statement]]] = []  # bookkeeping that could not be written yet
+        version = connection.execute("PRAGMA data_version").fetchone()[0]
+        while True:
+            batch, notes, waiting, ended = self._gather(owed)
+            if batch or notes:
+                owed = self._commit(connection, batch, notes)
+            if waiting:
+                self._tell([functools.partial(_set_all, waiting)])
+            if ended:
+                break
+            if not batch:
+                seen = connection.execute("PRAGMA data_version").fetchone()[0]
+                if seen != version and self.changed_elsewhere:
+                    self._tell([self.changed_elsewhere])
+                version = seen
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+
+    def _gather(
+        self, owed: list[Callable[[], Iterable[Statement]]]
+    ) -> tuple[list[Mail], list[Callable[[], Iterable[Statement]]], list[asyncio.Future[None]], bool]:
+        """All that waits now. With nothing but bookkeeping, a moment longer, in case a promise comes."""
+        batch: list[Mail] = []
+        notes = owed
+        waiting: list[asyncio.Future[None]] = []
+        size = 0
+        deadline = time.monotonic() + _LOOK_ROUND
+        while len(batch) + len(notes) < _BATCH and size < _BATCH_BYTES:
+            try:
+                if batch or waiting:
+                    item = self._queue.get_nowait()
+                else:
+                    item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, notes, waiting, True
+            if isinstance(item, Mail):
+                batch.append(item)
+                size += len(item.content or b"")
+            elif isinstance(item, asyncio.Future):
+                waiting.append(item)
+            else:
+                notes.append(item)
+                deadline = min(deadline, time.monotonic() + _BOOKKEEPING_WAIT)
+        return batch, notes, waiting, False
+
+    def _commit(
+        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
+    ) -> list[Callable[[], Iterable[Statement]]]:
+        """One transaction. Returns the bookkeeping that is still owed (the disk was full, say)."""
+        trouble: StoreTrouble | None = None
+        left: list[Callable[[], Iterable[Statement]]] = []
+        try:
+            connection.execute("PRAGMA synchronous = " + ("FULL" if batch else "NORMAL"))
+            connection.execute("BEGIN IMMEDIATE")
+            for mail in batch:
+                _insert_mail(connection, mail)
+            for note in notes:
+                for sql, values in note():
+                    connection.execute(sql, values)
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            log.error("the store could not write: %s", error)
+            trouble = trouble_of(error)
+            left = notes
+            if not isinstance(error, sqlite3.OperationalError | OSError):
+                left = self._one_by_one(connection, notes)
+        if batch:
+            told = [(self._told.pop(mail.id), trouble) for mail in batch]
+            self._tell([functools.partial(_call_all, told)])
+        return left
+
+    def _one_by_one(
+        self, connection: sqlite3.Connection, notes: list[Callable[[], Iterable[Statement]]]
+    ) -> list[Callable[[], Iterable[Statement]]]:
+        """Bookkeeping that SQLite refuses for what it says (a fault of ours) must not hold up the rest for ever."""
+        for note in notes:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for sql, values in note():
+                    connection.execute(sql, values)
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                log.exception("bookkeeping was dropped")
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+        return []
+
+    def _tell(self, calls: list[Callable[[], Any]]) -> None:
+        assert self._loop
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            for call in calls:
+                self._loop.call_soon_threadsafe(call)
+
+    def alter(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """One change by a command line beside a running gateway, which notices it within a second. Rows changed."""
+        with contextlib.closing(self.connect()) as connection:
+            return connection.execute(sql, values).rowcount
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None)
+            connection.execute("PRAGMA query_only = ON")
+            self._local.connection = connection
+        return connection
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._reader.execute(sql, values).fetchall()
+
+    _MAIL = "SELECT m.seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file"
+
+    def mail(self, mail_id: str) -> Mail | None:
+        found = self.rows(f"{self._MAIL} FROM mails m JOIN contents c ON c.seq = m.seq WHERE id = ?", mail_id)
+        return _mail(found[0]) if found else None
+
+    def mails(self, limit: int = 100, before: int | None = None) -> list[Mail]:
+        """The newest first; `before` is the `seq` where the page before this one ended."""
+        sql = f"{self._MAIL} FROM mails m JOIN contents c ON c.seq = m.seq WHERE m.seq < ? ORDER BY m.seq DESC LIMIT ?"
+        return [_mail(row) for row in self.rows(sql, before if before is not None else 1 << 62, limit)]
+
+    def open_mails(self, after: int, limit: int) -> list[Mail]:
+        """Kept, but not interpreted yet (or to be interpreted once more), in the order of their arrival."""
+        sql = (
+            f"{self._MAIL} FROM mails m JOIN contents c ON c.seq = m.seq "
+            "WHERE state IN ('received', 'replay') AND m.seq > ? ORDER BY m.seq LIMIT ?"
+        )
+        return [_mail(row) for row in self.rows(sql, after, limit)]
+
+    def content(self, mail: Mail) -> bytes | mmap.mmap:
+        """The bytes of a mail as they came (a spooled one as a memory map). Raises LookupError when pruned."""
+        if mail.content is not None:
+            return mail.content
+        if mail.file is None:
+            found = self.rows("SELECT content FROM contents WHERE seq = ?", mail.seq)
+            if found and found[0][0] is not None:
+                return bytes(found[0][0])
+            raise LookupError(f"the content of mail {mail.id} is no longer kept")
+        try:
+            with (self.spool / mail.file).open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise LookupError(f"the content of mail {mail.id} is no longer kept") from None
+
+    def event(self, event_id: str) -> Event | None:
+        found = self.rows("SELECT event FROM events WHERE id = ?", event_id)
+        return json.loads(found[0][0]) if found else None
+
+    def events(self, limit: int = 100, *, after: int = 0, device: str | None = None) -> list[tuple[int, Event]]:
+        """(seq, event) of the newest `limit` with a seq above `after`, oldest of them first."""
+        sql = "SELECT seq, event FROM events WHERE seq > ? AND (? IS NULL OR device = ?) ORDER BY seq DESC LIMIT ?"
+        return [(row[0], json.loads(row[1])) for row in reversed(self.rows(sql, after, device, device, limit))]
+
+    def deliveries(
+        self, *, target: str | None = None, state: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[Delivery]:
+        """What is owed (or dead, or expired), by the order of its events; each with its event."""
+        sql = (
+            "SELECT d.event, target, state, attempts, due, expires, reason, e.event FROM deliveries d "
+            "LEFT JOIN events e ON e.id = d.event "
+            "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
+        )
+        return [
+            Delivery(
+                event_id=row[0],
+                target=row[1],
+                state=row[2],
+                attempts=row[3],
+                due=row[4],
+                expires=row[5],
+                reason=row[6],
+                event=json.loads(row[7]) if row[7] else None,
+            )
+            for row in self.rows(sql, target, target, state, state, after, limit)
+        ]
+
+    def waiting_ids(self, target: str) -> set[str]:
+        return {
+            row[0] for row in self.rows("SELECT event FROM deliveries WHERE target = ? AND state = 'waiting'", target)
+        }
+
+    def owed(self) -> dict[str, int]:
+        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired. Cheap."""
+        open_ = self.rows("SELECT count(*) FROM mails WHERE state IN ('received', 'replay')")[0][0]
+        states = dict(self.rows("SELECT state, count(*) FROM deliveries GROUP BY state"))
+        return {"uninterpreted": open_} | {state: states.get(state, 0) for state in ("waiting", "dead", "expired")}
+
+    def kept(self) -> tuple[int, int]:
+        """(mails, bytes) in the store. Reads the whole table."""
+        mails, size = self.rows("SELECT count(*), coalesce(sum(size), 0) FROM mails")[0]
+        return mails, size
+
+    def devices(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows("SELECT document FROM devices ORDER BY id"):
+            yield json.loads(row[0])
+
+    # --- retention ---------------------------------------------------------------------------------------------
+
+    async def prune(self, keep_seconds: float, keep_bytes: int) -> int:
+        """Drop mails that are too old, or the oldest beyond the size, if nothing is owed for them. How many."""
+        oldest = time.time() - keep_seconds
+        dropped = 0
+        while batch := await asyncio.to_thread(self._prunable, oldest, keep_bytes):
+            ids = [(mail_id,) for _, mail_id, _ in batch]
+
+            def statements(batch: list[tuple[int, str, str | None]] = batch) -> Iterator[Statement]:
+                for seq, mail_id, _ in batch:
+                    yield "DELETE FROM mails WHERE seq = ?", (seq,)
+                    yield "DELETE FROM contents WHERE seq = ?", (seq,)
+                    yield "DELETE FROM deliveries WHERE event = ?", (mail_id,)
+                    yield "DELETE FROM events WHERE id = ?", (mail_id,)
+                yield "PRAGMA incremental_vacuum(1000)", ()
+
+            self.note(statements)
+            await self.flush()
+            for _, _, file in batch:
+                if file:
+                    (self.spool / file).unlink(missing_ok=True)
+            dropped += len(ids)
+        self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
+        return dropped
+
+    def _prunable(self, oldest: float, keep_bytes: int) -> list[tuple[int, str, str | None]]:
+        excess = self.rows("SELECT coalesce(sum(size), 0) FROM mails")[0][0] - keep_bytes
+        sql = (
+            "SELECT m.seq, id, file, received, size FROM mails m JOIN contents c ON c.seq = m.seq "
+            "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 500"
+        )
+        batch = []
+        for seq, mail_id, file, received, size in self.rows(sql):
+            if received >= oldest and excess <= 0:
+                break
+            batch.append((seq, mail_id, file))
+            excess -= size
+        return batch
+
+    def sweep_spool(self) -> int:
+        """At start: remove spool files that no mail owns (left by a crash before their commit). How many."""
+        owned = {row[0] for row in self.rows("SELECT file FROM contents WHERE file IS NOT NULL")}
+        strays = [path for path in self.spool.iterdir() if path.name not in owned]
+        for path in strays:
+            path.unlink(missing_ok=True)
+        return len(strays)
+
+
+def trouble_of(error: Exception) -> StoreTrouble:
+    """What a failed write means to the one who waits: the disk is full, or something else for now."""
+    text = str(error)
+    full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error, "errno", 0) in (28, 122)
+    return StoreFull("the disk is full") if full else StoreTrouble(text)
+
+
+def _insert_mail(connection: sqlite3.Connection, mail: Mail) -> None:
+    if not mail.sha256:
+        mail.sha256 = hashlib.sha256(mail.content or b"").hexdigest()
+    envelope = mail.envelope
+    mail.seq = (
+        connection.execute(
+            "INSERT INTO mails (id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                mail.id,
+                mail.received,
+                envelope.source,
+                envelope.peer,
+                envelope.helo,
+                envelope.mail_from,
+                json.dumps(envelope.rcpt_to),
+                json.dumps(envelope.details) if envelope.details else "{}",
+                mail.size,
+                mail.sha256,
+                mail.state,
+            ),
+        ).lastrowid
+        or 0
+    )
+    connection.execute(
+        "INSERT INTO contents (seq, content, file) VALUES (?, ?, ?)",
+        (mail.seq, None if mail.file else mail.content, mail.file),
+    )
+
+
+def _call_all(told: list[tuple[Callable[[StoreTrouble | None], None], StoreTrouble | None]]) -> None:
+    for done, trouble in told:
+        done(trouble)
+
+
+def _set_all(waiting: list[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
+
+
+def _mail(row: tuple[Any, ...]) -> Mail:
+    seq, mail_id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file = row
+    envelope = Envelope(source, peer, helo, mail_from, json.loads(rcpt_to), json.loads(details))
+    return Mail(mail_id, received, envelope, size, sha256, state, None, file, seq)

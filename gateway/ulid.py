@@ -1,0 +1,28 @@
+"""ULIDs: 26 characters, 48 bits of milliseconds and 80 of chance, that sort by the time they were made.
+
+A mail's ULID is also its event's id, so an event that is interpreted again after a crash keeps its name. Ids of one
+process never go back, even when the clock does (https://github.com/ulid/spec, "Monotonicity").
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_SHIFTS = range(120, -1, -10)  # thirteen pairs of letters, ten bits each
+
+
+class UlidMaker:
+    """Makes rising ids; one per process."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def new(self) -> str:
+        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+        if value <= self._last or value >> 80 == self._last >> 80:
+            value = self._last + 1
+        self._last = value
+        return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])

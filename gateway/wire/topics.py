@@ -1,0 +1,46 @@
+"""MQTT topics, in one place (the table in the README): who builds a topic by hand elsewhere builds it wrong.
+
+A device id is `event.slug` of something, so no mail can ever choose a `/ + # $` or a control character.
+MicroPython-safe.
+"""
+
+from gateway.wire.event import slug
+
+
+class Topics:
+    """The topics below one base (default `mailwire`)."""
+
+    def __init__(self, base: str = "mailwire", discovery: str = "homeassistant") -> None:
+        self.base = base
+        self.discovery = discovery
+        self.node = slug(base)  # our id in Home Assistant; two gateways at one broker have two base topics
+        self.bridge_state = base + "/bridge/state"
+        self.bridge_info = base + "/bridge/info"
+        self.bridge_devices = base + "/bridge/devices"
+        self.bridge_health = base + "/bridge/health"
+        self.request_filter = base + "/bridge/request/+"
+        self.status = discovery + "/status"
+
+    def request_verb(self, topic: str) -> "str | None":
+        """The verb of `<base>/bridge/request/<verb>`, or None for any other topic."""
+        start = self.base + "/bridge/request/"
+        return topic[len(start) :] if topic.startswith(start) else None
+
+    def response(self, verb: str) -> str:
+        return self.base + "/bridge/response/" + verb
+
+    def event(self, device: str) -> str:
+        return self.base + "/" + device + "/event"
+
+    def state(self, device: str) -> str:
+        return self.base + "/" + device + "/state"
+
+    def image(self, device: str) -> str:
+        return self.base + "/" + device + "/image"
+
+    def availability(self, device: str) -> str:
+        return self.base + "/" + device + "/availability"
+
+    def config(self, device: str) -> str:
+        """Home Assistant's device-based discovery topic; `bridge` names the gateway itself."""
+        return self.discovery + "/device/" + self.node + "_" + device + "/config"

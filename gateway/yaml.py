@@ -1,0 +1,274 @@
+"""YAML files into plain data, with the line of every value. The only file that imports ruamel.yaml.
+
+YAML 1.2: `no`, `on` and `12:30` are text, and a key is always text as it was written. Three tags reach outside the
+file: `!secret NAME` (from `secrets.yaml` beside the first file), `!env NAME`, `!include FILE` (beside the file that
+says so). What comes from a secret or the environment is remembered, so that no message ever repeats it.
+
+Reading goes on after a mistake where that makes sense: all are collected in `Document.problems`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from gateway import problem
+from gateway.problem import Problem, dotted, nearest
+
+SECRETS = "secrets.yaml"
+_MAX_VALUES = 100_000  # a handful of aliases that contain each other can stand for billions
+_STANDARD = "tag:yaml.org,2002:"
+_TYPED = {_STANDARD + kind for kind in ("null", "bool", "int", "float")}
+_TEXT = {_STANDARD + kind for kind in ("str", "timestamp")}
+_TAGS = ("!secret", "!env", "!include")
+_SYNTAX = (  # what ruamel.yaml says, what it means, what to do
+    (r"found character '\\t'", "a tab can't stand here", "Indent with blanks"),
+    (r"mapping values are not", "a ':' is not expected here", "Check the indentation; text with a ': ' needs quotes"),
+    (r"scanning an alias|undefined alias", "text that begins with '*' needs quotes", ""),
+    (r"cannot start any token", "text that begins with this character needs quotes", ""),
+    (r"could not find expected ':'", "a ':' is missing", "Write 'key: value'"),
+    (r"expected <block end>", "this does not line up with what is above", "Indent all keys of one group alike"),
+    (r"expected ',' or ('[\]}]')", r"a ',' or \1 is missing before this", ""),
+    (r"found unexpected end of stream", "a quote is opened here and never closed", ""),
+    (r"but found another document", "a second document begins here", "Remove the line '---'"),
+)
+
+
+@dataclass
+class Document:
+    """One configuration as plain data: dicts with text keys, lists, str, int, float, bool, None.
+
+    `marks`: path -> (file, line from 1). `unknown`: paths whose value could not be had (its reason is in `problems`).
+    """
+
+    file: str
+    data: Any = None
+    marks: dict[problem.Path, tuple[str, int]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unknown: set[problem.Path] = field(default_factory=set)
+    secrets: dict[problem.Path, str] = field(default_factory=dict)
+
+    def mark(self, at: problem.Path) -> tuple[str, int | None]:
+        """The file and line of a value, or of the nearest one around it."""
+        for end in range(len(at), -1, -1):
+            if at[:end] in self.marks:
+                return self.marks[at[:end]]
+        return self.file, None
+
+    def is_known(self, at: problem.Path) -> bool:
+        return not any(at[:end] in self.unknown for end in range(len(at) + 1))
+
+    def hide(self, text: str, at: problem.Path = ()) -> str:
+        """The text with every secret as `***`; at the place of a secret, quoted pieces of it as well."""
+        for secret in sorted({value for value in self.secrets.values() if len(value) > 3}, key=len, reverse=True):
+            text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
+        own = [value for place, value in self.secrets.items() if place[: len(at)] == at or at[: len(place)] == place]
+        if own:
+            text = re.sub(
+                r"'(.+?)'", lambda piece: "'***'" if any(piece[1] in value for value in own) else piece[0], text
+            )
+        return text
+
+
+def read(path: Path) -> Document:
+    """Read a file and what it includes. Never raises for what stands in them: see `Document.problems`."""
+    return _Reader(path).document
+
+
+class _TooMuch(Exception):
+    """The file stands for more values than a person can have written."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file being read, and the files that include it."""
+
+    path: Path
+    above: tuple[Path, ...] = ()
+
+
+class _Reader:
+    """`as_text`: a file of secrets, where every value is text and no message repeats one."""
+
+    def __init__(self, path: Path, as_text: bool = False) -> None:
+        self.document = Document(str(path))
+        self._root = path
+        self._as_text = as_text
+        self._values = 0
+        self._open: list[Node] = []
+        self._secrets: Document | None = None
+        try:
+            self.document.data = self._file(_Source(path), ())
+        except _TooMuch:
+            self._report(path, None, (), f"this stands for more than {_MAX_VALUES} values", "Use fewer aliases")
+        except RecursionError:
+            self._report(path, None, (), "this is nested too deeply")
+
+    def _report(self, path: Path, line: int | None, at: problem.Path, message: str, hint: str = "") -> None:
+        self.document.problems.append(Problem(str(path), line, dotted(at), message, hint))
+
+    def _lost(self, source: _Source, node: Node, at: problem.Path, message: str, hint: str = "") -> None:
+        """Report a value that can't be had: the None that stands for it is not to be complained of again."""
+        self._report(source.path, _line(node), at, message, hint)
+        self.document.unknown.add(at)
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    def _file(self, source: _Source, at: problem.Path) -> Any:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.composer.warn_double_anchors = False  # of two anchors with one name the later counts, as YAML says
+        node = self._compose(yaml, source.path, at)
+        return None if node is None else self._value(yaml, node, source, at)
+
+    def _compose(self, yaml: YAML, path: Path, at: problem.Path) -> Node | None:
+        """The nodes of one file; None for an empty one, and for one that can't be read, which is reported."""
+        try:
+            raw = path.read_bytes()
+            text = raw.decode("utf-8-sig")
+            node: Node | None = yaml.compose(text)
+            return node
+        except OSError as error:
+            self._report(path, None, (), f"this file can't be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self._report(path, raw.count(b"\n", 0, error.start) + 1, (), "this is not UTF-8", "Save the file as UTF-8")
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self._report(path, line, (), f"a control character (0x{error.character:02x}) can't stand here", "Remove it")
+        except MarkedYAMLError as error:
+            self._report(path, *_syntax(error, self._as_text))
+        self.document.unknown.add(at)
+        return None
+
+    # --- values ------------------------------------------------------------------------------------------------
+
+    def _value(self, yaml: YAML, node: Node, source: _Source, at: problem.Path) -> Any:
+        self.document.marks.setdefault(at, (str(source.path), _line(node)))
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise _TooMuch
+        if node in self._open:
+            return self._lost(source, node, at, "this contains itself")
+        if self._as_text and isinstance(node, ScalarNode):
+            return None if node.tag == _STANDARD + "null" else node.value
+        if node.tag in _TAGS:
+            return self._outside(node, source, at)
+        if isinstance(node, MappingNode) and node.tag == _STANDARD + "map":
+            self._open.append(node)
+            pairs = self._pairs(node, source, at)
+            values = {key: self._value(yaml, value, source, (*at, key)) for key, value in pairs.items()}
+            self._open.pop()
+            return values
+        if isinstance(node, SequenceNode) and node.tag == _STANDARD + "seq":
+            self._open.append(node)
+            items = [self._value(yaml, item, source, (*at, number)) for number, item in enumerate(node.value)]
+            self._open.pop()
+            return items
+        if isinstance(node, ScalarNode) and node.tag in _TEXT:
+            return node.value
+        if isinstance(node, ScalarNode) and node.tag in _TYPED:
+            try:
+                return yaml.constructor.construct_object(node)
+            except ValueError:
+                return self._lost(source, node, at, "this is not what its tag says")
+        tag = str(node.tag).replace(_STANDARD, "!!")
+        hint = nearest(tag, _TAGS) or "Put text that begins with '!' in quotes"
+        return self._lost(source, node, at, f"there is no tag '{tag}'", hint)
+
+    def _pairs(self, node: MappingNode, source: _Source, at: problem.Path) -> dict[str, Node]:
+        """The keys and values of a mapping, and below them those that it merges in with `<<`."""
+        pairs: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        merged: list[Node] = []
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                self._lost(source, key, at, "a key must be text", "A template needs quotes: '{{ ... }}'")
+            elif key.tag == _STANDARD + "merge":
+                merged += value.value if isinstance(value, SequenceNode) else [value]
+            elif key.value in pairs:
+                first = f"this key was already given in line {lines[key.value]}"
+                self._report(source.path, _line(key), (*at, key.value), first, "Remove one of the two")
+            else:
+                pairs[key.value] = value
+                lines[key.value] = _line(key)
+                self.document.marks.setdefault((*at, key.value), (str(source.path), _line(key)))
+        for other in merged:
+            if isinstance(other, MappingNode) and other not in self._open:
+                self._open.append(other)
+                pairs = self._pairs(other, source, at) | pairs
+                self._open.pop()
+            else:
+                self._lost(source, other, at, "'<<' needs an alias of another set of keys")
+        return pairs
+
+    # --- from outside the file ---------------------------------------------------------------------------------
+
+    def _outside(self, node: Node, source: _Source, at: problem.Path) -> Any:
+        name = node.value if isinstance(node, ScalarNode) else ""
+        if not name:
+            return self._lost(source, node, at, f"{node.tag} needs a name, as in '{node.tag} broker'")
+        if node.tag == "!include":
+            return self._include(name, node, source, at)
+        value = os.environ.get(name) if node.tag == "!env" else self._secret(name, node, source, at)
+        if value is not None:
+            self.document.secrets[at] = value
+        elif at not in self.document.unknown:
+            hint = nearest(name, os.environ) or "Set it before Mailwire starts"
+            self._lost(source, node, at, f"there is no environment variable '{name}'", hint)
+        return value
+
+    def _include(self, name: str, node: Node, source: _Source, at: problem.Path) -> Any:
+        path = source.path.parent / name
+        above = (*source.above, source.path)
+        if not path.is_file():
+            return self._lost(source, node, at, f"there is no file '{path}' to include")
+        if any(path.samefile(other) for other in above):
+            circle = " includes ".join(other.name for other in (*above, path))
+            return self._lost(source, node, at, f"an include goes round in a circle: {circle}")
+        return self._file(_Source(path, above), at)
+
+    def _secret(self, name: str, node: Node, source: _Source, at: problem.Path) -> str | None:
+        path = self._root.with_name(SECRETS)
+        if not path.exists():
+            hint = f"Create '{path}' with a line '{name}: ...'"
+            self._lost(source, node, at, f"the secret '{name}' is asked for, and there is no {SECRETS}", hint)
+            return None
+        if self._secrets is None:
+            self._secrets = _Reader(path, as_text=True).document
+            self.document.problems += self._secrets.problems
+        known = self._secrets.data
+        if not self._secrets.is_known((name,)):
+            self.document.unknown.add(at)  # and why has just been said
+        elif not isinstance(known, dict) or name not in known:
+            hint = nearest(name, known or ()) or f"Add a line '{name}: ...' to it"
+            self._lost(source, node, at, f"there is no secret '{name}' in {path}", hint)
+        elif not isinstance(known[name], str):
+            self._lost(
+                source, node, at, f"the secret '{name}' in {path} is not a text", "Write it in one line, in quotes"
+            )
+        else:
+            return str(known[name])
+        return None
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _syntax(error: MarkedYAMLError, as_text: bool) -> tuple[int, problem.Path, str, str]:
+    """What is wrong, in our words; from a file of secrets never in ruamel.yaml's, which may repeat a part of it."""
+    said = f"{error.context or ''} {error.problem or ''}"
+    opened = "expected ':'" in said or "end of stream" in said  # the line where it began tells more
+    line = (error.context_mark if opened and error.context_mark else error.problem_mark).line + 1
+    for pattern, message, hint in _SYNTAX:
+        match = re.search(pattern, said)
+        if match:
+            return line, (), match.expand(message), hint
+    return line, (), "this is not valid YAML" + ("" if as_text else f": {error.problem}"), "Try it in quotes"

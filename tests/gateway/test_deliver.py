@@ -1,0 +1,204 @@
+"""Workers: done, not now, away, never; expiry; what memory does not hold; what a command line changes."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.api import NotReady, Refused, Retry, Target
+from gateway.deliver import Ledger, Worker
+from gateway.store import Delivery, Store
+from gateway.ulid import UlidMaker
+
+new_id = UlidMaker().new
+
+
+def make_event(title="x"):
+    device = {"id": "cam", "name": "Cam", "manufacturer": None, "model": None, "profile": None}
+    return {"id": new_id(), "title": title, "device": device, "mail": None}
+
+
+class Scripted(Target):
+    """A target of the test: does what `script` says for each title, and remembers what it was given."""
+
+    concurrency = 4
+
+    def __init__(self):
+        super().__init__(None, None)
+        self.given = []
+        self.script = {}
+        self.away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def deliver(self, event):
+        await self.gate.wait()
+        if self.away:
+            raise NotReady("it is away")
+        self.given.append(event["title"])
+        answers = self.script.get(event["title"], [])
+        if answers:
+            raise answers.pop(0)
+
+
+@pytest.fixture
+async def post(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    store.start()
+    post = Post(store)
+    yield post
+    await post.worker.stop()
+    await store.close()
+
+
+class Post:
+    def __init__(self, store):
+        self.store = store
+        self.ledger = Ledger(store)
+        self.target = Scripted()
+        self.worker = Worker("t", self.target, store, self.ledger)
+        self.worker.start()
+
+    def send(self, *titles, expires=3600.0):
+        for title in titles:
+            event = make_event(title)
+            self.ledger.add(event, time.time(), {"t": time.time() + expires})
+            self.worker.put(Delivery(event["id"], "t", time.time() + expires, event=event))
+
+    async def rows(self):
+        self.ledger.write()
+        await self.store.flush()
+        return [(row.event["title"], row.state, row.attempts, row.reason) for row in self.store.deliveries()]
+
+    async def until(self, condition):
+        deadline = time.monotonic() + 10
+        while not (value := condition()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+        return value
+
+    async def restart(self):
+        await self.worker.stop()
+        self.ledger.write()
+        self.worker = Worker("t", self.target, self.store, self.ledger)
+        self.worker.start()
+
+
+async def test_done_leaves_no_row(post):
+    post.send("a", "b", "c")
+    await post.until(lambda: post.worker.delivered == 3)
+    assert post.target.given == ["a", "b", "c"]
+    assert await post.rows() == []
+    assert [event["title"] for _, event in post.store.events()] == ["a", "b", "c"]
+
+
+async def test_not_now_is_tried_again_and_delays_nobody(post):
+    post.target.script["a"] = [Retry("busy", after=0), Retry("busy", after=0)]
+    post.send("a", "b")
+    await post.until(lambda: post.worker.delivered == 2)
+    assert sorted(post.target.given) == ["a", "a", "a", "b"]
+    assert await post.rows() == []
+
+
+async def test_the_back_off_is_kept_in_the_store(post):
+    post.target.script["a"] = [Retry("busy")]
+    post.send("a")
+    await post.until(lambda: post.target.given)
+    assert await post.rows() == [("a", "waiting", 1, "busy")]
+    due = post.store.deliveries()[0].due - time.time()
+    assert 3 < due <= 6
+    await post.restart()
+    post.send("b")
+    await post.until(lambda: "b" in post.target.given)
+    assert post.target.given == ["a", "b"]
+
+
+async def test_never_is_a_dead_letter_with_the_reason(post, caplog):
+    post.target.script["a"] = [Refused("554 no such thing")]
+    post.send("a", "b")
+    await post.until(lambda: post.worker.delivered == 1)
+    assert await post.rows() == [("a", "dead", 0, "554 no such thing")]
+    assert "refused event" in caplog.text
+
+
+async def test_a_fault_of_the_integration_costs_no_event(post, caplog):
+    post.target.script["a"] = [ZeroDivisionError("oh")]
+    post.send("a", "b")
+    await post.until(lambda: post.worker.delivered == 1)
+    assert await post.rows() == [("a", "waiting", 1, "ZeroDivisionError: oh")]
+    assert "t failed on event" in caplog.text
+
+
+async def test_a_target_that_is_away_pauses_and_nothing_is_counted(post):
+    post.target.away = True
+    post.send(*"abcdef")
+    await post.until(lambda: post.worker.last_error == "it is away")
+    assert [row[1:] for row in await post.rows()] == [("waiting", 0, "")] * 6
+    post.target.away = False
+    post.worker.ready()
+    await post.until(lambda: post.worker.delivered == 6)
+    assert sorted(post.target.given) == list("abcdef")
+    assert post.worker.last_error is None
+
+
+async def test_what_is_owed_survives_the_worker(post):
+    post.target.away = True
+    post.send(*"abc")
+    await post.until(lambda: post.worker.last_error)
+    await post.restart()
+    post.target.away = False
+    post.worker.ready()
+    await post.until(lambda: post.worker.delivered == 3)
+    assert sorted(post.target.given) == list("abc")
+    assert await post.rows() == []
+
+
+async def test_more_than_memory_holds_goes_out_from_the_store_each_once(post):
+    post.target.away = True
+    titles = [f"{number:05}" for number in range(5000)]
+    for start in range(0, 5000, 500):
+        post.send(*titles[start : start + 500])
+        await asyncio.sleep(0)
+    assert post.worker.depth <= 2000
+    post.target.away = False
+    post.worker.ready()
+    await post.until(lambda: post.worker.delivered == 5000)
+    assert sorted(post.target.given) == titles
+    assert await post.rows() == []
+
+
+async def test_what_is_too_old_is_recorded_and_not_sent(post):
+    post.send("late", expires=-1)
+    post.send("b")
+    await post.until(lambda: post.worker.delivered == 1)
+    await post.until(lambda: post.worker.depth == 0)
+    assert post.target.given == ["b"]
+    assert await post.rows() == [("late", "expired", 0, "its time was over before it could be sent")]
+
+
+async def test_a_command_line_can_retry_and_drop(post):
+    post.target.script["a"] = [Retry("busy")]
+    post.target.script["b"] = [Retry("busy")]
+    post.send("a", "b")
+    await post.until(lambda: len(post.target.given) == 2)
+    rows = {row.event["title"]: row for row in (await post.rows() and post.store.deliveries())}
+    post.store.alter("UPDATE deliveries SET due = 0 WHERE event = ?", [rows["a"].event_id])
+    post.store.alter("DELETE FROM deliveries WHERE event = ?", [rows["b"].event_id])
+    await post.worker.rescan()
+    await post.until(lambda: post.worker.depth == 0)
+    assert post.target.given.count("a") == 2
+    assert post.target.given.count("b") == 1
+    assert await post.rows() == []
+
+
+async def test_stopping_waits_for_what_is_under_way(post):
+    post.target.gate.clear()
+    post.send("a")
+    await post.until(lambda: post.worker.depth == 1 and not post.worker._ready)
+    stopping = asyncio.create_task(post.worker.stop())
+    await asyncio.sleep(0)
+    post.target.gate.set()
+    await stopping
+    assert post.target.given == ["a"]
+    assert await post.rows() == []

@@ -1,0 +1,109 @@
+"""The front door: small mails, streamed mails, and those given up."""
+
+import asyncio
+import hashlib
+import os
+
+import pytest
+
+from gateway.api import Envelope, StoreFull
+from gateway.intake import CROWDED, SPOOL_ABOVE, Intake
+from gateway.store import Store
+
+ENVELOPE = Envelope("lan-mail", "192.0.2.1", "cam", "cam@lan", ["a@gw"])
+
+
+@pytest.fixture
+async def door(tmp_path):
+    store = Store(tmp_path / "data")
+    store.open()
+    store.start()
+    arrived = []
+    intake = Intake(store, arrived.append, reserve=0)
+    intake.seen = arrived
+    yield intake
+    await store.close()
+    intake.close()
+
+
+async def put(intake, chunks, drained=None):
+    receipt = intake.begin(drained.set if drained else None)
+    for chunk in chunks:
+        if not receipt.write(chunk):
+            assert drained
+            await asyncio.wait_for(drained.wait(), 10)
+            drained.clear()
+    done = asyncio.get_running_loop().create_future()
+    receipt.commit(ENVELOPE, lambda *answer: done.set_result(answer))
+    return await asyncio.wait_for(done, 10)
+
+
+async def test_a_small_mail_goes_into_the_row(door):
+    mail_id, trouble = await put(door, [b"Subject: x\r\n", b"\r\n", b"y\r\n"])
+    assert trouble is None
+    found = door.store.mail(mail_id)
+    assert found.file is None
+    assert door.store.content(found) == b"Subject: x\r\n\r\ny\r\n"
+    assert [mail.id for mail in door.seen] == [mail_id]
+    assert door.held == 0
+
+
+async def test_a_large_mail_is_streamed_to_a_file(door):
+    chunks = [os.urandom(65536) for _ in range(100)]
+    mail_id, trouble = await put(door, chunks, asyncio.Event())
+    assert trouble is None
+    found = door.store.mail(mail_id)
+    assert found.file
+    assert found.size == 100 * 65536
+    assert found.sha256 == hashlib.sha256(b"".join(chunks)).hexdigest()
+    assert door.store.content(found)[:] == b"".join(chunks)
+    assert (door.store.spool / found.file).stat().st_mode & 0o777 == 0o600
+    assert door.held == 0
+
+
+async def test_a_mail_just_at_the_limit_stays_in_memory(door):
+    mail_id, _ = await put(door, [b"x" * SPOOL_ABOVE])
+    assert door.store.mail(mail_id).file is None
+    mail_id, _ = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert door.store.mail(mail_id).file
+
+
+async def test_when_many_are_under_way_smaller_ones_are_streamed_too(door):
+    crowd = [door.begin() for _ in range(CROWDED // SPOOL_ABOVE)]
+    for receipt in crowd:
+        receipt.write(b"x" * SPOOL_ABOVE)
+    mail_id, _ = await put(door, [b"x" * 20_000])
+    assert door.store.mail(mail_id).file
+    for receipt in crowd:
+        receipt.abort()
+    assert door.held == 0
+
+
+async def test_one_given_up_leaves_nothing(door):
+    for size in (10, SPOOL_ABOVE * 3):
+        receipt = door.begin()
+        for _ in range(5):
+            receipt.write(b"x" * size)
+        receipt.abort()
+    await put(door, [b"x" * SPOOL_ABOVE, b"x"])  # the disk threads are through with what came before
+    await asyncio.to_thread(door.disk.shutdown)
+    assert len(list(door.store.spool.iterdir())) == 1
+    assert door.held == 0
+    assert len(door.seen) == 1
+
+
+async def test_a_spool_that_can_not_be_written_is_answered_and_cleaned_up(door):
+    door.store.spool.rmdir()
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert mail_id == ""
+    assert "No such file or directory" in str(trouble)
+    assert door.held == 0
+
+
+async def test_without_room_on_the_disk_the_answer_is_full(door):
+    door.reserve = 1 << 60
+    assert door.room() == 0
+    mail_id, trouble = await put(door, [b"x"])
+    assert mail_id == ""
+    assert isinstance(trouble, StoreFull)
+    assert door.seen == []

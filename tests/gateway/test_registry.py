@@ -1,0 +1,220 @@
+"""Who sent this mail? Known, told apart, learned, bounded, forgotten."""
+
+import dataclasses
+import logging
+
+import pytest
+
+from gateway.api import Envelope
+from gateway.registry import Registry
+
+
+@dataclasses.dataclass
+class Reading:
+    sender: str = "cam@lan"
+    sender_name: str = ""
+    device_name: str | None = None
+    serial: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    profile: str | None = None
+
+
+@dataclasses.dataclass
+class Learn:
+    limit: int = 100
+    per_peer: int = 50
+    forget_days: float = 90
+
+
+@dataclasses.dataclass
+class Setting:
+    match: dict
+    name: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    profile: str | None = None
+    off_after: float | None = None
+
+    def patterns(self):
+        return self.match
+
+
+def envelope(helo="ipc", peer="192.168.1.20", mail_from="cam@lan", to=("a@gw",)):
+    return Envelope("lan-mail", peer, helo, mail_from, list(to))
+
+
+def event(kind="motion", state=None):
+    return {"id": "E", "time": "T", "kind": kind, "state": state, "severity": "info", "title": "t"}
+
+
+@pytest.fixture
+def saved():
+    return {}
+
+
+@pytest.fixture
+def registry(saved):
+    made = Registry(lambda key, document: saved.__setitem__(key, document))
+    made.configure({}, Learn())
+    return made
+
+
+def who(registry, *, subject="", now=1000.0, **kwargs):
+    names = {field.name for field in dataclasses.fields(Reading)}
+    reading = Reading(**{key: value for key, value in kwargs.items() if key in names})
+    rest = {key: value for key, value in kwargs.items() if key not in names}
+    return registry.identify(envelope(**rest), reading, subject, now)
+
+
+def test_the_first_mail_makes_a_device_and_the_second_knows_it(registry, saved):
+    first, new = who(registry, sender_name="Front door")
+    assert (first.id, first.name, new) == ("front_door", "Front door", True)
+    again, new = who(registry, sender_name="Front door")
+    assert again is first
+    assert not new
+    assert saved["front_door"]["device"]["name"] == "Front door"
+
+
+@pytest.mark.parametrize(
+    ("about", "device_id"),
+    [
+        ({"device_name": "EZIP08", "sender_name": "Alarm"}, "ezip08"),
+        ({"sender_name": "DiskStation"}, "diskstation"),
+        ({"sender": "garage@lan"}, "garage"),
+        ({"sender": "noreply@lan", "helo": "apc21A2B3"}, "apc21a2b3"),
+        ({"sender": "root@pve1.corp.example", "helo": "localhost"}, "pve1"),
+        ({"sender": "cam@lan", "helo": "ipc"}, "cam_192_168_1_20"),
+        ({"sender": "", "mail_from": "", "helo": "[192.168.1.20]"}, "192_168_1_20"),
+        ({"sender_name": "门口摄像头", "sender": "gate7@lan"}, "gate7"),
+        ({"sender_name": "bridge"}, "bridge_20"),
+        ({"sender_name": "../../#/+\x1b[2J$SYS"}, "2j_sys"),
+    ],
+)
+def test_ids_are_sensible_and_safe(registry, about, device_id):
+    assert who(registry, **about)[0].id == device_id
+
+
+def test_two_cameras_that_share_a_sender_stay_apart_by_address(registry):
+    one, _ = who(registry, peer="192.168.1.20", sender_name="IPCam1")
+    two, _ = who(registry, peer="192.168.1.21", sender_name="IPCam1")
+    assert one.id == "ipcam1"
+    assert two.id == "ipcam1_21"
+    assert who(registry, peer="192.168.1.20", sender_name="IPCam1")[0] is one
+
+
+def test_two_cameras_behind_one_address_stay_apart_by_their_helo_names(registry):
+    one, _ = who(registry, helo="EZIP08", sender="ez@lan")
+    two, _ = who(registry, helo="EZIP09", sender="ez@lan")
+    assert one is not two
+
+
+def test_a_device_with_a_name_of_its_own_is_known_at_a_new_address(registry):
+    one, _ = who(registry, helo="NPIF65E56", sender="printer@lan")
+    again, new = who(registry, helo="NPIF65E56", sender="printer@lan", peer="192.168.1.99")
+    assert again is one
+    assert not new
+
+
+def test_a_global_ipv6_address_counts_by_its_network(registry):
+    one, _ = who(registry, peer="2001:4860:4860::8888")
+    assert who(registry, peer="2001:4860:4860::1234")[0] is one
+    assert who(registry, peer="2001:4860:4861::1234")[0] is not one
+
+
+def test_configured_devices_come_first(registry):
+    registry.configure(
+        {"gate": Setting({"from": ["CAM@*"], "peer": ["192.168.1.*"]}, name="Gate", off_after=5)}, Learn()
+    )
+    device, new = who(registry)
+    assert (device.id, device.name, device.learned, new) == ("gate", "Gate", False, False)
+    assert who(registry, peer="10.0.0.1")[0].id != "gate"
+
+
+def test_a_match_without_keys_matches_nothing(registry):
+    registry.configure({"gate": Setting({})}, Learn())
+    assert who(registry)[0].id != "gate"
+
+
+def test_invented_senders_flood_nothing(registry, saved):
+    for number in range(500):
+        device, _ = who(registry, sender=f"x{number}y@lan")
+    assert device.id == "unknown"
+    assert len(registry.devices()) == 51
+    other, _ = who(registry, sender="honest@lan", peer="192.168.1.77")
+    assert other.id == "honest"
+
+
+def test_the_total_is_bounded_too(saved):
+    registry = Registry(lambda key, document: saved.__setitem__(key, document))
+    registry.configure({}, Learn(limit=20))
+    for number in range(100):
+        who(registry, sender=f"x{number}y@lan", peer=f"10.0.0.{number}")
+    assert len(registry.devices()) == 21
+
+
+def test_a_motion_ends_by_itself_and_a_power_cut_does_not(registry):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on"), None, 1000)
+    registry.saw(device, event("power", "on"), None, 1000)
+    assert registry.tick(1059.9) == []
+    assert registry.tick(1060) == [device]
+    assert device.states == {"motion": "off", "power": "on"}
+
+
+def test_each_new_motion_starts_the_time_again(registry):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on"), None, 1000)
+    registry.saw(device, event("motion", "on"), None, 1050)
+    assert registry.tick(1060) == []
+    assert registry.tick(1110) == [device]
+
+
+def test_ends_survive_a_restart(registry, saved):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on"), 2, 1000)
+    fresh = Registry(lambda *_: None)
+    fresh.load(saved.values())
+    fresh.configure({}, Learn())
+    assert [one.id for one in fresh.tick(1100)] == [device.id]
+    assert fresh.devices()[0].picture == ("E", 2)
+    assert who(fresh)[0].id == device.id
+
+
+def test_seen_again_is_written_after_a_while(registry, saved):
+    device, _ = who(registry)
+    registry.saw(device, event(), None, 1000)
+    registry.saw(device, event(), None, 1001)
+    assert saved[device.id]["device"]["mails"] == 1
+    registry.tick(1003)
+    assert saved[device.id]["device"]["mails"] == 2
+
+
+def test_forgetting(registry, saved):
+    device, _ = who(registry)
+    registry.saw(device, event(), None, 1000)
+    assert registry.age(1000 + 89 * 86400) == []
+    assert registry.age(1000 + 91 * 86400) == [device.id]
+    assert saved[device.id] is None
+    assert who(registry)[1]
+
+
+def test_renaming_and_its_refusals(registry):
+    registry.configure({"gate": Setting({"from": ["nobody"]})}, Learn())
+    device, _ = who(registry)
+    assert registry.rename(device.id, "Porch").name == "Porch"
+    with pytest.raises(ValueError, match="gate is named in the configuration; change its name there"):
+        registry.rename("gate", "x")
+    with pytest.raises(ValueError, match="gate is in the configuration; remove it there"):
+        registry.forget("gate")
+    with pytest.raises(KeyError):
+        registry.forget("nobody")
+
+
+def test_learning_is_logged_once(registry, caplog):
+    caplog.set_level(logging.INFO)
+    who(registry)
+    who(registry)
+    assert caplog.messages == [
+        "learned a new device: cam_192_168_1_20 (Cam 192.168.1.20), from cam@lan, at 192.168.1.20"
+    ]

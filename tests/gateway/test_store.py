@@ -1,0 +1,218 @@
+"""The store: promises, bookkeeping, migrations, retention, refusals."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gateway.api import Envelope, StoreFull
+from gateway.store import FILE, MIGRATIONS, Mail, Store, StoreBroken, trouble_of
+from gateway.ulid import UlidMaker
+
+new_id = UlidMaker().new
+
+
+def mail(content=b"Subject: x\r\n\r\ny\r\n", **kwargs):
+    envelope = Envelope("lan-mail", "127.0.0.1", "cam", "cam@lan", ["a@gw"])
+    return Mail(new_id(), kwargs.pop("received", time.time()), envelope, len(content), content=content, **kwargs)
+
+
+@contextlib.asynccontextmanager
+async def started(folder):
+    store = Store(folder)
+    store.open(exclusive=True)
+    store.start()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def keep(store, one):
+    done = asyncio.get_running_loop().create_future()
+    store.keep(one, done.set_result)
+    return await asyncio.wait_for(done, 10)
+
+
+async def test_a_kept_mail_is_read_back_byte_for_byte(tmp_path):
+    async with started(tmp_path / "a b") as store:
+        content = bytes(range(256)) * 4
+        one = mail(content)
+        assert await keep(store, one) is None
+        found = store.mail(one.id)
+        assert store.content(found) == content
+        assert found.sha256 == hashlib.sha256(content).hexdigest()
+        assert (found.envelope, found.size, found.state) == (one.envelope, 1024, "received")
+
+
+async def test_what_waits_together_is_committed_together(tmp_path):
+    async with started(tmp_path) as store:
+        mails = [mail() for _ in range(200)]
+        assert await asyncio.gather(*[keep(store, one) for one in mails]) == [None] * 200
+        assert [one.id for one in reversed(store.mails(1000))] == [one.id for one in mails]
+        assert [one.seq for one in mails] == sorted(one.seq for one in mails)
+
+
+async def test_files_and_folders_are_for_this_user_alone(tmp_path):
+    async with started(tmp_path / "data") as store:
+        await keep(store, mail())
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode) for path in [store.folder, *store.folder.glob("mailwire.db*")]
+        }
+        assert modes.pop("data") == 0o700
+        assert set(modes.values()) == {0o600}
+
+
+async def test_bookkeeping_is_seen_after_a_flush_and_keeps_its_order(tmp_path):
+    async with started(tmp_path) as store:
+        for number in range(50):
+            store.note_one("INSERT OR REPLACE INTO devices (id, document) VALUES ('a', ?)", f'{{"n": {number}}}')
+        await store.flush()
+        assert list(store.devices()) == [{"n": 49}]
+
+
+async def test_faulty_bookkeeping_does_not_hold_up_the_rest_nor_a_mail(tmp_path, caplog):
+    async with started(tmp_path) as store:
+        store.note_one("INSERT INTO devices (id, document) VALUES ('same', '{}')")
+        store.note_one("INSERT INTO devices (id, document) VALUES ('same', '{}')")
+        store.note_one("INSERT INTO devices (id, document) VALUES ('b', '{}')")
+        await store.flush()
+        assert await keep(store, mail()) is None
+        assert [row[0] for row in store.rows("SELECT id FROM devices ORDER BY id")] == ["b", "same"]
+    assert "bookkeeping was dropped" in caplog.text
+
+
+async def test_a_newer_schema_is_refused_in_words(tmp_path):
+    async with started(tmp_path):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(
+        StoreBroken,
+        match=rf"was written by a newer Mailwire \(its schema is {len(MIGRATIONS) + 1}, this one knows "
+        rf"{len(MIGRATIONS)}\)\. "
+        "Update Mailwire, or name another data folder with --data\\.",
+    ):
+        Store(tmp_path).open()
+
+
+def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
+    (tmp_path / FILE).write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StoreBroken, match=r"can't be used as the store: file is not a database\. Move it aside"):
+        Store(tmp_path).open()
+
+
+async def test_one_gateway_a_folder(tmp_path):
+    async with started(tmp_path):
+        with pytest.raises(StoreBroken, match="another gateway already runs with this data folder"):
+            Store(tmp_path).open(exclusive=True)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreBroken, match="the data folder can't be made: Not a directory"):
+        Store(tmp_path / "file" / "data").open()
+
+
+async def test_a_full_disk_is_told_apart_and_the_bookkeeping_is_kept_for_later(tmp_path):
+    async with started(tmp_path) as store:
+        await keep(store, mail())
+        pages = store.rows("PRAGMA page_count")[0][0]
+        limited = f"PRAGMA max_page_count = {pages + 2}"
+        store.note_one(limited)
+        await store.flush()
+        trouble = await keep(store, mail(os.urandom(200_000)))
+        assert isinstance(trouble, StoreFull)
+        assert store.mails()[0].size != 200_000
+        store.note_one("PRAGMA max_page_count = 1073741823")
+        await store.flush()
+        assert await keep(store, mail(os.urandom(200_000))) is None
+
+
+def test_other_trouble_is_not_called_a_full_disk():
+    assert str(trouble_of(OSError(5, "Input/output error"))) == "[Errno 5] Input/output error"
+    assert not isinstance(trouble_of(OSError(5, "Input/output error")), StoreFull)
+
+
+async def test_retention_by_age_keeps_what_is_owed_or_not_interpreted(tmp_path):
+    async with started(tmp_path) as store:
+        old = time.time() - 100
+        gone, owed, fresh, uninterpreted = (
+            mail(received=old, state="done"),
+            mail(received=old, state="done"),
+            mail(state="done"),
+            mail(received=old),
+        )
+        for one in (gone, owed, fresh, uninterpreted):
+            await keep(store, one)
+        store.note_one("INSERT INTO deliveries (event, target, state, expires) VALUES (?, 't', 'waiting', 0)", owed.id)
+        await store.flush()
+        assert await store.prune(50, 1 << 30) == 1
+        assert {one.id for one in store.mails()} == {owed.id, fresh.id, uninterpreted.id}
+        with pytest.raises(LookupError, match=f"the content of mail {gone.id} is no longer kept"):
+            store.content(Mail(gone.id, old, gone.envelope, gone.size, seq=gone.seq))
+
+
+async def test_retention_by_size_drops_the_oldest(tmp_path):
+    async with started(tmp_path) as store:
+        mails = [mail(b"x" * 1000, state="done") for _ in range(10)]
+        for one in mails:
+            await keep(store, one)
+        assert await store.prune(1000, 4500) == 6
+        assert [one.id for one in store.mails()] == [one.id for one in reversed(mails[6:])]
+
+
+async def test_a_seq_is_never_given_twice(tmp_path):
+    async with started(tmp_path) as store:
+        first = mail(state="done")
+        await keep(store, first)
+        await store.prune(-1, 0)
+        second = mail()
+        await keep(store, second)
+        assert second.seq > first.seq
+
+
+async def test_a_change_by_another_process_is_noticed(tmp_path):
+    async with started(tmp_path) as store:
+        noticed = asyncio.Event()
+        store.changed_elsewhere = noticed.set
+        one = mail(state="done")
+        await keep(store, one)
+        code = f"from gateway.store import Store; import pathlib; s = Store(pathlib.Path({str(tmp_path)!r})); "
+        code += f"print(s.alter(\"UPDATE mails SET state = 'replay' WHERE id = ?\", [{one.id!r}]))"
+        printed = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", code])
+        assert printed == b"1\n"
+        await asyncio.wait_for(noticed.wait(), 10)
+        assert store.open_mails(0, 10)[0].id == one.id
+
+
+async def test_stray_spool_files_are_swept(tmp_path):
+    async with started(tmp_path) as store:
+        (store.spool / "stray.eml").write_bytes(b"x")
+        (store.spool / "owned.eml").write_bytes(b"y")
+        one = mail(file="owned.eml")
+        one.content = None
+        await keep(store, one)
+        assert store.sweep_spool() == 1
+        assert store.content(store.mail(one.id))[:] == b"y"
+
+
+def test_ulids_rise_and_have_the_form_of_the_specification():
+    ids = [new_id() for _ in range(10_000)]
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", one) for one in ids)
+
+
+def test_ulids_do_not_go_back_with_the_clock(monkeypatch):
+    maker = UlidMaker()
+    first = maker.new()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    assert maker.new() > first

@@ -1,0 +1,41 @@
+"""Programs that a test needs: missing ones fail in CI, and skip with the install hint on a person's machine."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).parent.parent / ".cache"
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program, also from /usr/sbin."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found:
+        return found
+    hint = f"{name} is not installed: apt-get install {package}"
+    if os.environ.get("CI"):
+        pytest.fail(hint)
+    pytest.skip(hint)
+
+
+def node_package(name: str) -> Path:
+    """A folder with a node_modules that holds the package, installed once into the project's cache."""
+    npm = program("npm", "npm")
+    folder = CACHE / "node"
+    if not (folder / "node_modules" / name).is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            hint = f"npm could not install {name}: {done.stderr.strip()[-300:]}"
+            if os.environ.get("CI"):
+                pytest.fail(hint)
+            pytest.skip(hint)
+    return folder
