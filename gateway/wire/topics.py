@@ -6,6 +6,9 @@ MicroPython-safe.
 
 from gateway.wire.event import slug
 
+# No device may have these ids: two are topic levels of the gateway's own, one stands for all that is not learned.
+RESERVED_IDS = ("bridge", "notify", "unknown")
+
 
 class Topics:
     """The topics below one base (default `mailwire`)."""
