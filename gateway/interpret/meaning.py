@@ -1,0 +1,287 @@
+"""What a mail means: kind, state, severity, title and data of its event, by a profile.
+
+A profile is data (`gateway/profiles/*.toml`, explained there); this file only knows how to apply one. Whatever a
+profile says, the work is bounded: texts are cut before they are searched, words are found by looking each one up, and
+data has a limited number of short keys that no mail can choose freely (they are slugs).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.interpret.fields import one_line
+from gateway.wire import event as vocabulary
+
+if TYPE_CHECKING:
+    from gateway.api import Envelope
+    from gateway.interpret import Reading
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+
+MAX_KEYS = 40
+MAX_KEY = 40  # characters
+MAX_VALUE = 200
+MAX_TITLE = 200
+_MAX_LINES = 200  # of a body that are looked at for keys
+_MAX_SEARCHED = 4096  # characters of a body that are searched for words
+_SHORT = 4  # words
+
+_WORD = re.compile(r"\w+")
+_PUNCTUATION = {number: " " for number in range(128) if not (chr(number).isalnum() or chr(number) == "_")}
+_NO_SLUG = re.compile(r"[^a-z0-9]+")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
+_BRACKETED = re.compile(r"\[(\w{1,20})\]")
+_KEY = re.compile(r"[ \t>*-]*+([^\W\d_](?:[\w.#/&'+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
+_RESERVED = frozenset(("truncated",))  # ours, in `data`
+
+
+@dataclass(slots=True)
+class Meaning:
+    """`device_name` and `serial` are hints for whoever names the device; None where the mail says nothing."""
+
+    kind: str
+    state: str | None
+    severity: str
+    title: str
+    data: dict[str, str] = field(default_factory=dict)
+    manufacturer: str | None = None
+    model: str | None = None
+    profile: str | None = None
+    device_name: str | None = None
+    serial: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    kind: str
+    state: str | None
+    ends: bool
+    severity: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Phrase:
+    """`rank` is the place of its rule in the file; `scope` is "anywhere", "title" or "short"."""
+
+    words: tuple[str, ...]
+    rank: int
+    scope: str
+
+
+class Profile:
+    """A profile file made ready for use."""
+
+    def __init__(self, source: dict[str, Any]) -> None:
+        self.name: str = source["name"]
+        self.dull = frozenset(source["dull"])
+        self.boilerplate = tuple(source["boilerplate"])
+        self.keys: dict[str, list[str]] = source["keys"]
+        self.states = {word: state for state, words in source["states"].items() for word in words}
+        self.severities = {word: severity for severity, words in source["severities"].items() for word in words}
+        self.rules = [
+            _Rule(rule["kind"], rule.get("state"), rule.get("ends", False), rule.get("severity"))
+            for rule in source["rule"]
+        ]
+        self.phrases = _by_words(
+            _Phrase(tuple(_words(phrase)), rank, scope)
+            for rank, rule in enumerate(source["rule"])
+            for scope in ("anywhere", "title", "short")
+            for phrase in rule.get(scope, ())
+        )
+        self.patterns = [
+            (pattern["zone"], pattern["if"], re.compile(pattern["regex"], re.IGNORECASE | re.MULTILINE))
+            for pattern in source["pattern"]
+        ]
+        self.maker_senders: dict[str, str] = {
+            word: maker["name"] for maker in source["maker"] for word in maker.get("sender", ())
+        }
+        self.maker_texts: dict[str, str] = {
+            phrase: maker["name"] for maker in source["maker"] for phrase in maker.get("text", ())
+        }
+        self.maker_keys: list[tuple[frozenset[str], str]] = [
+            (frozenset(maker["keys"]), maker["name"]) for maker in source["maker"] if "keys" in maker
+        ]
+
+
+@cache
+def profile(name: str = "generic") -> Profile:
+    """A profile of ours by its name; read once."""
+    return Profile(tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8")))
+
+
+def meaning(reading: Reading, envelope: Envelope) -> Meaning:
+    """The meaning of a mail by the generic profile. Unknown words make the kind `other`, never an alarm."""
+    rules = profile()
+    subject = reading.subject or ""
+    body = reading.text[:_MAX_SEARCHED]
+    data = _data(reading.text, rules)
+    event = _first(data, rules.keys["event"]) or ""
+    found = None
+    zone = ""
+    for zone, text in (("event", event), ("subject", subject), ("text", body)):
+        found = _find(rules.phrases, _words(text), zone != "text")
+        if found is not None:
+            break
+    line = event if zone == "event" else subject
+    if found is None:
+        result = Meaning("other", None, _severity_of(_words(subject), rules) or "info", "")
+    else:
+        rule = rules.rules[found.rank]
+        if zone == "text":
+            line = _line_with(found.words, body)
+        words = _words(line)
+        state = rule.state
+        if rule.ends:
+            state = next((rules.states[word] for word in words if word in rules.states), state)
+        severity = "info" if state == "off" else rule.severity or _severity_of(words, rules) or "info"
+        result = Meaning(rule.kind, state, severity, "")
+    result.severity = _stated_severity(subject, data, rules) or result.severity
+    result.profile = rules.name
+    result.data = data
+    lowered = {"subject": subject.lower(), "text": body.lower()}
+    hints = _patterns(rules, lowered, {"subject": subject, "text": body}, data)
+    if channel := _first(data, rules.keys["channel"]):
+        data.setdefault("channel", channel)
+    result.device_name = _hint("device_name", hints, result, rules)
+    result.serial = _hint("serial", hints, result, rules)
+    result.model = _hint("model", hints, result, rules)
+    result.manufacturer = _manufacturer(reading, envelope, "\n".join(lowered.values()), data, rules)
+    result.title = _title(reading, subject, event, line if found is not None else "", rules)
+    return result
+
+
+def _words(text: str) -> list[str]:
+    text = text.lower()
+    return text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text)
+
+
+def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]:
+    """By the first word, then by the second, which is "" for phrases of one word."""
+    table: dict[str, dict[str, list[_Phrase]]] = {}
+    for phrase in phrases:
+        second = phrase.words[1] if len(phrase.words) > 1 else ""
+        table.setdefault(phrase.words[0], {}).setdefault(second, []).append(phrase)
+    return table
+
+
+def _find(table: dict[str, dict[str, list[_Phrase]]], words: list[str], title: bool) -> _Phrase | None:
+    """The phrase of the first rule that any place in `words` matches; `title`: it is an event or a subject."""
+    best: _Phrase | None = None
+    for at, word in enumerate(words):
+        if word not in table:
+            continue
+        branch = table[word]
+        for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
+            if best is not None and phrase.rank >= best.rank:
+                continue
+            if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and len(words) > _SHORT)):
+                continue
+            if tuple(words[at : at + len(phrase.words)]) == phrase.words:
+                best = phrase
+    return best
+
+
+def _line_with(words: tuple[str, ...], text: str) -> str:
+    for line in text.splitlines():
+        if all(word in line.lower() for word in words):
+            return one_line(line).lstrip("-* ")
+    return " ".join(words)  # broken over two lines
+
+
+def _data(text: str, rules: Profile) -> dict[str, str]:
+    """The `KEY: value` lines of a body, by slugs of their keys; the first of a key wins, empty values are left out."""
+    data: dict[str, str] = {}
+    for line in text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]:
+        key, separator, value = line.partition(":")
+        if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
+            inside, _, rest = line.partition(")")
+            rest, separator, value = rest.partition(":")
+            key = f"{inside}){rest}"
+        elif not separator:
+            key, separator, value = line.partition(" = ")
+        value = value.strip()
+        if not separator or not value or len(key) > 2 * MAX_KEY or value.startswith("//"):
+            continue
+        slug, unit = _key(key)
+        if not slug or (key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" ")):
+            continue  # prose, or a time of day
+        if unit in rules.keys["numbered"] and value.endswith(")"):
+            value, _, number = value[:-1].rpartition("(")
+            data.setdefault("channel", one_line(number)[:MAX_VALUE])
+        value = one_line(value)[:MAX_VALUE]
+        if value:
+            data.setdefault(slug, value)
+            if len(data) >= MAX_KEYS:
+                break
+    return data
+
+
+@lru_cache(maxsize=1024)  # devices repeat their keys in every mail
+def _key(key: str) -> tuple[str, str]:
+    """The slug of a key, "" if it can't be one: it is a few words, and may have a unit in parentheses behind them."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        return "", ""
+    slug = _NO_SLUG.sub("_", found[1].lower().translate(_UMLAUTS)).strip("_")
+    return ("" if slug in _RESERVED or len(slug) > MAX_KEY else slug), (found[2] or "").strip().lower()
+
+
+def _first(data: dict[str, str], keys: Iterable[str]) -> str | None:
+    return next((data[key] for key in keys if key in data), None)
+
+
+def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], data: dict[str, str]) -> dict[str, str]:
+    """Named groups into `data`, except hints on the device, which are returned."""
+    hints: dict[str, str] = {}
+    for zone, needed, pattern in rules.patterns:
+        found = pattern.search(zones[zone]) if needed in lowered[zone] else None
+        for name, value in found.groupdict().items() if found is not None else ():
+            if value:
+                (hints if name in ("device_name", "serial", "model") else data).setdefault(name, value[:MAX_VALUE])
+    return hints
+
+
+def _hint(name: str, hints: dict[str, str], result: Meaning, rules: Profile) -> str | None:
+    """What the mail says about its device, by a pattern or a key; a factory's default name says nothing."""
+    alone = rules.keys[f"{name}_alone"] if result.kind not in rules.keys["not_about"] else []
+    said = hints.get(name) or _first(result.data, (*rules.keys[name], *alone))
+    return said if said and " ".join(_words(said)) not in rules.dull else None
+
+
+def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
+    """The worst severity that any of the words stands for."""
+    found = [rules.severities[word] for word in words if word in rules.severities]
+    return max(found, key=vocabulary.severity_rank, default=None)
+
+
+def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str | None:
+    stated = [word.lower() for word in _BRACKETED.findall(subject)]
+    stated += _words(_first(data, rules.keys["severity"]) or "")
+    return _severity_of(stated, rules)
+
+
+def _manufacturer(reading: Reading, envelope: Envelope, text: str, data: dict[str, str], rules: Profile) -> str | None:
+    for word in _words(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
+        if word in rules.maker_senders:
+            return rules.maker_senders[word]
+    for phrase, name in rules.maker_texts.items():
+        if phrase in text:
+            return name
+    return next((name for keys, name in rules.maker_keys if keys <= data.keys()), None)
+
+
+def _title(reading: Reading, subject: str, event: str, line: str, rules: Profile) -> str:
+    """One line that tells a person what it is about: the subject, unless that is the same in every mail."""
+    if not subject or " ".join(_words(subject)) in rules.dull:
+        lines = (one_line(text) for text in reading.text[:_MAX_SEARCHED].splitlines())
+        telling = (text for text in lines if text and not text.lower().startswith(rules.boilerplate))
+        subject = event or line or next(telling, "") or subject
+    if not subject:
+        subject = "Mail without text" if not reading.attachments else reading.attachments[0]["name"]
+    return subject if len(subject) <= MAX_TITLE else subject[: MAX_TITLE - 1] + "…"

@@ -1,0 +1,91 @@
+"""Content transfer encodings (RFC 2045 §6) undone in slices, so that a 20 MB picture costs a slice of memory.
+
+Damage never stops the decoding: what can be decoded is, and the caller is told that something was wrong.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmap import mmap
+
+    Buffer = bytes | mmap
+
+SLICE = 192 * 1024  # bytes of the mail per step: a multiple of four lines of base64 would be no faster
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_BLANKS = b"\r\n\t \0"
+_NOT_BASE64 = bytes(set(range(256)) - set(_ALPHABET + b"="))
+_PADDING = re.compile(rb"=+")
+
+
+def decoded(raw: Buffer, start: int, end: int, encoding: str, damage: list[str]) -> Iterator[bytes]:
+    """The decoded bytes of `raw[start:end]` in pieces; words for what was wrong are appended to `damage`.
+
+    Unknown encodings, 7bit, 8bit and binary mean: the bytes as they are.
+    """
+    if encoding == "base64":
+        return _base64(raw, start, end, damage)
+    if encoding == "quoted-printable":
+        return _quoted_printable(raw, start, end)
+    return (raw[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
+
+
+def is_base64(sample: bytes) -> bool:
+    """False for text that only claims to be base64: more than a tenth of it is outside the alphabet."""
+    text = sample.translate(None, b"\r\n")
+    return len(text.translate(None, _NOT_BASE64)) * 10 > len(text) * 9
+
+
+def base64(data: bytes) -> bytes:
+    """A short piece of base64, however damaged."""
+    done, rest = _lenient(data)
+    return done + _quanta(rest)
+
+
+def _base64(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[bytes]:
+    rest = b""
+    for at in range(start, end, SLICE):
+        clean = rest + raw[at : min(at + SLICE, end)].translate(None, _BLANKS)
+        whole = len(clean) & ~3
+        try:
+            piece, rest = binascii.a2b_base64(clean[:whole], strict_mode=True), clean[whole:]
+        except binascii.Error:
+            if not damage:
+                damage.append("damaged base64")
+            piece, rest = _lenient(clean)
+        yield piece
+    if rest:
+        if not damage and len(rest.rstrip(b"=")) % 4 == 1:
+            damage.append("damaged base64")
+        yield _quanta(rest)
+
+
+def _lenient(text: bytes) -> tuple[bytes, bytes]:
+    """Decode around foreign characters and around padding in the middle; the rest awaits the next slice."""
+    text = text.translate(None, _NOT_BASE64)
+    # Padding in the middle ends a piece that was encoded by itself. A thousand of them in a slice are noise.
+    *pieces, tail = _PADDING.split(text) if text.count(b"=") < 1000 else [text.translate(None, b"=")]
+    whole = len(tail) & ~3
+    return b"".join(map(_quanta, pieces)) + binascii.a2b_base64(tail[:whole]), tail[whole:]
+
+
+def _quanta(text: bytes) -> bytes:
+    """One run of base64 with its padding missing or not; a single left-over character says nothing and is dropped."""
+    text = text.translate(None, _NOT_BASE64 + b"=")
+    return binascii.a2b_base64(text[: len(text) - (len(text) % 4 == 1)] + b"==")
+
+
+def _quoted_printable(raw: Buffer, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        piece = raw[start : min(start + SLICE, end)]
+        if start + len(piece) < end:
+            # Never cut between "=" and the two characters that belong to it.
+            sign = piece.find(b"=", len(piece) - 2)
+            piece = piece[:sign] if sign > 0 else piece
+        start += len(piece)
+        yield binascii.a2b_qp(piece)
