@@ -1,0 +1,552 @@
+"""One connection: bytes between a socket, TLS, the SMTP session and the intake.
+
+The law: whoever hangs up cancels nothing. What the peer has sent is worked off to its end, mail by mail, and each
+complete mail is kept whether or not anybody is left to hear the 250. Only a mail whose end never came is dropped.
+
+Memory for a connection is bounded: content goes on piece by piece, and reading is paused while the disk is behind,
+while a mail is being kept and much has come behind it, and while the peer does not read our replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble
+from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
+
+from .access import Access, Peers, matcher
+from .config import Config
+from .tls import Tls, failure
+
+Events = Sequence[tuple[Any, ...]]
+
+_DISK, _STORE, _PEER = 1, 2, 4  # whom reading waits for: bits
+AHEAD = 64 * 1024
+"""Bytes that may come while a mail is being kept, before reading is paused."""
+PROBE = 2.0
+"""Seconds within which a peer that leaves a TLS port without a word only looked whether anybody is there."""
+LINGER = 10.0
+"""Seconds that a peer has to take our last words."""
+_FULL = (452, "4.3.1", "The gateway's disk is full, try again later")
+_TROUBLE = (451, "4.3.0", "The gateway could not keep this mail, try again later")
+# Why a session was ended by us, as far as no remark has said it already.
+_REASONS = {
+    "bad-commands": "it sent more than {max_bad} commands that make no sense",
+    "bdat": "it sent a BDAT that can't be followed",
+    "commands": "it sent more than {max_commands} commands ('max_commands')",
+    "logins": "{max_auth_failures} logins of it failed",
+}
+FIRST_LOGIN, SLOWEST_LOGIN = 0.5, 30.0
+"""Seconds that the answer to a wrong password takes: to a peer's first one, then always doubled, and at most."""
+
+
+class Shared:
+    """What the connections of one server have in common."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        intake: Intake,
+        log: logging.Logger,
+        limit: int,
+        modern: ssl.SSLContext | None,
+        old: ssl.SSLContext | None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.intake = intake
+        self.log = log
+        self.modern = modern
+        self.old = old
+        self.loop = asyncio.get_running_loop()
+        self.access = Access(config.allow, config.old_tls, config.bare_lf)
+        self.peers = Peers(limit, config.max_connections_per_peer)
+        self.users = {user: password.get_secret_value().encode() for user, password in config.users.items()}
+        self.implicit = config.tls == "implicit"
+        self.starttls = "none" if self.implicit else config.tls
+        self.options: dict[str, Any] = {
+            "secure": self.implicit,
+            "login": config.login,
+            "strict": config.tolerance == "strict",
+            "max_size": int(config.max_size),
+            "max_recipients": config.max_recipients,
+            "max_commands": config.max_commands,
+            "max_bad": config.max_bad,
+            "max_auth_failures": config.max_auth_failures,
+            "recipient": matcher(config.recipients),
+            "room": intake.room,
+        }
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        self.empty = asyncio.Event()
+        """Set when the last connection is done, once `stopping`."""
+
+    def right_login(self, user: str, password: str) -> bool:
+        """Takes equally long whether the user is unknown or the password is wrong."""
+        expected = self.users.get(user)
+        given = password.encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given if expected is None else expected, given) and expected is not None
+
+
+class Connection(asyncio.Protocol):
+    """See the module's text."""
+
+    __slots__ = (
+        "_behind",
+        "_ended",
+        "_held",
+        "_more",
+        "_over",
+        "_peer",
+        "_receipt",
+        "_remarks",
+        "_seen",
+        "_session",
+        "_shared",
+        "_since",
+        "_tls",
+        "_transport",
+        "_working",
+    )
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._transport: asyncio.Transport | None = None
+        self._receipt: Receipt | None = None
+        self._tls: Tls | None = None
+        self._remarks: list[str] | None = None
+        self._more: Events = ()
+        self._behind = 0
+        self._held = 0
+        self._working = False
+        self._ended = False  # the peer will send nothing more
+        self._over = False  # we have said our last word
+
+    # --- from the socket ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = peer = cast(str, transport.get_extra_info("peername")[0])
+        self._since = self._seen = time.monotonic()
+        shared = self._shared
+        peers = shared.peers
+        rights = shared.access.rights(peer)
+        if not rights.allowed:
+            self._refuse(
+                f"554 5.7.1 {peer} may not send mail to this gateway",
+                f"{peer} was refused: it is in none of the networks under 'allow'. To let it in, add '{peer}' there.",
+            )
+            return
+        full = peers.enter(peer, rights.counted)
+        if full:
+            self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
+            return
+        shared.connections.add(self)
+        starttls = "none" if shared.starttls == "offered" and peers.failed_tls.count(peer) else shared.starttls
+        self._session = Session(shared.config.hostname, tls=starttls, bare_lf=rights.bare_lf, **shared.options)
+        if shared.implicit:
+            self._start_tls()
+        elif not shared.stopping:
+            self._transport.write(self._session.greeting())
+        if shared.stopping:  # it was accepted just before
+            self.stop()
+
+    def data_received(self, data: bytes) -> None:
+        if self._tls is None:
+            self._take(data)
+            return
+        tls = self._tls
+        data = self._decrypt(tls, data)
+        if data:
+            tls.used = True
+            self._take(data)
+        if tls.error:
+            self._close()
+        elif tls.peer_ended:
+            self.eof_received()
+
+    def eof_received(self) -> bool:
+        """The peer will send nothing more. It may well listen yet: our side stays open until all is answered."""
+        self._ended = True
+        if not self._session.waiting or self._handshaking():
+            self._close()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        transport, self._transport = self._transport, None
+        if self not in self._shared.connections:
+            return
+        if isinstance(exc, OSError) and not self._over and transport is not None:
+            self._read_rest(transport)
+        if self._over or not self._session.waiting or self._handshaking():
+            self._finish()
+
+    def pause_writing(self) -> None:
+        self._hold(_PEER)
+
+    def resume_writing(self) -> None:
+        self._release(_PEER)
+
+    def _read_rest(self, transport: asyncio.Transport) -> None:
+        """A failed write makes asyncio close the socket, but what the peer sent before it left is still in there."""
+        with transport.get_extra_info("socket").dup() as rest:
+            rest.setblocking(False)
+            try:
+                while data := rest.recv(AHEAD):
+                    self.data_received(data)
+            except OSError:
+                pass
+
+    # --- the session -------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        session = self._session
+        if session.waiting:
+            self._behind += len(data)
+            if self._behind > AHEAD:
+                self._hold(_STORE)
+            session.receive(data)
+        else:
+            self._work(session.receive(data))
+
+    def _work(self, events: Events) -> None:
+        """Carry out the session's events and those that follow from our answers; then reply in one piece."""
+        session = self._session
+        progress = bool(events) or session.in_mail
+        starttls = close = False
+        self._working = True
+        while events:
+            for event in events:
+                kind = event[0]
+                if kind == BODY:
+                    assert self._receipt is not None
+                    if not self._receipt.write(event[1]):
+                        self._hold(_DISK)
+                elif kind == MAIL:
+                    self._commit()
+                elif kind == BEGIN:
+                    self._receipt = self._shared.intake.begin(self._drained)
+                    self._since = time.monotonic()
+                elif kind == ABORT:
+                    self._abort()
+                elif kind == REMARK:
+                    self._remark(event[1], event[2])
+                elif kind == AUTH:
+                    self._login(event[2], event[3])
+                elif kind == STARTTLS:
+                    starttls = True
+                elif kind == CLOSE:
+                    close = True
+                    self._log_reason(event[1])
+            events, self._more = self._more, ()
+        self._working = False
+        replies = session.output()
+        if replies:
+            self._send(replies)
+            progress = True
+        if progress:
+            self._seen = time.monotonic()
+        if close:
+            self._close()
+        elif starttls:
+            self._start_tls()
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """After each piece of work: is there a reason to end here, or to read on?"""
+        session = self._session
+        if self._over or session.waiting:
+            return
+        if self._behind:
+            self._behind = 0
+            self._release(_STORE)
+        if self._transport is None:
+            self._finish()
+        elif self._ended:
+            self._close()
+        elif self._shared.stopping and session.idle:
+            self._say_goodbye(session.shutdown())
+
+    def _abort(self) -> None:
+        if self._receipt is not None:
+            self._receipt.abort()
+            self._receipt = None
+        self._release(_DISK)
+        most = self._shared.config.max_size.human_readable()
+        self._warn("given up", f"A mail from %s was given up: it has more than {most} ('max_size'), or was taken back.")
+
+    def _remark(self, code: str, text: str) -> None:
+        if self._remarks is None:
+            self._remarks = []
+        self._remarks.append(code)
+        if self._shared.peers.said_today.note((self._peer, code)) == 1:
+            self._shared.log.warning("%s: %s", self._who(), plain(text))
+
+    def _log_reason(self, reason: str) -> None:
+        words = _REASONS.get(reason)
+        if words:
+            self._warn(reason, f"%s was cut off: {words.format_map(self._shared.options)}.")
+
+    def _warn(self, what: str, line: str) -> None:
+        """Log it once an hour for a peer, which is named where `line` has its %s."""
+        if self._shared.peers.said_this_hour.note((self._peer, what)) == 1:
+            self._shared.log.warning(line, self._who())
+
+    # --- login -------------------------------------------------------------------------------------------------
+
+    def _login(self, user: str, password: str) -> None:
+        shared = self._shared
+        failures = shared.peers.failed_logins
+        if shared.right_login(user, password):
+            failures.forget(self._peer)
+            self._more = self._session.auth_done(True)
+            return
+        count = failures.note(self._peer)
+        what = "wrong password" if user in shared.users else "no such user"
+        shared.log.warning("Login of %s from %s refused: %s.", plain(repr(user)), self._who(), what)
+        shared.loop.call_later(min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN), self._refuse_login)
+
+    def _refuse_login(self) -> None:
+        if not self._over:
+            self._work(self._session.auth_done(False))
+
+    # --- the mail ----------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        session = self._session
+        receipt, self._receipt = self._receipt, None
+        assert receipt is not None
+        self._release(_DISK)
+        details: dict[str, Any] = {}
+        if session.params:
+            details["params"] = dict(session.params)
+        if session.user:
+            details["user"] = session.user
+        if self._tls is not None:
+            details["tls"] = self._tls.facts
+        if self._remarks:
+            details["remarks"] = list(self._remarks)
+        envelope = Envelope(
+            self._shared.name,
+            self._peer,
+            session.helo or "",
+            session.mail_from or "",
+            list(session.recipients),
+            details,
+        )
+        receipt.commit(envelope, self._kept)
+
+    def _kept(self, mail_id: str, trouble: StoreTrouble | None) -> None:
+        """The intake's answer, perhaps from within `commit`, perhaps long after the peer has left."""
+        session, log = self._session, self._shared.log
+        self._since = time.monotonic()
+        if trouble is None:
+            if log.isEnabledFor(logging.INFO):
+                self._log_mail(mail_id)
+            events = session.mail_done(mail_id)
+        else:
+            if self._shared.peers.said_this_hour.note("put off") == 1:
+                log.warning("A mail from %s was put off, not kept: %s.", self._who(), trouble)
+            events = session.mail_failed(*(_FULL if isinstance(trouble, StoreFull) else _TROUBLE))
+        if self._working:
+            self._more = events
+        elif not self._over:
+            self._work(events)
+
+    def _log_mail(self, mail_id: str) -> None:
+        session = self._session
+        self._shared.log.info(
+            "mail %s from %s: sender <%s>, recipients: %d, bytes: %d",
+            mail_id,
+            self._who(),
+            plain(session.mail_from or ""),
+            len(session.recipients),
+            session.size,
+        )
+
+    # --- TLS ---------------------------------------------------------------------------------------------------
+
+    def _start_tls(self) -> None:
+        shared = self._shared
+        old = shared.old if shared.access.rights(self._peer).old_tls else None
+        context = old or shared.modern
+        assert context is not None
+        self._tls = Tls(context)
+        self._seen = time.monotonic()
+
+    def _handshaking(self) -> bool:
+        return self._tls is not None and not self._tls.established
+
+    def _decrypt(self, tls: Tls, data: bytes) -> bytes:
+        before = tls.established
+        data = tls.receive(data)
+        self._write(tls.outgoing())
+        if tls.established and not before:
+            if self._shared.implicit:
+                self._send(self._session.greeting())
+            else:
+                self._session.tls_started()
+        return data
+
+    def _tls_failed(self, tls: Tls) -> None:
+        """Named once an hour; and for that hour a device that may go without TLS is not tempted to try it again."""
+        shared = self._shared
+        if shared.implicit and not tls.first and time.monotonic() - self._since < PROBE:
+            return
+        if shared.peers.failed_tls.note(self._peer) > 1:
+            return
+        what, remedy = failure(tls, implicit=shared.implicit, old=shared.access.rights(self._peer).old_tls)
+        then = " For an hour it is not offered STARTTLS." if shared.starttls == "offered" else ""
+        shared.log.warning("TLS with %s failed: %s. Remedy: %s.%s", self._who(), what, remedy, then)
+
+    # --- to the socket -----------------------------------------------------------------------------------------
+
+    def _send(self, replies: bytes) -> None:
+        if self._tls is not None:
+            replies = self._tls.send(replies)
+        self._write(replies)
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def _hold(self, why: int) -> None:
+        if not self._held and self._transport is not None:
+            self._transport.pause_reading()
+        self._held |= why
+
+    def _release(self, why: int) -> None:
+        if self._held & why:
+            self._held ^= why
+            if not self._held and self._transport is not None and not self._ended:
+                self._transport.resume_reading()
+
+    def _drained(self) -> None:
+        self._release(_DISK)
+
+    def _refuse(self, reply: str, line: str) -> None:
+        """Turn away a peer before its session begins."""
+        shared = self._shared
+        if shared.peers.said_this_hour.note((self._peer, reply)) == 1:
+            shared.log.warning(line)
+        if not shared.implicit:
+            self._write(reply.encode() + b"\r\n")
+        if self._transport is not None:
+            self._transport.close()
+
+    def _say_goodbye(self, line: bytes) -> None:
+        if not self._handshaking():
+            self._send(line)
+        self._close()
+
+    def _close(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._seen = time.monotonic()
+        if self._transport is None:
+            self._finish()
+            return
+        if self._tls is not None:
+            self._write(self._tls.end())
+        self._transport.close()
+
+    def _finish(self) -> None:
+        """Nobody is there any more, and nothing is left to do."""
+        shared = self._shared
+        if self not in shared.connections:
+            return
+        self._over = True
+        shared.connections.remove(self)
+        shared.peers.leave(self._peer)
+        self._drop("it hung up")
+        if self._tls is not None and not self._tls.used and not shared.stopping:
+            self._tls_failed(self._tls)
+        if shared.stopping and not shared.connections:
+            shared.empty.set()
+
+    def _drop(self, why: str) -> None:
+        """Forget the mail whose end has not come."""
+        if self._receipt is not None:
+            self._receipt.abort()
+            self._receipt = None
+            session = self._session
+            self._shared.log.warning(
+                "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.",
+                self._who(),
+                plain(session.mail_from or ""),
+                session.size,
+                why,
+            )
+
+    # --- from the server ---------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Once a second: has the peer used up its time? What we owe ourselves is never counted against it."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._held & _DISK:
+            self._seen = now
+        silent = now - self._seen
+        if self._over:
+            if silent > LINGER:
+                transport.abort()
+            return
+        session, times = self._session, self._shared.config.timeouts
+        if self._handshaking():
+            patience, whole = times.handshake, math.inf
+        elif session.in_mail:
+            patience, whole = times.data if session.size else times.data_start, times.mail
+        elif session.waiting:
+            return
+        else:
+            patience, whole = times.command, times.session
+        if silent > patience:
+            why = f"nothing came for {patience:g} seconds"
+        elif now - self._since > whole:
+            why = f"it took more than {whole:g} seconds"
+        else:
+            return
+        self._shared.log.debug("%s is cut off: %s", self._who(), why)
+        self._drop(why)
+        self._say_goodbye(session.timeout())
+
+    def stop(self) -> None:
+        """The server stops: end now, unless a mail is under way."""
+        if self._handshaking() or self._session.idle:
+            self._say_goodbye(self._session.shutdown())
+
+    def cut(self) -> None:
+        """The server has waited long enough."""
+        if not self._over:
+            self._drop("the gateway stops")
+            self._say_goodbye(self._session.shutdown())
+
+    def abort(self) -> None:
+        """Let go of a peer that does not even take our last words."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _who(self) -> str:
+        """The peer, as a person can find it."""
+        helo = self._session.helo
+        return f"{self._peer} ({plain(helo)})" if helo else self._peer
+
+
+def plain(text: str) -> str:
+    """Fit for one line of a log: control characters, bidi marks and stray bytes are escaped, length is bounded."""
+    if len(text) > 256:
+        text = text[:255] + "…"
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)

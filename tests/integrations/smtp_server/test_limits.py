@@ -1,0 +1,235 @@
+"""Each limit, with the reply that the device hears and the line that its owner reads."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gateway.integrations import smtp_server
+from gateway.integrations.smtp_server import access, protocol
+from tests.integrations.smtp_server.harness import Peer, Serve, eventually
+
+OPENING = (b"EHLO cam", b"MAIL FROM:<cam@lan>", b"RCPT TO:<motion@gw>")
+
+
+class TestWhoMayConnect:
+    def test_a_stranger_is_told_and_named_once(self, serve: Serve) -> None:
+        server = serve(allow=["192.0.2.0/24"])
+        for _ in range(3):
+            assert server.connect().rest() == ["554 5.7.1 127.0.0.1 may not send mail to this gateway"]
+        line = (
+            "WARNING 127.0.0.1 was refused: it is in none of the networks under 'allow'. "
+            "To let it in, add '127.0.0.1' there."
+        )
+        assert server.log.lines == [line]
+
+    def test_all_connections_taken(self, serve: Serve) -> None:
+        server = serve(max_connections=2)
+        first, second = server.peer(), server.peer()
+        for _ in range(2):
+            assert server.connect().rest() == ["421 4.3.2 Too many connections, try again later"]
+        assert server.log.lines == ["WARNING 127.0.0.1 was put off: all 2 connections are taken ('max_connections')."]
+        first.close()
+        eventually(lambda: len(server.connections) == 1)
+        server.peer()
+        assert second.ask(b"NOOP") == "250 Ok"
+
+    def test_one_peer_has_its_share(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        everybody = access.Rights(allowed=True, counted=True, old_tls=False, bare_lf=False)
+        monkeypatch.setattr(access.Access, "rights", lambda self, peer: everybody)
+        server = serve(max_connections_per_peer=1)
+        server.peer()
+        assert server.connect().rest() == ["421 4.3.2 Too many connections, try again later"]
+        server.logged(
+            "WARNING 127.0.0.1 was put off: 1 connections from it are open already ('max_connections_per_peer')."
+        )
+
+    def test_programs_on_this_machine_are_not_counted(self, serve: Serve) -> None:
+        server = serve(max_connections_per_peer=1)
+        for _ in range(5):
+            server.peer()
+
+
+class TestOneConnection:
+    def test_size(self, serve: Serve) -> None:
+        server = serve(max_size="64 KiB")
+        peer = server.peer()
+        assert "SIZE 65536" in peer.ask(b"EHLO cam")
+        assert peer.ask(b"MAIL FROM:<a> SIZE=65537") == "552 5.3.4 Message too big"
+        for line in OPENING[1:]:
+            peer.ask(line)
+        peer.ask(b"DATA")
+        peer.send(b"x" * 70_000, b".")
+        assert peer.reply() == "552 5.3.4 Message too big"
+        server.logged(
+            "WARNING A mail from 127.0.0.1 (cam) was given up: it has more than 64.0KiB ('max_size'), or was taken back."
+        )
+        assert (server.intake.aborted, server.intake.mails) == (1, [])
+        assert peer.ask(*OPENING[1:], b"DATA") == "354 End with <CRLF>.<CRLF>"
+
+    def test_recipients(self, serve: Serve) -> None:
+        peer = serve(max_recipients=100).peer(*OPENING)
+        assert peer.ask(*[b"RCPT TO:<a>"] * 100) == "452 4.5.3 Too many recipients"
+
+    def test_recipients_that_are_not_ours(self, serve: Serve) -> None:
+        peer = serve(recipients=["*@gw.lan", "front-?"]).peer(*OPENING[:2])
+        assert peer.ask(b"RCPT TO:<Motion@GW.lan>") == "250 2.1.5 Ok"
+        assert peer.ask(b"RCPT TO:<front-2>") == "250 2.1.5 Ok"
+        assert peer.ask(b"RCPT TO:<a@gw.lan.example>") == "550 5.1.1 No such recipient here"
+
+    def test_commands(self, serve: Serve) -> None:
+        server = serve(max_commands=3)
+        peer = server.peer(b"EHLO cam")
+        peer.send(b"NOOP", b"NOOP", b"NOOP")
+        assert peer.rest() == ["250 2.0.0 Ok", "250 2.0.0 Ok", "421 4.7.0 gw.lan Too many commands"]
+        server.logged("WARNING 127.0.0.1 (cam) was cut off: it sent more than 3 commands ('max_commands').")
+
+    def test_commands_that_make_no_sense(self, serve: Serve) -> None:
+        server = serve()
+        peer = server.peer(b"EHLO cam")
+        peer.send(*[b"\xff\x00rubbish"] * 30)
+        replies = peer.rest()
+        assert len(replies) == 21
+        assert replies[-1] == "421 4.7.0 gw.lan Too many errors"
+        server.logged("WARNING 127.0.0.1 (cam) was cut off: it sent more than 20 commands that make no sense.")
+
+    def test_http(self, serve: Serve) -> None:
+        server = serve()
+        peer = server.connect()
+        peer.send(b"POST / HTTP/1.1", b"Host: gw", b"", b"EHLO x", b"MAIL FROM:<a>", b"RCPT TO:<b>", b"DATA")
+        assert peer.rest() == ["220 gw.lan ESMTP Mailwire", "421 gw.lan This is SMTP, not HTTP"]
+        server.logged(
+            "WARNING 127.0.0.1: It speaks HTTP to an SMTP port: check the port number in its settings."
+        )
+
+    def test_remarks_are_logged_once_a_day_and_go_with_each_mail(self, serve: Serve) -> None:
+        server = serve()
+        for _ in range(3):
+            peer = server.peer(b"HELO", b"MAIL FROM: a@lan", b"RCPT TO:<b>", b"DATA")
+            peer.send(b".")
+            peer.reply()
+        assert [line for line in server.log.lines if line.startswith("WARNING")] == [
+            "WARNING 127.0.0.1: It says HELO without a name; its address is used instead.",
+            "WARNING 127.0.0.1: It writes addresses without <brackets> around them.",
+        ]
+        assert [envelope.details["remarks"] for envelope, _ in server.intake.mails] == [
+            ["empty-helo", "no-brackets"]
+        ] * 3
+
+    def test_bare_lf_only_for_those_named(self, serve: Serve) -> None:
+        mail = b"EHLO cam\nMAIL FROM:<a>\nRCPT TO:<b>\nDATA\nhello\n.\nQUIT\n"
+        peer = serve(bare_lf=["127.0.0.1"]).connect()
+        peer.socket.sendall(mail)
+        assert [reply[:3] for reply in peer.rest()] == ["220", "250", "250", "250", "354", "250", "221"]
+        server = serve(bare_lf=["127.0.0.2"])
+        peer = server.connect()
+        peer.socket.sendall(mail.removesuffix(b"QUIT\n"))
+        server.logged(
+            "WARNING 127.0.0.1 (cam): It ends its mail with LF.LF, which is not the end of a mail: "
+            "set bare_lf for this device."
+        )
+
+    def test_strict(self, serve: Serve) -> None:
+        peer = serve(tolerance="strict").peer()
+        assert peer.ask(b"HELO") == "501 Say your name"
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smtp_server, "SWEEP", 0.02)
+
+
+SLOW = 30.0
+TIMEOUT = "421 4.4.2 gw.lan Timeout, closing"
+
+
+@pytest.mark.usefixtures("_quick")
+class TestTime:
+    def until_cut(self, peer: Peer, drip: bytes) -> str:
+        """Send this again and again; the reply that ends it."""
+        deadline = time.monotonic() + SLOW
+        peer.socket.settimeout(0.03)
+        while time.monotonic() < deadline:
+            try:
+                if (reply := peer.reply())[:1] != "2":
+                    return reply
+            except TimeoutError:
+                peer.socket.sendall(drip)
+        raise AssertionError("it was never cut off")
+
+    def test_a_silent_peer(self, serve: Serve) -> None:
+        peer = serve(timeouts={"command": 0.1}).peer()
+        assert peer.rest() == ["421 gw.lan Timeout, closing"]
+
+    def test_half_a_command_is_no_progress(self, serve: Serve) -> None:
+        peer = serve(timeouts={"command": 0.3}).peer(b"EHLO cam")
+        assert self.until_cut(peer, b"N") == TIMEOUT
+
+    def test_commands_are_progress_but_not_for_ever(self, serve: Serve) -> None:
+        server = serve(timeouts={"command": 0.2, "session": 0.8})
+        peer = server.peer(b"EHLO cam")
+        begun = time.monotonic()
+        assert self.until_cut(peer, b"NOOP\r\n") == TIMEOUT
+        assert time.monotonic() - begun >= 0.7
+
+    def test_a_mail_that_does_not_begin(self, serve: Serve) -> None:
+        server = serve(timeouts={"data_start": 0.1})
+        peer = server.peer(*OPENING, b"DATA")
+        assert peer.rest() == [TIMEOUT]
+        server.logged(
+            "WARNING A mail from 127.0.0.1 (cam), sender <cam@lan>, broke off after 0 bytes and was dropped: "
+            "nothing came for 0.1 seconds."
+        )
+        assert server.intake.aborted == 1
+
+    def test_a_mail_that_stops(self, serve: Serve) -> None:
+        server = serve(timeouts={"data": 0.1})
+        peer = server.peer(*OPENING, b"DATA")
+        peer.send(b"hello")
+        assert peer.rest() == [TIMEOUT]
+        assert server.intake.aborted == 1
+
+    def test_a_slow_mail_is_progress_but_not_for_ever(self, serve: Serve) -> None:
+        server = serve(timeouts={"data": 0.2, "mail": 0.8, "session": 0.1})
+        peer = server.peer(*OPENING, b"DATA")
+        begun = time.monotonic()
+        assert self.until_cut(peer, b"x") == TIMEOUT
+        assert time.monotonic() - begun >= 0.7
+        server.logged(
+            f"WARNING A mail from 127.0.0.1 (cam), sender <cam@lan>, broke off after {server.intake.written} bytes "
+            "and was dropped: it took more than 0.8 seconds."
+        )
+
+    def test_time_that_the_gateway_takes_is_not_counted(self, serve: Serve) -> None:
+        server = serve(timeouts={"command": 0.1, "data": 0.1, "session": 0.3})
+        server.intake.holding = True
+        peer = server.peer(*OPENING, b"DATA")
+        peer.send(b".")
+        eventually(lambda: server.intake.held)
+        time.sleep(0.5)  # the store is slow: this is what is tested
+        server.release()
+        assert peer.reply() == "250 2.0.0 Ok: stored as ID1"
+
+    def test_waiting_for_the_disk_is_not_counted(self, serve: Serve) -> None:
+        server = serve(timeouts={"data": 0.1})
+        server.intake.disk_is_slow = True
+        peer = server.peer(*OPENING, b"DATA")
+        peer.send(b"hello")
+        eventually(lambda: server.intake.draining)
+        time.sleep(0.4)  # the disk is slow: this is what is tested
+        peer.send(b".")
+        server.drain()
+        assert peer.reply() == "250 2.0.0 Ok: stored as ID1"
+
+    def test_one_that_does_not_read_its_last_words_is_let_go(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "LINGER", 0.1)
+        server = serve(timeouts={"command": 0.1})
+        peer = server.peer()
+        peer.socket.settimeout(0.2)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            while True:
+                peer.socket.send(b"NOOP\r\n" * 10_000)
+        eventually(lambda: not server.connections)
