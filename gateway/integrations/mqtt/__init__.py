@@ -1,0 +1,372 @@
+"""Target: events, pictures and states to an MQTT broker, with discovery for Home Assistant.
+
+A delivery is done when the broker has acknowledged (QoS 1) the event and, before it, its picture. While there is no
+connection every delivery is told `NotReady` and waits in the gateway's store; nothing is queued here. The connection
+is made in the background and made again, with a back-off, for ever. The topics are the table in the README.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import secrets
+import ssl
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from gateway.api import Broken, ConfigModel, Context, Device, Event, NotReady, Refused, Retry, Target
+from gateway.integrations.mqtt import client
+from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
+from gateway.integrations.mqtt.client import Address, Connection, Lost, Refusal, Will
+from gateway.integrations.mqtt.mirror import Mirror
+from gateway.integrations.mqtt.pictures import Pictures
+from gateway.integrations.mqtt.requests import Requests
+from gateway.wire.topics import Topics
+
+AUTO = "auto"
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two tries to connect
+LOGIN_WAIT = 60.0  # seconds after a refused login: a person must act, and a broker may count our tries
+STEADY = 10.0  # seconds; after a connection that held for so long the back-off begins anew
+GOODBYE = 2.0  # seconds for the last words at a stop
+
+ONLINE, OFFLINE = b'{"state":"online"}', b'{"state":"offline"}'
+
+# The broker will never take this event: Topic Name invalid, Packet too large, Payload format invalid (MQTT 5 §3.4.2.1)
+_FOR_EVER = (0x90, client.PACKET_TOO_LARGE, 0x99)
+_NOT_AUTHORIZED = 0x87
+_TOPIC = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+_EXAMPLE = "mqtt://user:password@host:1883"
+
+
+class Tls(ConfigModel):
+    """For mqtts://. Without `ca` the system's authorities are asked."""
+
+    ca: Path | None = Field(
+        default=None, description="File with the certificate of the authority that signed the broker's"
+    )
+    cert: Path | None = Field(default=None, description="File with our own certificate, if the broker asks for one")
+    key: Path | None = Field(default=None, description="File with its key, if that is not in the same file")
+    insecure: bool = Field(default=False, description="Take any certificate, of anybody")
+
+    @model_validator(mode="after")
+    def _key_needs_cert(self) -> Self:
+        if self.key and not self.cert:
+            raise ValueError("key is the key of cert; name that file, too")
+        return self
+
+    def files(self) -> list[Path]:
+        return [path for path in (self.ca, self.cert, self.key) if path]
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert:
+            context.load_cert_chain(self.cert, self.key)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class Config(ConfigModel):
+    """Where the broker is, and what is published."""
+
+    url: str = Field(
+        default=AUTO, repr=False, description=f"{_EXAMPLE}, mqtts://host:8883, or auto: the broker on this machine"
+    )
+    user: str | None = None
+    password: SecretStr | None = None
+    tls: Tls | None = None
+    client_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="Default: one made up and kept"
+    )
+    keepalive: int = Field(
+        default=30, ge=1, le=3600, description="Seconds after which a silent broker is asked for a sign"
+    )
+    base_topic: str = "mailwire"
+    discovery: str | bool = Field(
+        default="homeassistant",
+        description="Home Assistant's discovery prefix; false: no discovery, true: its usual prefix",
+    )
+    expiry: int | None = Field(default=None, ge=1, description="Seconds after which a broker forgets an event (MQTT 5)")
+    image_limit: int = Field(
+        default=4 * 1024 * 1024, ge=0, description="Bytes of the largest picture published; 0: none"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        if value == AUTO:
+            return value
+        if "://" not in value:
+            raise ValueError(f"write it with its scheme: mqtt://{value}")
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"that is no URL of a broker ({error}); it looks like {_EXAMPLE}") from None
+        if parts.scheme not in ("mqtt", "mqtts"):
+            raise ValueError(f"{parts.scheme}:// is not spoken here; write mqtt:// or, with TLS, mqtts://")
+        if not parts.hostname or port == 0:
+            raise ValueError(f"there is no host or no port in it; it looks like {_EXAMPLE}")
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError("nothing may follow the port; the topics begin with base_topic")
+        if parts.password and not parts.username:
+            raise ValueError("a password needs a user before it: mqtt://user:password@host")
+        return value
+
+    @field_validator("base_topic")
+    @classmethod
+    def _plain_topic(cls, value: str) -> str:
+        if not _TOPIC.fullmatch(value):
+            raise ValueError("a topic here is made of letters, digits, _ and -, with / between its levels")
+        return value
+
+    @field_validator("discovery")
+    @classmethod
+    def _prefix(cls, value: str | bool) -> str | bool:
+        if value is True:
+            return "homeassistant"
+        if isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "none", "true", "false"):
+            raise ValueError("write true or false (without quotes), or Home Assistant's discovery prefix")
+        return value if value is False else cls._plain_topic(str(value))
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        parts = urlsplit(self.url)
+        if self.tls and parts.scheme != "mqtts":
+            raise ValueError("tls is for a url that begins with mqtts://")
+        if parts.username and (self.user is not None or self.password is not None):
+            raise ValueError("user and password are given twice: in url, and beside it")
+        if self.password is not None and self.user is None:
+            raise ValueError("a password needs a user")
+        return self
+
+    def address(self, host: str, port: int) -> Address:
+        """With our login; for `url: auto`, where the host is found out."""
+        return Address(host, port, self.user, self.password.get_secret_value() if self.password else None)
+
+    def named_address(self) -> Address | None:
+        """The address in `url`; None for `auto`."""
+        if self.url == AUTO:
+            return None
+        parts = urlsplit(self.url)
+        secure = parts.scheme == "mqtts"
+        own = self.address("", 0)
+        return Address(
+            parts.hostname or "",
+            parts.port or (8883 if secure else 1883),
+            unquote(parts.username) if parts.username else own.user,
+            unquote(parts.password) if parts.password else own.password,
+            (self.tls or Tls()).context if secure else None,
+        )
+
+
+class Mqtt(Target):
+    """See the text at the top."""
+
+    concurrency: ClassVar[int] = client.WINDOW
+    event_bus: ClassVar[bool] = True
+    config: Config
+
+    def __init__(self, context: Context, config: Config) -> None:
+        super().__init__(context, config)
+        prefix = config.discovery or ""
+        self._topics = Topics(config.base_topic, str(prefix))
+        self._pictures = Pictures(context.gateway, self._topics, context.log, config.image_limit)
+        self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
+        self._requests = Requests(context.gateway, self._topics, context.log)
+        self._broker = LocalBroker(context.data_dir / "broker", context.log)
+        self._devices: dict[str, Device] = {}
+        # device -> set when its newest event that had to wait for something is on its way
+        self._preparing: dict[str, asyncio.Event] = {}
+        self._client_id = ""
+        self._connection: Connection | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._reported: str | None = None  # the kind of trouble that was reported last
+        self._trouble = "not connected yet"
+
+    async def start(self) -> None:
+        if self.config.tls:
+            for path in self.config.tls.files():
+                if not path.is_file():
+                    raise Broken(f"tls: there is no file {path}")
+        self._client_id = self.config.client_id or self._kept_client_id()
+        self._devices = {device.id: device for device in self.context.gateway.devices()}
+        self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
+
+    async def stop(self) -> None:
+        if self._runner:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        await self._requests.stop()
+        await self._broker.stop()
+
+    def describe(self) -> str:
+        own = " (mosquitto, started by Mailwire)" if self._broker.ours else ""
+        if self._connection:
+            return f"connected to the MQTT broker on {self._connection.address}{own}, topics {self._topics.base}/#"
+        where = self.config.named_address() or "this machine"
+        return f"connecting to the MQTT broker on {where}{own}, topics {self._topics.base}/#"
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    async def deliver(self, event: Event) -> None:
+        connection = self._connection
+        if connection is None:
+            raise NotReady(self._trouble)
+        try:
+            await (await self._begin(connection, event))
+        except Lost as error:
+            raise NotReady(f"the connection to the broker was lost: {error}") from error
+        except Refusal as error:
+            if error.code in _FOR_EVER:
+                raise Refused(str(error)) from error
+            raise Retry(str(error), LOGIN_WAIT if error.code == _NOT_AUTHORIZED else None) from error
+
+    async def _begin(self, connection: Connection, event: Event) -> asyncio.Future[None]:
+        """Publish the event after what has to be there before it, and after the events of this device before it."""
+        device_id = event["device"]["id"]
+        device = self._devices.get(device_id)
+        payload = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        before = self._preparing.get(device_id)
+        if before or event["attachments"] or (device and not self._mirror.introduced(device)):
+            prepared = self._preparing[device_id] = asyncio.Event()
+            try:
+                if before:
+                    await before.wait()
+                if device and not self._mirror.introduced(device):
+                    await self._mirror.introduce(connection, device)
+                if event["attachments"] and await self._pictures.publish(connection, event, device) and device:
+                    self._mirror.device_changed(device)
+                return connection.publish(self._topics.event(device_id), payload, expiry=self.config.expiry)
+            finally:
+                prepared.set()
+                if self._preparing[device_id] is prepared:
+                    del self._preparing[device_id]
+        return connection.publish(self._topics.event(device_id), payload, expiry=self.config.expiry)
+
+    def device_changed(self, device: Device) -> None:
+        self._devices[device.id] = device
+        self._mirror.device_changed(device)
+
+    def device_forgotten(self, device_id: str) -> None:
+        self._devices.pop(device_id, None)
+        self._pictures.forget(device_id)
+        self._mirror.device_forgotten(device_id)
+
+    # --- the connection ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Connect, serve, wait, again."""
+        wait = FIRST_WAIT
+        while True:
+            began = time.monotonic()
+            try:
+                reason = await self._connect_and_serve()
+                self._report("away", f"the connection to the MQTT broker was lost: {reason}; events wait in the store")
+            except (Lost, NoBroker) as error:
+                self._report("away", f"{error}; events wait in the store")
+            except Refusal as error:
+                self._report("refused", self._refused(error))
+                wait = LOGIN_WAIT if error.credentials else LONGEST_WAIT
+            except Exception as error:  # a fault of ours must not leave the gateway without MQTT for good
+                self.context.log.exception("the MQTT connection failed")
+                self._report("fault", f"the MQTT connection failed ({type(error).__name__}: {error})")
+            if time.monotonic() - began > STEADY:
+                wait = FIRST_WAIT
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _connect_and_serve(self) -> str:
+        """One connection, from its beginning to its end, whose reason is returned."""
+        address = self.config.named_address()
+        if address is None:
+            address = self.config.address(*await self._broker.locate())
+        connection = await client.connect(
+            address, self._client_id, Will(self._topics.bridge_state, OFFLINE), self.config.keepalive, self._received
+        )
+        try:
+            await connection.publish(self._topics.bridge_state, ONLINE, retain=True)
+            self._mirror.begin()
+            self._connection = connection
+            await self._subscribe(connection)
+            self._report(None, f"connected to {address} with MQTT {'5' if connection.mqtt5 else '3.1.1'}")
+            self.context.ready()
+            await self._serve(connection)
+        except asyncio.CancelledError:
+            await self._say_goodbye(connection)
+            raise
+        finally:
+            self._connection = None
+            await connection.close()
+        return connection.ended.result()
+
+    async def _serve(self, connection: Connection) -> None:
+        mirror = asyncio.create_task(self._mirror.run(connection))
+        ends: set[asyncio.Future[Any]] = {mirror, connection.ended}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            mirror.cancel()
+            [fault] = await asyncio.gather(mirror, return_exceptions=True)
+        if isinstance(fault, Exception):
+            raise fault
+
+    async def _subscribe(self, connection: Connection) -> None:
+        for topic in [self._topics.request_filter, *([self._topics.status] if self.config.discovery else [])]:
+            try:
+                await connection.subscribe([topic])
+            except Refusal as error:
+                self.context.log.warning("%s; everything else works", error)
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(GOODBYE):
+                await connection.publish(self._topics.bridge_state, OFFLINE, retain=True)
+        except (Lost, Refusal, TimeoutError):
+            return
+
+    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
+        verb = self._topics.request_verb(topic)
+        if verb is not None and self._connection:
+            self._requests.received(self._connection, verb, payload, retained)
+        elif topic == self._topics.status and payload == b"online" and not retained:
+            self._mirror.home_assistant_started()
+
+    def _report(self, trouble: str | None, text: str) -> None:
+        """Say once that the broker is away, or why it refuses us, and once that all is well again."""
+        self._trouble = text
+        if trouble is None:
+            self.context.log.info("%s", text)
+            self.context.problem(None)
+        elif trouble != self._reported:
+            self.context.problem(text)
+        self._reported = trouble
+
+    def _refused(self, error: Refusal) -> str:
+        named = self.config.named_address()
+        where = named or f"localhost:{self._broker.port}"
+        if not error.credentials:
+            return f"the MQTT broker on {where} refuses us: {error}; events wait in the store"
+        known = (named or self.config.address("", 0)).user is not None
+        hint = "check user and password" if known else "it wants a user and a password"
+        return f"the MQTT broker on {where} refuses our login ({error}): {hint}; events wait in the store"
+
+    def _kept_client_id(self) -> str:
+        """Always the same one, so that a broker that has not noticed our end yet ends the old connection for the new.
+
+        Otherwise its last will ("offline") could come after our "online".
+        """
+        path = self.context.data_dir / "client_id"
+        kept = path.read_text("ascii").strip() if path.exists() else ""
+        if not kept:
+            kept = f"mailwire-{secrets.token_hex(4)}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{kept}\n", "ascii")
+        return kept

@@ -1,0 +1,407 @@
+"""One connection to a broker, and the only door to paho-mqtt.
+
+A `Connection` is never used again once it has ended, and neither is paho's client object in it: each is made new, with
+a clean start, so that paho has nothing to replay. What the broker had not acknowledged fails with `Lost`, and the
+gateway's own queue, which survives us, repeats it. That is the whole of QoS 1 here; there is no second queue.
+
+paho is driven from the asyncio loop (a thread of its own costs twice the CPU). Only connecting, which blocks in paho,
+happens in a thread. MQTT 5 first; MQTT 3.1.1 when the broker refuses 5 or hangs up on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+CONNECT_TIMEOUT = 5.0  # seconds, for TCP and TLS, and once more for the broker's answer
+WINDOW = 100  # publishes under way, unless the broker's Receive Maximum (MQTT 5 §3.2.2.3.3) is lower
+GREATEST_REQUEST = 1024 * 1024  # bytes; our Maximum Packet Size: what is sent to us is a request of some lines
+
+NOT_A_VERSION_WE_SPEAK = 0x84
+PACKET_TOO_LARGE = 0x95
+# Bad User Name or Password, Not authorized, Banned, Bad authentication method (MQTT 5 §3.2.2.2)
+_CREDENTIALS = (0x86, 0x87, 0x8A, 0x8C)
+
+_T = TypeVar("_T")
+
+
+class Lost(Exception):
+    """There is no connection (any more); what was to be published may or may not have arrived."""
+
+
+class Refusal(Exception):
+    """The broker said no to one thing: a publish, a subscription, our login. The text is its reason."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def credentials(self) -> bool:
+        return self.code in _CREDENTIALS
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is and how it wants to be spoken to. `tls` makes the context, anew for each connection."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """The last will: what the broker publishes, retained, when we go without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+async def connect(
+    address: Address, client_id: str, will: Will, keepalive: int, received: Callable[[str, bytes, bool], None]
+) -> Connection:
+    """A connection that the broker has accepted. `received(topic, payload, retained)` is called for what comes in.
+
+    Raises Lost (in words: nobody there, no answer, not trusted) or Refusal.
+    """
+    for version in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
+        connection = Connection(address, client_id, will, keepalive, received, version)
+        try:
+            await connection.open()
+        except Refusal as error:
+            if error.code != NOT_A_VERSION_WE_SPEAK:
+                raise
+            refusal: Exception = error
+        except _HungUp as error:
+            refusal = error
+        else:
+            return connection
+    raise refusal
+
+
+class Connection:
+    """See the text at the top. `ended` becomes the reason, in words, when the connection is over."""
+
+    def __init__(
+        self,
+        address: Address,
+        client_id: str,
+        will: Will,
+        keepalive: int,
+        received: Callable[[str, bytes, bool], None],
+        version: MQTTProtocolVersion,
+    ) -> None:
+        self.address = address
+        self.mqtt5 = version == MQTTProtocolVersion.MQTTv5
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._keepalive = keepalive
+        self._received = received
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        self._reading = -1  # the file descriptor that the loop watches
+        self._writing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self._queue: deque[tuple[asyncio.Future[None], str, bytes, bool, Properties | None]] = deque()
+        self._under_way: dict[int, tuple[asyncio.Future[None], str]] = {}  # by packet identifier
+        self._subscriptions: dict[int, asyncio.Future[list[ReasonCode]]] = {}
+        self._window = WINDOW
+        self._may_retain = True
+        self._largest = 2**28  # bytes that the broker takes as one packet
+        self._expiry: dict[int, Properties] = {}
+        self._paho = Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version, reconnect_on_failure=False
+        )
+        self._paho.connect_timeout = CONNECT_TIMEOUT
+        self._paho.max_inflight_messages = 0  # the window is ours
+        self._paho.will_set(will.topic, will.payload, qos=1, retain=True)
+        if address.user is not None:
+            self._paho.username_pw_set(address.user, address.password)
+
+    # --- what the owner asks -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect and wait for the broker's answer. Raises Lost or Refusal."""
+        try:
+            await _in_thread(self._connect)
+        except (OSError, ValueError) as error:  # ValueError: a host name that can't be one
+            raise Lost(_words(error, self.address)) from error
+        try:
+            self._attach()
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._accepted
+        except TimeoutError:
+            self._end("no answer")
+            raise Lost(f"{self.address} takes the connection but does not answer as an MQTT broker") from None
+        except BaseException:
+            self._end("given up")
+            raise
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry: int | None = None
+    ) -> asyncio.Future[None]:
+        """Publish at QoS 1, in the order of the calls. What is returned is done when the broker has acknowledged.
+
+        At most a window of publishes is under way, the rest waits here. `expiry` is the message expiry interval in
+        seconds (MQTT 5 only). The future raises Lost or Refusal.
+        """
+        outcome: asyncio.Future[None] = self._loop.create_future()
+        if self.ended.done():
+            outcome.set_exception(Lost(self.ended.result()))
+        elif len(payload) + len(topic) + 32 > self._largest:
+            outcome.set_exception(Refusal(f"{len(payload)} bytes are more than the broker takes", PACKET_TOO_LARGE))
+        else:
+            properties = self._expires(expiry) if expiry and self.mqtt5 else None
+            self._queue.append((outcome, topic, payload, retain and self._may_retain, properties))
+            self._fill_window()
+        return outcome
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe at QoS 1; returns when the broker has acknowledged. Raises Lost or Refusal."""
+        names = list(topics)
+        if self.mqtt5:
+            result, mid = self._paho.subscribe([(name, SubscribeOptions(qos=1)) for name in names])
+        else:
+            result, mid = self._paho.subscribe([(name, 1) for name in names])
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            raise Lost(f"not sent: {result.name}")
+        answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
+        self._subscriptions[mid] = answer
+        codes = await answer
+        for name, code in zip(names, codes, strict=True):
+            if code.is_failure:
+                raise Refusal(f"the broker refused our subscription to {name}: {code}", code.value)
+
+    async def close(self) -> None:
+        """Say goodbye, so that the broker keeps the last will to itself."""
+        if not self.ended.done():
+            self._paho.disconnect()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(self.ended)
+            self._end("closed")
+
+    # --- paho, driven by the loop ------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """In a thread: look up, connect, shake hands, send CONNECT."""
+        if self.address.tls:
+            context = self.address.tls()
+            context.sslsocket_class = _TlsSocket
+            self._paho.tls_set_context(context)
+        if self.mqtt5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
+            properties.MaximumPacketSize = GREATEST_REQUEST
+            self._paho.connect(
+                self.address.host, self.address.port, self._keepalive, clean_start=True, properties=properties
+            )
+        else:
+            self._paho.connect(self.address.host, self.address.port, self._keepalive)
+
+    def _attach(self) -> None:
+        paho = self._paho
+        paho.on_connect = self._on_connect
+        paho.on_disconnect = self._on_disconnect
+        paho.on_publish = self._on_acknowledged
+        paho.on_subscribe = self._on_subscribed
+        paho.on_message = self._on_message
+        paho.on_socket_register_write = self._on_want_write
+        self._socket = paho.socket()  # type: ignore[assignment]  # its SocketLike is a socket unless it is websockets
+        if self._socket is None:
+            raise _HungUp(f"{self.address} closed the connection at once")
+        # asyncio sets this for its own transports only; without it a small publish may wait 40 ms for an ACK of TCP.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reading = self._socket.fileno()
+        self._loop.add_reader(self._reading, self._read)
+        self._timer = self._loop.call_later(1.0, self._tick)
+        self._write()
+
+    def _read(self) -> None:
+        try:
+            self._paho.loop_read()
+            # What TLS has decrypted already doesn't make the socket readable again.
+            while isinstance(self._socket, ssl.SSLSocket) and self._reading >= 0 and self._socket.pending():
+                self._paho.loop_read()
+        except Exception as error:  # noqa: BLE001  # paho's parser raises whatever a malformed packet provokes
+            self._end(f"what came from it is not MQTT ({type(error).__name__})")
+
+    def _on_want_write(self, *_: Any) -> None:
+        # paho says so once and then not again before its queue was empty: all that is queued in this turn of the
+        # loop goes out in one.
+        self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        if self._reading < 0:
+            return
+        self._paho.loop_write()
+        if self._reading >= 0 and self._paho.want_write() != self._writing:
+            self._writing = not self._writing
+            if self._writing:
+                self._loop.add_writer(self._reading, self._write)
+            else:
+                self._loop.remove_writer(self._reading)
+
+    def _tick(self) -> None:
+        """Once a second: paho pings, and gives up when keepalive passes without an answer."""
+        self._timer = self._loop.call_later(1.0, self._tick)
+        self._paho.loop_misc()
+
+    def _end(self, reason: str) -> None:
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        if self._reading >= 0:
+            self._loop.remove_reader(self._reading)
+            self._loop.remove_writer(self._reading)
+            self._reading = -1
+        if self._timer:
+            self._timer.cancel()
+        if self._socket:
+            self._socket.close()
+        waiting: list[asyncio.Future[Any]] = [self._accepted, *self._subscriptions.values()]
+        waiting += [outcome for outcome, _ in self._under_way.values()]
+        waiting += [entry[0] for entry in self._queue]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(_HungUp(f"{self.address}: {reason}") if future is self._accepted else Lost(reason))
+
+    def _fill_window(self) -> None:
+        while self._queue and len(self._under_way) < self._window:
+            outcome, topic, payload, retain, properties = self._queue.popleft()
+            if outcome.done():  # nobody waits for it any more
+                continue
+            info = self._paho.publish(topic, payload, 1, retain, properties)
+            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._under_way[info.mid] = (outcome, topic)
+            else:
+                outcome.set_exception(Lost(f"not sent: {info.rc.name}"))
+
+    def _expires(self, seconds: int) -> Properties:
+        if seconds not in self._expiry:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
+            properties.MessageExpiryInterval = seconds
+            self._expiry[seconds] = properties
+        return self._expiry[seconds]
+
+    # --- what paho tells ---------------------------------------------------------------------------------------
+
+    def _on_connect(self, _: Client, __: Any, ___: Any, code: ReasonCode, properties: Properties | None) -> None:
+        if self._accepted.done():
+            return
+        if code.is_failure:
+            self._accepted.set_exception(Refusal(str(code), code.value))
+            return
+        if properties is not None:
+            self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+            self._largest = getattr(properties, "MaximumPacketSize", self._largest)
+            self._may_retain = bool(getattr(properties, "RetainAvailable", 1))
+            if getattr(properties, "MaximumQoS", 1) < 1:
+                self._accepted.set_exception(Refusal("it takes QoS 0 only, so nothing sent to it is sure", 0x9B))
+                return
+        self._accepted.set_result(None)
+
+    def _on_disconnect(self, _: Client, __: Any, flags: Any, code: ReasonCode, ___: Any) -> None:
+        if code.value == 0x8E:  # Session taken over
+            self._end("another client has connected with our client id")
+        elif flags.is_disconnect_packet_from_server:
+            self._end(f"the broker ended the connection: {code}")
+        elif code.value == 0x8D:  # Keep Alive timeout
+            self._end(f"the broker did not answer for {self._keepalive} s")
+        else:
+            self._end("the connection broke off")
+
+    def _on_acknowledged(self, _: Client, __: Any, mid: int, code: ReasonCode, ___: Any) -> None:
+        outcome, topic = self._under_way.pop(mid)
+        if not outcome.done():
+            if code.is_failure:
+                outcome.set_exception(Refusal(f"the broker refused {topic}: {code}", code.value))
+            else:
+                outcome.set_result(None)
+        self._fill_window()
+
+    def _on_subscribed(self, _: Client, __: Any, mid: int, codes: list[ReasonCode], ___: Any) -> None:
+        answer = self._subscriptions.pop(mid, None)
+        if answer and not answer.done():
+            answer.set_result(codes)
+
+    def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        self._received(topic, bytes(message.payload), message.retain)
+
+
+class _HungUp(Lost):
+    """The other side closed the connection before it answered."""
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho only forgets it then."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+async def _in_thread(call: Callable[[], _T]) -> _T:
+    """`call()` in a thread that nobody has to wait for at the end: a name look-up may hang for half a minute."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: Callable[[], None]) -> None:
+        if not outcome.done():
+            result()
+
+    def run() -> None:
+        try:
+            value = call()
+        except Exception as error:  # noqa: BLE001  # raised again where it is awaited
+            failure = error
+            result = lambda: outcome.set_exception(failure)  # noqa: E731
+        else:
+            result = lambda: outcome.set_result(value)  # noqa: E731
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=run, name="mqtt connect", daemon=True).start()
+    return await outcome
+
+
+def _words(error: Exception, address: Address) -> str:
+    """Why a connection could not be made, for a person."""
+    if isinstance(error, ConnectionRefusedError):
+        return f"nothing listens on {address}"
+    if isinstance(error, socket.gaierror):
+        return f"the name {address.host} is not known here"
+    if isinstance(error, TimeoutError):
+        return f"{address} does not answer"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {address} is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with {address}: {error.reason or error}"
+    return f"{address}: {getattr(error, 'strerror', None) or error}"

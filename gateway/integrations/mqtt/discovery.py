@@ -1,0 +1,170 @@
+"""What Home Assistant is told about a device: its device-based MQTT discovery (2024.11 and later), as pure functions.
+
+One retained document for each device, with every topic in full: a base topic (`~`) at top level makes Home Assistant
+refuse the whole device, and so does any mistake outside a component, with one line in its log and none in ours.
+`mistakes` knows these rules, and is asked before anything is published.
+
+Nothing that a mail says may become the name of an attribute: an event entity lets a payload's `event_types`,
+`device_class` or `icon` replace the real ones. So each template picks its keys itself.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.api import Device, words
+from gateway.wire.topics import Topics
+
+GREATEST_STATE = 255  # characters; Home Assistant makes a longer state "unknown"
+_GREATEST_TEXT = 1000  # characters of an event's text that are kept with each change of the entity
+
+_EVENT = (
+    "{{ {'event_type': value_json.kind, 'title': value_json.title,"
+    " 'severity': value_json.severity, 'state': value_json.state,"
+    f" 'text': value_json.text[:{_GREATEST_TEXT}], 'data': value_json.data, 'time': value_json.time,"
+    " 'id': value_json.id} | tojson }}"
+)
+_LAST_TITLE = f"{{{{ value_json.last.title[:{GREATEST_STATE}] if value_json.last else '' }}}}"
+_LAST_FACTS = "{{ (value_json.last or {}) | tojson }}"
+_BRIDGE_STATE = "{{ value_json.state }}"
+_PROBLEM = "{{ 'ON' if value_json.problems else 'OFF' }}"
+
+_DEVICE_KEYS = {
+    "configuration_url", "connections", "hw_version", "identifiers", "manufacturer", "model", "model_id", "name",
+    "serial_number", "suggested_area", "sw_version", "via_device",
+}  # fmt: skip
+_TOP_KEYS = {"availability", "availability_mode", "components", "device", "origin"}
+_LETTERS = set(string.ascii_letters + string.digits + "_-")
+
+
+def bridge_config(topics: Topics, version: str) -> dict[str, Any]:
+    """The gateway's own device: is it there, and does anything need a person."""
+    node = topics.node
+    return {
+        "device": {
+            "identifiers": [node],
+            "name": "Mailwire" if node == "mailwire" else f"Mailwire ({topics.base})",
+            "manufacturer": "Mailwire",
+            "model": "Mail gateway",
+            "sw_version": version,
+        },
+        "origin": _origin(version),
+        "components": {
+            # Without availability: "off" is what it has to say when the gateway is away.
+            "connection": {
+                "platform": "binary_sensor",
+                "unique_id": f"{node}_bridge_connection",
+                "name": "Connection",
+                "device_class": "connectivity",
+                "entity_category": "diagnostic",
+                "state_topic": topics.bridge_state,
+                "value_template": _BRIDGE_STATE,
+                "payload_on": "online",
+                "payload_off": "offline",
+                "qos": 1,
+            },
+            "problem": {
+                "platform": "binary_sensor",
+                "unique_id": f"{node}_bridge_problem",
+                "name": "Problem",
+                "device_class": "problem",
+                "entity_category": "diagnostic",
+                "state_topic": topics.bridge_health,
+                "value_template": _PROBLEM,
+                "availability": _availability(topics),
+                "qos": 1,
+            },
+        },
+    }
+
+
+def device_config(topics: Topics, device: Device, version: str, picture_type: str | None) -> dict[str, Any]:
+    """One device. `picture_type` is the media type of its newest picture, or None while it has sent none."""
+    own = f"{topics.node}_{device.id}"
+    about = {
+        "identifiers": [own],
+        "name": device.name or device.id,
+        "manufacturer": device.manufacturer,
+        "model": device.model,
+        "via_device": topics.node,
+    }
+    components: dict[str, Any] = {
+        # All kinds are declared, for an event of an undeclared type is dropped.
+        "event": {
+            "platform": "event",
+            "unique_id": f"{own}_event",
+            "name": "Event",
+            "icon": "mdi:email-alert",
+            "event_types": list(words.KINDS),
+            "state_topic": topics.event(device.id),
+            "value_template": _EVENT,
+            "qos": 1,
+        },
+        "last": {
+            "platform": "sensor",
+            "unique_id": f"{own}_last",
+            "name": "Last message",
+            "icon": "mdi:email-outline",
+            "entity_category": "diagnostic",
+            "state_topic": topics.state(device.id),
+            "value_template": _LAST_TITLE,
+            "json_attributes_topic": topics.state(device.id),
+            "json_attributes_template": _LAST_FACTS,
+            "qos": 1,
+        },
+    }
+    if picture_type:
+        components["picture"] = {
+            "platform": "image",
+            "unique_id": f"{own}_picture",
+            "name": "Picture",
+            "image_topic": topics.image(device.id),
+            "content_type": picture_type,
+            "qos": 1,
+        }
+    return {
+        "device": {key: value for key, value in about.items() if value},
+        "origin": _origin(version),
+        "availability": _availability(topics),
+        "components": components,
+    }
+
+
+def mistakes(topic: str, document: Mapping[str, Any]) -> list[str]:
+    """What Home Assistant would refuse the whole device for; nothing if it is fine."""
+    found = []
+    levels = topic.split("/")
+    if len(levels) < 4 or levels[-3] != "device" or levels[-1] != "config" or not _plain(levels[-2]):
+        found.append(f"the topic {topic!r} is not <prefix>/device/<id>/config with an id of letters, digits, _ and -")
+    found += [f"unknown key {key!r}" for key in document if key not in _TOP_KEYS]
+    device = document.get("device") or {}
+    found += [f"unknown key {key!r} in device" for key in device if key not in _DEVICE_KEYS]
+    if not device.get("identifiers") and not device.get("connections"):
+        found.append("device has neither identifiers nor connections")
+    if not (document.get("origin") or {}).get("name"):
+        found.append("origin has no name")
+    components = document.get("components") or {}
+    if not components:
+        found.append("there are no components")
+    for key, component in components.items():
+        found += [f"component {key!r} has no {need}" for need in ("platform", "unique_id") if not component.get(need)]
+        found += [
+            f"component {key!r}: {name} is not a topic written in full"
+            for name, value in component.items()
+            if name.endswith("topic") and not (value and set(value) <= _LETTERS | {"/"})
+        ]
+    return found
+
+
+def _plain(text: str) -> bool:
+    return bool(text) and set(text) <= _LETTERS
+
+
+def _origin(version: str) -> dict[str, str]:
+    return {"name": "Mailwire", "sw_version": version}
+
+
+def _availability(topics: Topics) -> list[dict[str, str]]:
+    return [{"topic": topics.bridge_state, "value_template": _BRIDGE_STATE}]
