@@ -8,14 +8,14 @@ where a word or a number was expected: anything else may be a password.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-Path = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 """Where a value stands in its file: `("routes", 0, "to", 1)`, printed as `routes[0].to[1]`."""
 
 
@@ -39,9 +39,49 @@ class Problem:
 class Finding:
     """A mistake whose file and line are still to be looked up."""
 
-    at: Path
+    at: Place
     message: str
     hint: str = ""
+
+
+@dataclass
+class Document:
+    """What a file says, as plain data: dicts with text keys, lists, str, int, float, bool, None; and where it says so.
+
+    `marks`: path -> (file, line from 1). `unknown`: paths whose value could not be had; `problems` tells why.
+    `secrets`: path -> text that no message may repeat.
+    """
+
+    file: str
+    data: Any = None
+    marks: dict[Place, tuple[str, int]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unknown: set[Place] = field(default_factory=set)
+    secrets: dict[Place, str] = field(default_factory=dict)
+
+    def mark(self, at: Place) -> tuple[str, int | None]:
+        """The file and line of a value, or of the nearest one around it."""
+        for end in range(len(at), -1, -1):
+            if at[:end] in self.marks:
+                return self.marks[at[:end]]
+        return self.file, None
+
+    def is_known(self, at: Place) -> bool:
+        return not any(at[:end] in self.unknown for end in range(len(at) + 1))
+
+    def hide(self, text: str, at: Place = ()) -> str:
+        """The text without secrets; near the place of one, without quoted pieces of it either."""
+        if text in self.secrets.values():
+            return "***"
+        for secret in sorted({value for value in self.secrets.values() if len(value) > 3}, key=len, reverse=True):
+            text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
+        text = re.sub(r"(?<=://)[^/@\s]+@", "***@", text)  # a user and a password typed into a URL
+        own = [value for place, value in self.secrets.items() if place[: len(at)] == at or at[: len(place)] == place]
+        if own:
+            text = re.sub(
+                r"'(.+?)'", lambda piece: "'***'" if any(piece[1] in value for value in own) else piece[0], text
+            )
+        return text
 
 
 class Wrong(ValueError):
@@ -52,18 +92,12 @@ class Wrong(ValueError):
         self.hint = hint
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Place) -> str:
     """`routes[0].to[1]`."""
     out = ""
     for part in path:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
     return out
-
-
-def listed(words: Iterable[str], last: str = "or") -> str:
-    """`'a', 'b' or 'c'`."""
-    *front, end = [f"'{word}'" for word in words] or [""]
-    return f"{', '.join(front)} {last} {end}" if front else end
 
 
 def nearest(word: str, options: Iterable[str], otherwise: str = "") -> str:
@@ -73,45 +107,50 @@ def nearest(word: str, options: Iterable[str], otherwise: str = "") -> str:
     choices = {option.lower(): option for option in options}
     near = get_close_matches(word.lower(), choices, n=1)
     if near:
-        return f"Did you mean '{choices[near[0]]}'?"
+        return _meant(choices[near[0]])
     return f"{otherwise} {', '.join(choices.values())}" if otherwise and choices else ""
 
 
-def explain(error: ValidationError, model: type[BaseModel], data: object, at: Path = ()) -> list[Finding]:
+def _meant(word: str) -> str:
+    return f"Did you mean '{word}'?"
+
+
+def explain(error: ValidationError, model: type[BaseModel], data: object, at: Place = ()) -> list[Finding]:
     """pydantic's errors about `data`, which stands at `at`, in plain words.
 
-    A value that each member of a union refuses is one mistake: the deepest place tells most, equal ones are joined.
+    Of a value that is wrong as a whole and inside, the inside is told. What each member of a union refuses is one
+    mistake, and so is a key that is missing because it is misspelt.
     """
-    findings: list[Finding] = []
-    branches: dict[Path, int] = {}
+    missing: dict[Place, str] = {}
+    wrong: dict[Place, Finding] = {}
     for item in error.errors(include_url=False):
-        place, branched = _in_data(item["loc"], data)
-        finding = _reworded(item, model, at + place)
-        if branched and finding.at in branches:
-            before = findings[branches[finding.at]]
-            if finding.message not in before.message:
-                joined = f"{before.message}, or {finding.message}"
-                findings[branches[finding.at]] = Finding(before.at, joined, before.hint or finding.hint)
+        if item["type"] == "missing":
+            *parent, key = item["loc"]
+            missing[(*at, *_in_data(parent, data), key)] = str(key)
             continue
-        if branched:
-            branches[finding.at] = len(findings)
-        findings.append(finding)
-    places = [finding.at for finding in findings]
-    return [
-        finding
-        for finding in findings
-        if finding.at not in branches or not any(_below(place, finding.at) for place in places)
+        finding = _reworded(item, model, at + _in_data(item["loc"], data))
+        before = wrong.get(finding.at)
+        if before and finding.message != before.message:
+            joined = f"{before.message}, or {finding.message.removeprefix('must be ')}"
+            finding = Finding(finding.at, joined, before.hint or finding.hint)
+        wrong[finding.at] = finding
+    misspelt = {(*finding.at[:-1], finding.hint) for finding in wrong.values()}
+    lacking = [
+        Finding(place[:-1], f"the key '{key}' is missing")
+        for place, key in missing.items()
+        if (*place[:-1], _meant(key)) not in misspelt
     ]
+    places = [*wrong, *missing]
+    return lacking + [one for one in wrong.values() if not any(_below(place, one.at) for place in places)]
 
 
-def _below(place: Path, other: Path) -> bool:
+def _below(place: Place, other: Place) -> bool:
     return len(place) > len(other) and place[: len(other)] == other
 
 
-def _in_data(loc: Path, data: Any) -> tuple[Path, bool]:
-    """Where an error stands in the data, and whether `loc` also named a member of a union, which the data lacks."""
+def _in_data(loc: Sequence[str | int], data: Any) -> Place:
+    """Where an error stands in the data: `loc` without the names of a union's members, which the data lacks."""
     place: list[str | int] = []
-    branched = False
     for part in loc:
         if isinstance(data, Mapping):
             found = part in data
@@ -120,9 +159,7 @@ def _in_data(loc: Path, data: Any) -> tuple[Path, bool]:
         if found:
             data = data[part]
             place.append(part)
-        else:
-            branched = True
-    return tuple(place), branched
+    return tuple(place)
 
 
 _WANTED = {  # how pydantic's error types begin: what they wanted, and whether the value given may be repeated
@@ -139,6 +176,7 @@ _WANTED = {  # how pydantic's error types begin: what they wanted, and whether t
     "model_": ("a set of keys", False),
     "dataclass_": ("a set of keys", False),
     "path_type": ("a path", False),
+    "byte_size": ("a size such as '500 KiB' or '2 GiB'", True),
     "url_type": ("a URL", False),
     "ip_v4_address": ("an IPv4 address such as 192.168.1.20", True),
     "ip_v6_address": ("an IPv6 address such as fd00::20", True),
@@ -162,13 +200,11 @@ _LIMITS = {  # pydantic's error types, and the words for them
 }
 
 
-def _reworded(item: Mapping[str, Any], model: type[BaseModel], at: Path) -> Finding:
+def _reworded(item: Mapping[str, Any], model: type[BaseModel], at: Place) -> Finding:
     kind, loc, given, facts = item["type"], item["loc"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
         keys = [key for owner in _models(model, loc[:-1]) for key in _keys(owner)]
         return Finding(at, "there is no such key here", nearest(str(loc[-1]), keys, "The keys are"))
-    if kind == "missing":
-        return Finding(at, f"the key '{loc[-1]}' is missing")
     if kind in ("value_error", "assertion_error"):
         cause = facts["error"]
         return Finding(at, str(cause).removesuffix("."), cause.hint if isinstance(cause, Wrong) else "")
@@ -176,7 +212,9 @@ def _reworded(item: Mapping[str, Any], model: type[BaseModel], at: Path) -> Find
         hint = nearest(given, re.findall("'([^']*)'", facts["expected"])) if isinstance(given, str) else ""
         return Finding(at, f"must be {facts['expected']}, not {_shown(given)}", hint)
     if kind in _LIMITS:
-        return Finding(at, _LIMITS[kind].format(**facts))
+        return Finding(
+            at, _LIMITS[kind].format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in facts.items()})
+        )
     for start, (wanted, may_show) in _WANTED.items():
         if kind.startswith(start):
             hint = "Put it in quotes" if wanted == "text" and isinstance(given, bool | int | float) else ""
@@ -214,7 +252,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _models(annotation: Any, loc: Path) -> Iterator[type[BaseModel]]:
+def _models(annotation: Any, loc: Place) -> Iterator[type[BaseModel]]:
     """The models that pydantic's `loc` leads to from `annotation`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not loc:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from gateway import problem
-from gateway.problem import Problem, dotted, nearest
+from gateway.problem import Document, Place, Problem, dotted, nearest
 
 SECRETS = "secrets.yaml"
 _MAX_VALUES = 100_000  # a handful of aliases that contain each other can stand for billions
@@ -34,48 +33,13 @@ _SYNTAX = (  # what ruamel.yaml says, what it means, what to do
     (r"mapping values are not", "a ':' is not expected here", "Check the indentation; text with a ': ' needs quotes"),
     (r"scanning an alias|undefined alias", "text that begins with '*' needs quotes", ""),
     (r"cannot start any token", "text that begins with this character needs quotes", ""),
+    (r"unknown escape character", "this '\\\\' means nothing in double quotes", "Use single quotes"),
     (r"could not find expected ':'", "a ':' is missing", "Write 'key: value'"),
     (r"expected <block end>", "this does not line up with what is above", "Indent all keys of one group alike"),
     (r"expected ',' or ('[\]}]')", r"a ',' or \1 is missing before this", ""),
     (r"found unexpected end of stream", "a quote is opened here and never closed", ""),
     (r"but found another document", "a second document begins here", "Remove the line '---'"),
 )
-
-
-@dataclass
-class Document:
-    """One configuration as plain data: dicts with text keys, lists, str, int, float, bool, None.
-
-    `marks`: path -> (file, line from 1). `unknown`: paths whose value could not be had (its reason is in `problems`).
-    """
-
-    file: str
-    data: Any = None
-    marks: dict[problem.Path, tuple[str, int]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    unknown: set[problem.Path] = field(default_factory=set)
-    secrets: dict[problem.Path, str] = field(default_factory=dict)
-
-    def mark(self, at: problem.Path) -> tuple[str, int | None]:
-        """The file and line of a value, or of the nearest one around it."""
-        for end in range(len(at), -1, -1):
-            if at[:end] in self.marks:
-                return self.marks[at[:end]]
-        return self.file, None
-
-    def is_known(self, at: problem.Path) -> bool:
-        return not any(at[:end] in self.unknown for end in range(len(at) + 1))
-
-    def hide(self, text: str, at: problem.Path = ()) -> str:
-        """The text with every secret as `***`; at the place of a secret, quoted pieces of it as well."""
-        for secret in sorted({value for value in self.secrets.values() if len(value) > 3}, key=len, reverse=True):
-            text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
-        own = [value for place, value in self.secrets.items() if place[: len(at)] == at or at[: len(place)] == place]
-        if own:
-            text = re.sub(
-                r"'(.+?)'", lambda piece: "'***'" if any(piece[1] in value for value in own) else piece[0], text
-            )
-        return text
 
 
 def read(path: Path) -> Document:
@@ -112,23 +76,23 @@ class _Reader:
         except RecursionError:
             self._report(path, None, (), "this is nested too deeply")
 
-    def _report(self, path: Path, line: int | None, at: problem.Path, message: str, hint: str = "") -> None:
+    def _report(self, path: Path, line: int | None, at: Place, message: str, hint: str = "") -> None:
         self.document.problems.append(Problem(str(path), line, dotted(at), message, hint))
 
-    def _lost(self, source: _Source, node: Node, at: problem.Path, message: str, hint: str = "") -> None:
+    def _lost(self, source: _Source, node: Node, at: Place, message: str, hint: str = "") -> None:
         """Report a value that can't be had: the None that stands for it is not to be complained of again."""
         self._report(source.path, _line(node), at, message, hint)
         self.document.unknown.add(at)
 
     # --- files -------------------------------------------------------------------------------------------------
 
-    def _file(self, source: _Source, at: problem.Path) -> Any:
+    def _file(self, source: _Source, at: Place) -> Any:
         yaml = YAML(typ="safe", pure=True)
         yaml.composer.warn_double_anchors = False  # of two anchors with one name the later counts, as YAML says
         node = self._compose(yaml, source.path, at)
         return None if node is None else self._value(yaml, node, source, at)
 
-    def _compose(self, yaml: YAML, path: Path, at: problem.Path) -> Node | None:
+    def _compose(self, yaml: YAML, path: Path, at: Place) -> Node | None:
         """The nodes of one file; None for an empty one, and for one that can't be read, which is reported."""
         try:
             raw = path.read_bytes()
@@ -149,7 +113,7 @@ class _Reader:
 
     # --- values ------------------------------------------------------------------------------------------------
 
-    def _value(self, yaml: YAML, node: Node, source: _Source, at: problem.Path) -> Any:
+    def _value(self, yaml: YAML, node: Node, source: _Source, at: Place) -> Any:
         self.document.marks.setdefault(at, (str(source.path), _line(node)))
         self._values += 1
         if self._values > _MAX_VALUES:
@@ -182,7 +146,7 @@ class _Reader:
         hint = nearest(tag, _TAGS) or "Put text that begins with '!' in quotes"
         return self._lost(source, node, at, f"there is no tag '{tag}'", hint)
 
-    def _pairs(self, node: MappingNode, source: _Source, at: problem.Path) -> dict[str, Node]:
+    def _pairs(self, node: MappingNode, source: _Source, at: Place) -> dict[str, Node]:
         """The keys and values of a mapping, and below them those that it merges in with `<<`."""
         pairs: dict[str, Node] = {}
         lines: dict[str, int] = {}
@@ -210,7 +174,7 @@ class _Reader:
 
     # --- from outside the file ---------------------------------------------------------------------------------
 
-    def _outside(self, node: Node, source: _Source, at: problem.Path) -> Any:
+    def _outside(self, node: Node, source: _Source, at: Place) -> Any:
         name = node.value if isinstance(node, ScalarNode) else ""
         if not name:
             return self._lost(source, node, at, f"{node.tag} needs a name, as in '{node.tag} broker'")
@@ -224,17 +188,18 @@ class _Reader:
             self._lost(source, node, at, f"there is no environment variable '{name}'", hint)
         return value
 
-    def _include(self, name: str, node: Node, source: _Source, at: problem.Path) -> Any:
+    def _include(self, name: str, node: Node, source: _Source, at: Place) -> Any:
         path = source.path.parent / name
         above = (*source.above, source.path)
         if not path.is_file():
-            return self._lost(source, node, at, f"there is no file '{path}' to include")
+            hint = f"Its path counts from the folder of {source.path.name}"
+            return self._lost(source, node, at, f"there is no file '{path}' to include", hint)
         if any(path.samefile(other) for other in above):
             circle = " includes ".join(other.name for other in (*above, path))
             return self._lost(source, node, at, f"an include goes round in a circle: {circle}")
         return self._file(_Source(path, above), at)
 
-    def _secret(self, name: str, node: Node, source: _Source, at: problem.Path) -> str | None:
+    def _secret(self, name: str, node: Node, source: _Source, at: Place) -> str | None:
         path = self._root.with_name(SECRETS)
         if not path.exists():
             hint = f"Create '{path}' with a line '{name}: ...'"
@@ -243,15 +208,15 @@ class _Reader:
         if self._secrets is None:
             self._secrets = _Reader(path, as_text=True).document
             self.document.problems += self._secrets.problems
-        known = self._secrets.data
+        known = self._secrets.data if isinstance(self._secrets.data, dict) else {}
         if not self._secrets.is_known((name,)):
             self.document.unknown.add(at)  # and why has just been said
-        elif not isinstance(known, dict) or name not in known:
-            hint = nearest(name, known or ()) or f"Add a line '{name}: ...' to it"
+        elif name not in known:
+            hint = nearest(name, known) or f"Add a line '{name}: ...' to it"
             self._lost(source, node, at, f"there is no secret '{name}' in {path}", hint)
         elif not isinstance(known[name], str):
             self._lost(
-                source, node, at, f"the secret '{name}' in {path} is not a text", "Write it in one line, in quotes"
+                source, node, at, f"the secret '{name}' in {path} is not text", "Write it in one line, in quotes"
             )
         else:
             return str(known[name])
@@ -262,7 +227,7 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _syntax(error: MarkedYAMLError, as_text: bool) -> tuple[int, problem.Path, str, str]:
+def _syntax(error: MarkedYAMLError, as_text: bool) -> tuple[int, Place, str, str]:
     """What is wrong, in our words; from a file of secrets never in ruamel.yaml's, which may repeat a part of it."""
     said = f"{error.context or ''} {error.problem or ''}"
     opened = "expected ':'" in said or "end of stream" in said  # the line where it began tells more
@@ -271,4 +236,4 @@ def _syntax(error: MarkedYAMLError, as_text: bool) -> tuple[int, problem.Path, s
         match = re.search(pattern, said)
         if match:
             return line, (), match.expand(message), hint
-    return line, (), "this is not valid YAML" + ("" if as_text else f": {error.problem}"), "Try it in quotes"
+    return line, (), "this is not valid YAML" + ("" if as_text else f": {error.problem}"), ""

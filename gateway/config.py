@@ -1,0 +1,360 @@
+"""The configuration: YAML in, checked records out; every mistake at once, with file, line and what to do about it.
+
+No file is a valid configuration, and so is an empty one. What is known of an integration's own keys is in its own
+`Config`, which the loader brings; everything else that may be configured is on this page. What came from a secret or
+the environment never appears in a message or in the hash.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+
+from gateway import template
+from gateway.loader import Loader, LoadError
+from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
+from gateway.wire.event import KINDS, SEVERITIES, slug
+from gateway.wire.topics import RESERVED_IDS
+
+DEFAULT_INTEGRATIONS: dict[str, dict[str, Any]] = {"lan-mail": {"type": "smtp_server"}, "broker": {"type": "mqtt"}}
+
+_SECONDS = {
+    "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
+}  # fmt: skip
+_TIME = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_SECONDS)})s?")
+
+
+class ConfigErrors(Exception):
+    """All that is wrong with a configuration; `str()` has one line for each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def _seconds(value: object) -> object:
+    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match:
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Wrong("must be a number of seconds, or a time such as '90 s', '15 min', '1 h' or '7 days'")
+    return value
+
+
+def _many(value: object) -> object:
+    return value if isinstance(value, list | tuple) else () if value is None else (value,)
+
+
+def _word_of(words: Sequence[str], what: str) -> AfterValidator:
+    def check(word: str) -> str:
+        if word not in words:
+            raise Wrong(f"there is no {what} '{word}'", nearest(word, words, "There are"))
+        return word
+
+    return AfterValidator(check)
+
+
+def _device_id(text: str) -> str:
+    if not re.fullmatch("[a-z0-9_]{1,64}", text):
+        better = slug(text)
+        raise Wrong("a device's id has at most 64 of a-z, 0-9 and _", f"Did you mean '{better}'?" if better else "")
+    if text in RESERVED_IDS:
+        raise Wrong(f"the gateway itself uses the id '{text}'", "Choose another one")
+    return text
+
+
+def _template(text: str) -> str:
+    template.condition(text)
+    return text
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    """A relative path is meant from the folder of the configuration file."""
+    return Path((info.context or {}).get("folder", "")) / path.expanduser()
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"type": ["number", "string"], "description": "seconds, or a time such as '15 min'"}),
+]
+_ONE_OR_MANY = (
+    BeforeValidator(_many),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+)
+_Text = Annotated[str, Field(min_length=1)]
+Patterns = Annotated[tuple[_Text, ...], *_ONE_OR_MANY]
+"""One or several; `*` stands for any text and `?` for any character; letter case does not count."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class _Patterned(_Model):
+    """A model some of whose keys are patterns."""
+
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """key -> what was given for it, in small letters, for `fnmatch` (to which `[` must mean itself)."""
+        fields = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
+        return {
+            key: tuple(glob.lower().replace("[", "[[]") for glob in globs)
+            for key, globs in fields.items()
+            if isinstance(globs, tuple) and globs
+        }
+
+
+class Match(_Patterned):
+    """What a device's mails have in common; all keys that are given must match."""
+
+    from_: Patterns = Field(default=(), alias="from")
+    helo: Patterns = ()
+    peer: Patterns = ()
+    to: Patterns = ()
+    subject: Patterns = ()
+    serial: Patterns = ()
+
+
+class DeviceSetting(_Model):
+    """A name and overrides for one device."""
+
+    match: Match = Match()
+    name: _Text | None = None
+    profile: _Text | None = None
+    manufacturer: _Text | None = None
+    model: _Text | None = None
+    off_after: Duration | None = None
+    """After so many seconds an `on` ends by itself; 0: never. None: by its kind."""
+
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        return self.match.patterns()
+
+
+class Condition(_Patterned):
+    """What a route asks of an event; all keys that are given must hold. `severity: warning` means just that one."""
+
+    device: Patterns = ()
+    kind: Annotated[tuple[Annotated[str, _word_of(KINDS, "kind of event")], ...], *_ONE_OR_MANY] = ()
+    severity: Annotated[tuple[Annotated[str, _word_of(SEVERITIES, "severity")], ...], *_ONE_OR_MANY] = ()
+    source: Patterns = ()
+    to: Patterns = ()
+    from_: Patterns = Field(default=(), alias="from")
+    subject: Patterns = ()
+    template: Annotated[str, AfterValidator(_template)] | None = None
+
+
+class RouteSetting(_Model):
+    """Where the events go that meet a condition. `to: []` with `stop` keeps them from going anywhere."""
+
+    name: _Text | None = None
+    condition: Condition | None = Field(default=None, alias="if")
+    to: Patterns = ()
+    stop: bool = False
+    expire: Duration | None = None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.to and not self.stop:
+            raise Wrong("this route does nothing", "Say where to, or 'stop: true' to keep events from the routes below")
+        return self
+
+
+class StoreSettings(_Model):
+    """Where mails are kept, and for how long."""
+
+    data: Annotated[Path, AfterValidator(_beside)] | None = None
+    """The data folder; None: the platform's."""
+    keep_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30
+    keep_size: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 1024**3)
+    reserve: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * 1024**2)
+    """Free disk space that is never filled."""
+
+
+class LearnSettings(_Model):
+    """How many devices are learned from their mails, in all and of one peer, and how long a silent one is kept."""
+
+    limit: Annotated[int, Field(ge=0)] = 1000
+    per_peer: Annotated[int, Field(ge=0)] = 200
+    forget_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 90
+
+
+@dataclass(frozen=True)
+class IntegrationSetting:
+    """One integration of the configuration. Where it stands does not count in a comparison of two of them."""
+
+    type: str
+    config: BaseModel
+    file: str = field(default="", compare=False)
+    line: int | None = field(default=None, compare=False)
+
+
+class Settings(_Model):
+    """A configuration without a mistake."""
+
+    integrations: dict[str, IntegrationSetting] = {}
+    devices: dict[Annotated[str, AfterValidator(_device_id)], DeviceSetting] = {}
+    routes: tuple[RouteSetting, ...] = ()
+    store: StoreSettings = StoreSettings()
+    learn: LearnSettings = LearnSettings()
+    duplicates: Duration = 60
+    """An equal event of a device within so many seconds is not told again; 0: it is."""
+    log: Literal["debug", "info", "warning", "error"] = "info"
+    _hash: str = PrivateAttr("")
+
+    def model_post_init(self, context: Any) -> None:
+        facts = self.model_dump(mode="json", exclude={"integrations"})
+        for name, setting in self.integrations.items():
+            facts[f"integrations.{name}"] = [setting.type, setting.config.model_dump(mode="json")]
+        hide = context["hide"] if context else str
+        self._hash = hashlib.sha256(repr(_leaves(facts, hide)).encode()).hexdigest()[:12]
+
+    def hash(self) -> str:
+        """12 hexadecimal digits that change when the effective configuration does, secrets and passwords apart."""
+        return self._hash
+
+
+def _leaves(value: Any, hide: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return sorted((str(key), _leaves(item, hide)) for key, item in value.items())
+    return [_leaves(item, hide) for item in value] if isinstance(value, list) else hide(str(value))
+
+
+def load(path: Path | None, *, loader: Loader) -> Settings:
+    """Read and check a configuration; None: the defaults. Raises ConfigErrors."""
+    document = Document("")
+    if path:
+        from gateway import yaml  # only now: most gateways have no file, and it takes its time to import
+
+        document = yaml.read(path)
+    data = {} if document.data is None else document.data
+    if not isinstance(data, dict):
+        _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
+    raw = {"integrations": DEFAULT_INTEGRATIONS} | {key: value for key, value in data.items() if value is not None}
+    integrations, findings = _integrations(raw, document, loader)
+    if document.is_known(("integrations",)):
+        findings += _routes(raw, loader)
+    context = {"folder": path.parent if path else Path(), "hide": document.hide}
+    try:
+        settings = Settings.model_validate(raw | {"integrations": integrations}, context=context)
+    except ValidationError as error:
+        _refuse(document, findings + explain(error, Settings, raw))
+    if findings or document.problems:
+        _refuse(document, findings)
+    return settings
+
+
+def _refuse(document: Document, findings: list[Finding]) -> NoReturn:
+    """Raise what was found; but nothing about a value that could not be read in the first place."""
+    problems = document.problems + [
+        Problem(
+            *document.mark(found.at),
+            dotted(found.at),
+            *(document.hide(t, found.at) for t in (found.message, found.hint)),
+        )
+        for found in findings
+        if document.is_known(found.at)
+    ]
+    raise ConfigErrors(sorted(problems, key=lambda one: (one.file != document.file, one.file, one.line or 0)))
+
+
+def _integrations(
+    raw: dict[str, Any], document: Document, loader: Loader
+) -> tuple[dict[str, IntegrationSetting], list[Finding]]:
+    good: dict[str, IntegrationSetting] = {}
+    findings: list[Finding] = []
+    if not isinstance(raw["integrations"], dict):
+        return {}, [Finding(("integrations",), "must be a set of keys", "Write 'name: {type: ...}', one a line")]
+    for name, entry in raw["integrations"].items():
+        at = ("integrations", name)
+        if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
+            findings.append(Finding(at, "an integration's name has at most 64 letters, digits, '-' and '_'"))
+        if not isinstance(entry, dict):
+            kind = entry if isinstance(entry, str) else "..."
+            findings.append(Finding(at, "must be a set of keys", f"Write '{name}: {{type: {kind}}}'"))
+            continue
+        if not isinstance(entry.get("type"), str):
+            hint = f"There are {', '.join(loader.domains())}"
+            findings.append(
+                Finding((*at, "type") if "type" in entry else at, "the key 'type' must say what it is", hint)
+            )
+            continue
+        keys = {key: value for key, value in entry.items() if key != "type"}
+        try:
+            config = loader.load(entry["type"]).config_model.model_validate(keys)
+            good[name] = IntegrationSetting(entry["type"], config, *document.mark(at))
+        except LoadError as error:
+            findings.append(Finding((*at, "type"), str(error), error.hint))
+        except ValidationError as error:
+            findings += explain(error, loader.load(entry["type"]).config_model, keys, at)
+        except Exception as error:  # noqa: BLE001  # a fault in an integration's checks is told like any other
+            findings.append(Finding(at, f"could not be checked: {type(error).__name__}: {error}"))
+    return good, findings
+
+
+def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
+    """Names of integrations in routes. Whatever else may be wrong with a route, pydantic tells."""
+    integrations = raw["integrations"] if isinstance(raw["integrations"], dict) else {}
+    kinds = {name: _provides(entry, loader) for name, entry in integrations.items()}
+    targets = [name for name, provides in kinds.items() if "target" in provides]
+    routes = raw.get("routes")
+    for number, route in enumerate(routes if isinstance(routes, list) else ()):
+        at = ("routes", number)
+        for place, name in _names(route, "to", at):
+            if name not in kinds:
+                yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
+            elif "target" not in kinds[name]:
+                hint = nearest("", targets, "Targets are")
+                yield Finding(place, f"nothing can be sent to '{name}', which is a source", hint)
+        for place, name in _names(route.get("if") if isinstance(route, dict) else None, "source", (*at, "if")):
+            if not fnmatch.filter(kinds, name):
+                yield Finding(place, f"there is no integration named '{name}'", nearest(name, kinds, "There are"))
+
+
+def _names(entry: Any, key: str, at: Place) -> Iterator[tuple[Place, str]]:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, str):
+        yield (*at, key), value
+    for number, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, str):
+            yield (*at, key, number), item
+
+
+def _provides(entry: Any, loader: Loader) -> tuple[str, ...]:
+    """What an integration provides; of one that is wrong itself, everything: one complaint is enough."""
+    try:
+        return loader.find(entry["type"]).manifest.provides
+    except (LoadError, LookupError, TypeError):
+        return ("source", "target")
+
+
+def json_schema(loader: Loader) -> dict[str, Any]:
+    """The JSON Schema of a configuration with the integrations there are, for editors. Imports them all."""
+    members = []
+    for domain in loader.manifests():
+        kind: Any = Literal[domain]
+        members.append(create_model(domain, __base__=loader.load(domain).config_model, type=(kind, ...)))
+    one: Any = Annotated[reduce(or_, members), Field(discriminator="type")]
+    return create_model("Mailwire", __base__=Settings, integrations=(dict[str, one], {})).model_json_schema()
