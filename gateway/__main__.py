@@ -1,4 +1,4 @@
-"""The command line's front door: finds the command, imports its module and no other, and turns its end into an exit code.
+"""The command line's front door: finds the command, imports its module and no other, and returns its exit code.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. What is read on a slow machine should be there at once, so
 this file imports nothing that is not needed to say which commands there are.
@@ -70,13 +70,14 @@ def _run(name: str, words: list[str]) -> int:
 
     from gateway.cli import common
 
-    parser = argparse.ArgumentParser(f"mailwire {name}", description=module.__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(f"mailwire {name}", description=(module.__doc__ or "").partition("\n\n")[0])
     common.add_options(parser)
     module.add(parser)
     return int(module.run(parser.parse_intermixed_args(words)))
 
 
 def overview() -> str:
+    """What `mailwire --help` prints."""
     lines = [f"  {name:<14}{about}" for name, about in COMMANDS.items()]
     return "\n".join(
         [

@@ -1,0 +1,20 @@
+"""Find the mistakes in a configuration: all of them at once, each with its place and what to do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gateway.cli import common
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the configuration (default: as --config)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.file:
+        args.config = args.file
+    chosen = common.settings(args)
+    print(f"{chosen.path or 'No configuration file, so the defaults'}: fine. {common.summary(chosen.settings)}.")
+    return 0

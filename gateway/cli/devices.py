@@ -1,0 +1,106 @@
+"""List devices; `rename ID NAME` and `forget ID` change what was learned.
+
+A running gateway holds its devices in memory, so the two are for when it does not run; it takes the same requests over
+MQTT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from gateway.cli import common, show
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "rename", "forget"), default="list", help="default: list")
+    parser.add_argument("id", nargs="?", metavar="ID", help="rename, forget: the device")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="rename: what it shall be called")
+    parser.add_argument("--json", action="store_true", help="list: one device a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action == "list":
+        if args.id:
+            show.fail(f"mailwire devices lists all; what shall become of {args.id}: rename or forget?", 2)
+        return _list(args)
+    if not args.id or (args.action == "rename" and not args.name):
+        show.fail(f"Write: mailwire devices {args.action} ID" + (" NAME" if args.action == "rename" else ""), 2)
+    return _change(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    devices = [document["device"] for document in common.open_store(args).devices()]
+    if args.json:
+        for device in devices:
+            for key in ("first_seen", "last_seen"):
+                device[key] = common.iso_time(device[key]) if device[key] else None
+            print(show.json_line(device))
+        return 0
+    if not devices:
+        print("No devices are known yet: the first mail of each one makes it known.")
+        return 0
+    show.Table.print(
+        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES"),
+        [
+            (
+                device["id"],
+                device["name"],
+                device["manufacturer"] or "",
+                device["model"] or "",
+                device["profile"] or "",
+                ", ".join(device["kinds"]),
+                show.local_time(device["last_seen"]) if device["last_seen"] else "never",
+                str(device["mails"]),
+                ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
+            )
+            for device in devices
+        ],
+    )
+    return 0
+
+
+def _change(args: argparse.Namespace) -> int:
+    from gateway.registry import Registry
+    from gateway.store import StoreBroken
+
+    chosen = common.settings(args)
+    store = common.open_store_in(chosen.folder)
+    if common.gateway_runs(chosen.folder):
+        show.fail(_over_mqtt(args))
+    changed: dict[str, dict[str, Any] | None] = {}
+    registry = Registry(changed.__setitem__)
+    registry.load(store.devices())
+    registry.configure(chosen.settings.devices, chosen.settings.learn)
+    changed.clear()
+    try:
+        store.open(exclusive=True)  # so that no gateway starts meanwhile, with the devices as they were
+        if args.action == "rename":
+            registry.rename(args.id, args.name)
+        else:
+            registry.forget(args.id)
+    except StoreBroken as error:
+        show.fail(str(error))
+    except LookupError:
+        show.fail(f"{args.id}: no such device is known. `mailwire devices` lists those that are.")
+    except ValueError as error:
+        show.fail(f"{error}.")
+    for device_id, document in changed.items():
+        if document is None:
+            common.alter(store, "DELETE FROM devices WHERE id = ?", [device_id])
+        else:
+            values = [json.dumps(document), device_id]
+            common.alter(store, "UPDATE devices SET document = ? WHERE id = ?", values)
+    done = f"is now called {show.plain(args.name)}" if args.action == "rename" else "is forgotten"
+    print(f"{args.id} {done}.")
+    return 0
+
+
+def _over_mqtt(args: argparse.Namespace) -> str:
+    payload = {"device": args.id} | ({"name": args.name} if args.action == "rename" else {})
+    return (
+        "The gateway runs, and holds its devices in memory. Ask it over MQTT (or stop it first):\n"
+        f"  mosquitto_pub -t mailwire/bridge/request/{args.action} -m {shlex.quote(show.json_line(payload))}"
+    )

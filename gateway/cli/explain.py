@@ -1,0 +1,186 @@
+"""Show what would become of a mail, and why. Nothing is stored, sent or learned.
+
+From its bytes to the topics: what was read, what it means, which device it is from, the event, and where that goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway import interpret, template
+from gateway.api import Envelope, Event, Target
+from gateway.cli import common, show
+from gateway.pipeline import Sender, build_event, sender_of
+from gateway.registry import Registry
+from gateway.route import Router
+from gateway.store import Mail
+from gateway.ulid import UlidMaker
+from gateway.wire.topics import Topics
+
+_STANDARD_INPUT = "-"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mail", metavar="FILE|ID", help="a mail in a file, - for standard input, or a kept mail's id")
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the reverse-path (default: From)")
+    parser.add_argument("--to", action="append", metavar="ADDRESS", help="a recipient; again for more (default: To)")
+    parser.add_argument("--helo", metavar="NAME", help="the name that the device gives in HELO")
+    parser.add_argument("--peer", metavar="IP", help="where the device connects from (default: 127.0.0.1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = common.settings(args)
+    mail, content = _mail(args, chosen)
+    reading = interpret.read(content)
+    _complete(mail.envelope, args, reading)
+    meaning = interpret.meaning(reading, mail.envelope)
+    registry = _registry(chosen)
+    device, why, learned = _device(registry, mail, sender_of(reading, meaning), reading.subject or "")
+    event = build_event(mail, reading, meaning, device)
+    verdict = _router(chosen).targets(event)
+    topics = _topics(chosen, list(verdict.targets), event, picture=reading.picture is not None)
+    if args.json:
+        said = {
+            "reading": {
+                "subject": reading.subject,
+                "sender": reading.sender,
+                "sender_name": reading.sender_name,
+                "to": reading.to,
+                "date": reading.date,
+                "charsets": reading.charsets,
+                "attachments": reading.attachments,
+                "picture": reading.picture,
+                "truncated": reading.truncated,
+            },
+            "device": {"id": device.id, "name": device.name, "new": learned, "why": why},
+            "event": event,
+            "targets": list(verdict.targets),
+            "reasons": verdict.reasons,
+            "topics": topics,
+        }
+        print(show.json_line(said))
+        return 0
+    _print_reading(reading)
+    print("\nMeaning")
+    show.facts(
+        [
+            ("kind", event["kind"]),
+            ("state", event["state"] or "none"),
+            ("severity", event["severity"]),
+            ("title", event["title"]),
+            *[
+                (f"data.{key}", value if isinstance(value, str) else show.json_line(value))
+                for key, value in meaning.data.items()
+            ],
+        ]
+    )
+    print("\nDevice")
+    show.facts(
+        [
+            ("id", device.id + (" (would be learned)" if learned else "")),
+            ("name", device.name),
+            ("profile", device.profile or "none"),
+            ("why", why),
+        ]
+    )
+    print("\nEvent")
+    print(show.json_line(event, indent=2))
+    print("\nRoutes")
+    for reason in verdict.reasons:
+        print(show.plain(reason))
+    print(f"to: {', '.join(verdict.targets) or 'nobody'}")
+    if topics:
+        print("\nTopics")
+        for topic in topics:
+            print(topic)
+    return 0
+
+
+def _mail(args: argparse.Namespace, chosen: common.Chosen) -> tuple[Mail, Any]:
+    """The mail, and its bytes."""
+    path = Path(args.mail)
+    if args.mail == _STANDARD_INPUT:
+        content = sys.stdin.buffer.read()
+    elif path.exists():
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            show.fail(f"{path}: can't be read: {error.strerror}.", 2)
+    elif common.has_store(chosen.folder) and (kept := common.open_store_in(chosen.folder).mail(args.mail)):
+        return kept, common.content(common.open_store_in(chosen.folder), kept)
+    else:
+        show.fail(f"{args.mail}: there is no such file, and no mail of that id is kept.", 2)
+    source = next((listener.integration for listener in common.listeners(chosen.settings)), "explain")
+    envelope = Envelope(source, "127.0.0.1", "", "", [])
+    return Mail(UlidMaker().new(), time.time(), envelope, len(content)), content
+
+
+def _complete(envelope: Envelope, args: argparse.Namespace, reading: interpret.Reading) -> None:
+    """What the options say of the envelope; else what the mail itself says; a kept mail has one already."""
+    envelope.mail_from = args.sender or envelope.mail_from or reading.sender
+    envelope.rcpt_to = args.to or envelope.rcpt_to or reading.to
+    envelope.helo = args.helo or envelope.helo
+    envelope.peer = args.peer or envelope.peer
+
+
+def _registry(chosen: common.Chosen) -> Registry:
+    """The devices that the gateway knows, in a copy that is saved nowhere."""
+    registry = Registry(lambda *_: None)
+    if common.has_store(chosen.folder):
+        registry.load(common.open_store_in(chosen.folder).devices())
+    registry.configure(chosen.settings.devices, chosen.settings.learn)
+    return registry
+
+
+def _device(registry: Registry, mail: Mail, sender: Sender, subject: str) -> tuple[Any, str, bool]:
+    """(device, why it is that one, whether it would be learned)"""
+    _, why = registry.find(mail.envelope, sender, subject)
+    device, new = registry.identify(mail.envelope, sender, subject, mail.received)
+    return device, why, new
+
+
+def _router(chosen: common.Chosen) -> Router:
+    factories = {
+        name: chosen.loader.load(setting.type).factory for name, setting in chosen.settings.integrations.items()
+    }
+    buses = [name for name, factory in factories.items() if issubclass(factory, Target) and factory.event_bus]
+    return Router(chosen.settings.routes, buses, template.condition)
+
+
+def _topics(chosen: common.Chosen, targets: list[str], event: Event, *, picture: bool) -> list[str]:
+    """Where MQTT will have it, for each broker that is a target."""
+    found = []
+    for name in targets:
+        setting = chosen.settings.integrations[name]
+        if setting.type == "mqtt":
+            config: Any = setting.config  # its Config, which nothing outside its folder imports
+            topics = Topics(config.base_topic)
+            device = event["device"]["id"]
+            found += [topics.event(device), topics.state(device), *([topics.image(device)] if picture else [])]
+    return found
+
+
+def _print_reading(reading: interpret.Reading) -> None:
+    print("Mail")
+    sender = f"{reading.sender_name} <{reading.sender}>" if reading.sender_name else reading.sender
+    show.facts(
+        [
+            ("subject", reading.subject or "none"),
+            ("from", sender or "none"),
+            ("date", reading.date or "none"),
+            ("charsets", ", ".join(reading.charsets) or "nothing unusual"),
+            *[
+                (f"attachment {number}", f"{item['name']}, {item['type']}, {show.size(item['size'])}")
+                for number, item in enumerate(reading.attachments)
+            ],
+            *[("repaired", words) for words in reading.truncated],
+        ]
+    )
+    print("\nText")
+    for line in reading.text.splitlines():
+        print(f"  {show.plain(line)}".rstrip())

@@ -1,0 +1,199 @@
+"""Handing a mail to an SMTP server: for `send` and `sendmail`, with words for all that goes wrong.
+
+smtplib does the talking. The content goes by a way of our own, because smtplib alters it: it adds dots after bare
+line feeds, where RFC 5321 §4.5.2 knows lines that end with CRLF only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gateway.cli.show import address
+
+_PATIENCE = 60.0  # seconds for each answer
+_AFTER_DOT = 600.0  # seconds for the answer to the final dot (RFC 5321 §4.5.3.2.6)
+_PIECE = 64 * 1024  # bytes
+
+
+class NotTaken(Exception):
+    """The mail was not taken; the text says why. `reached`: somebody answered there. `code`: the reply's, or 0."""
+
+    def __init__(self, text: str, *, reached: bool = True, code: int = 0) -> None:
+        super().__init__(text)
+        self.reached = reached
+        self.code = code
+
+
+@dataclass(slots=True)
+class Server:
+    """Where to and how. `tls`: none, starttls, implicit. `verify`: the certificate must be one that is trusted."""
+
+    host: str
+    port: int
+    tls: str = "none"
+    verify: bool = True
+    helo: str | None = None
+    login: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return address(self.host, self.port)
+
+
+def place(text: str) -> tuple[str, int]:
+    """`HOST[:PORT]`, IPv6 with a port as `[HOST]:PORT` -> (host, port); raises ValueError."""
+    host, port = text, "2525"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no HOST[:PORT]; write 192.168.1.10:2525 or [fd00::10]:2525")
+    return host, int(port)
+
+
+@contextlib.contextmanager
+def connection(server: Server) -> Iterator[smtplib.SMTP]:
+    """A session that is greeted, encrypted and logged in as `server` says.
+
+    Raises NotTaken, also for what goes wrong with the connection while it is used.
+    """
+    context = ssl.create_default_context()
+    if not server.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        smtp: smtplib.SMTP
+        if server.tls == "implicit":
+            smtp = smtplib.SMTP_SSL(server.host, server.port, server.helo, timeout=_PATIENCE, context=context)
+        else:
+            smtp = smtplib.SMTP(server.host, server.port, server.helo, timeout=_PATIENCE)
+    except OSError as error:  # smtplib's own are among them
+        reached = isinstance(error, smtplib.SMTPResponseException | ssl.SSLError)
+        raise NotTaken(_words(error, server), reached=reached, code=getattr(error, "smtp_code", 0)) from error
+    try:
+        smtp.ehlo_or_helo_if_needed()
+        if server.tls == "starttls":
+            smtp.starttls(context=context)
+            smtp.ehlo_or_helo_if_needed()
+        if server.login:
+            smtp.login(*server.login)
+        yield smtp
+        with contextlib.suppress(OSError):
+            smtp.quit()
+    except OSError as error:
+        raise NotTaken(_words(error, server), code=getattr(error, "smtp_code", 0)) from error
+    finally:
+        smtp.close()
+
+
+def transmit(
+    smtp: smtplib.SMTP,
+    mail_from: str,
+    recipients: Sequence[str],
+    content: bytes,
+    *,
+    refused: Callable[[str], None] = lambda _: None,
+) -> str:
+    """One transaction; the server's answer to the content. `refused` is told of recipients that were not taken.
+
+    Raises NotTaken, and OSError, which `connection` puts into words.
+    """
+    options = [f"SIZE={len(content)}"] if smtp.has_extn("size") else []
+    if smtp.has_extn("8bitmime") and not content.isascii():
+        options.append("BODY=8BITMIME")
+    if smtp.has_extn("smtputf8") and not "".join([mail_from, *recipients]).isascii():
+        options.append("SMTPUTF8")
+    try:
+        code, answer = smtp.mail(mail_from, options)
+        if code != 250:
+            raise NotTaken(f"The server refused the sender {mail_from or '<>'}: {_reply(code, answer)}", code=code)
+        taken = 0
+        for recipient in recipients:
+            code, answer = smtp.rcpt(recipient)
+            if code in (250, 251):
+                taken += 1
+            else:
+                refused(f"The server refused the recipient {recipient}: {_reply(code, answer)}")
+        if not taken:
+            raise NotTaken("The server took none of the recipients.", code=code)
+        code, answer = _content(smtp, content)
+    except UnicodeEncodeError as error:
+        raise NotTaken(f"The server takes no addresses beyond ASCII: {error.object}") from None
+    except NotTaken:
+        smtp.rset()
+        raise
+    if code != 250:
+        raise NotTaken(f"The server did not take the mail: {_reply(code, answer)}", code=code)
+    return _reply(code, answer)
+
+
+def _content(smtp: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
+    """By BDAT (RFC 3030) where it is offered, which leaves every byte as it is; else by DATA."""
+    assert smtp.sock is not None
+    if smtp.has_extn("chunking"):
+        smtp.send(b"BDAT %d LAST\r\n" % len(content))
+        _send(smtp, content)
+    else:
+        code, answer = smtp.docmd("DATA")
+        if code != 354:
+            return code, answer
+        stuffed = re.sub(rb"(\A|\r\n)\.", rb"\1..", content)
+        _send(smtp, stuffed + (b".\r\n" if stuffed.endswith(b"\r\n") or not stuffed else b"\r\n.\r\n"))
+    smtp.sock.settimeout(_AFTER_DOT)
+    code, answer = smtp.getreply()
+    smtp.sock.settimeout(_PATIENCE)
+    return code, answer
+
+
+def _send(smtp: smtplib.SMTP, content: bytes) -> None:
+    """In pieces, for Python's time limit is for each call as a whole."""
+    for start in range(0, len(content), _PIECE):
+        smtp.send(content[start : start + _PIECE])
+
+
+def _reply(code: int, answer: bytes | str) -> str:
+    text = answer if isinstance(answer, str) else answer.decode(errors="replace")
+    return f"{code} {' '.join(text.split())}"
+
+
+def _words(error: OSError, server: Server) -> str:
+    """What happened, and what to do about it."""
+    hint = " A port that wants TLS from the first byte does that: try --tls implicit." if server.tls == "none" else ""
+    match error:
+        case smtplib.SMTPAuthenticationError():
+            answer = _reply(error.smtp_code, error.smtp_error)
+            return f"{server} refused the login: {answer}. Check --user and --password."
+        case smtplib.SMTPNotSupportedError() if "STARTTLS" in str(error):
+            return f"{server} does not offer STARTTLS. Try --tls implicit, or --tls none."
+        case smtplib.SMTPNotSupportedError():
+            return f"{server} offers no login. Leave out --user; some offer it after --tls starttls only."
+        case smtplib.SMTPResponseException():
+            return f"{server} turned us away: {_reply(error.smtp_code, error.smtp_error)}"
+        case smtplib.SMTPServerDisconnected() if "timed out" in str(error):
+            return f"{server} does not answer.{hint}"
+        case smtplib.SMTPServerDisconnected() | ConnectionResetError() | BrokenPipeError():
+            return f"{server} hung up before it had taken the mail.{hint}"
+        case smtplib.SMTPException():
+            return f"{server}: {error}"
+        case ssl.SSLCertVerificationError():
+            why = error.verify_message
+            return f"{server} has a certificate that is not trusted here: {why}. With --insecure it is not checked."
+        case ssl.SSLError() if server.tls == "implicit" and error.reason == "WRONG_VERSION_NUMBER":
+            return f"{server} does not speak TLS from its first byte. Try --tls starttls, or --tls none."
+        case ssl.SSLError():
+            return f"{server}: TLS could not be agreed: {error.reason or error}."
+        case ConnectionRefusedError():
+            return f"Nothing listens at {server}. Does the gateway run (mailwire run)?"
+        case socket.gaierror():
+            return f"There is no host {server.host}: {error.strerror}."
+        case TimeoutError():
+            return f"{server} does not answer."
+        case _:
+            return f"{server} can't be reached: {error.strerror or error}."
