@@ -47,6 +47,7 @@ class Sender:
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
+    """What the registry asks, from what `interpret` answers."""
     return Sender(
         reading.sender,
         reading.sender_name,
@@ -264,7 +265,7 @@ class Pipeline:
             self._set_state(mail, "duplicate")
             log.info("mail %s repeats %s from %s: no second event", mail.id, first, mail.envelope.peer)
             return
-        device, new = self.registry.identify(
+        device, _ = self.registry.identify(
             mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received
         )
         event = build_event(mail, reading, meaning, device)

@@ -12,6 +12,7 @@ goes out, as the device `unknown`: invented senders can flood neither the store 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import itertools
 import logging
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 from gateway.api import Device, Envelope, Event
 from gateway.wire.event import slug
+from gateway.wire.topics import RESERVED_IDS
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,6 @@ ENDS_BY_ITSELF = dict.fromkeys(
     ("motion", "line_crossing", "intrusion", "person", "vehicle", "animal", "face", "sound", "doorbell"), 60.0
 )
 UNKNOWN = "unknown"
-_RESERVED = {"bridge", "notify", UNKNOWN}  # words that have a meaning of their own as a topic level
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
@@ -309,7 +310,7 @@ class Registry:
         name = telling[0]
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
             device_id = slug(f"{name} {extra}" if extra else name)
-            if device_id and device_id not in self._known and device_id not in _RESERVED:
+            if device_id and device_id not in self._known and device_id not in RESERVED_IDS:
                 return device_id, _friendly(f"{name} {extra}".strip())
         raise AssertionError("unreachable: some number is free")
 
@@ -318,6 +319,7 @@ def _key(envelope: Envelope, reading: Identified) -> tuple[str, str, str]:
     return (reading.sender or envelope.mail_from).lower()[:254], _helo(envelope.helo), _peer(envelope.peer)
 
 
+@functools.lru_cache(maxsize=4096)
 def _helo(name: str) -> str:
     """The HELO name if it may tell devices apart: an address literal repeats the peer, a generic one says nothing."""
     bare = name.strip("[]").lower().removeprefix("ipv6:")
@@ -328,6 +330,7 @@ def _helo(name: str) -> str:
     return ""
 
 
+@functools.lru_cache(maxsize=4096)
 def _peer(peer: str) -> str:
     """Where it connects from; of a global IPv6 address the network only, for the rest changes by itself."""
     try:

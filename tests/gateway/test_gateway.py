@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import Gateway, until
-from tests.mosquitto import Mosquitto
+from tests.mosquitto import Listener, Mosquitto, free_port
 
 WITH_BROKER = """
 integrations:
@@ -33,14 +33,20 @@ def send(port, numbers, acknowledged=None):
                 acknowledged.append(number)
 
 
+def heard(listener):
+    """The events that a listener got so far."""
+    return [json.loads(payload) for topic, payload, _ in list(listener.messages) if topic.endswith("/event")]
+
+
 def subjects(events):
     return Counter(event["mail"]["subject"] for event in events)
 
 
 @pytest.fixture
 def broker(tmp_path):
-    with Mosquitto(tmp_path / "broker") as running:
-        yield running
+    running = Mosquitto(tmp_path / "broker").start()
+    yield running
+    running.stop()
 
 
 def test_what_was_acknowledged_is_listed_and_becomes_an_event(tmp_path):
@@ -83,9 +89,9 @@ def test_broker_away_gateway_killed_and_everything_still_arrives(tmp_path, broke
     send(gateway.port, range(20))
     gateway.kill()
     broker.start()
-    with broker.subscriber("mailwire/+/event") as subscriber, gateway.start():
-        until(lambda: len({json.loads(payload)["id"] for _, payload in subscriber.messages}) == 20, "20 events")
-        events = {event["id"]: event for event in map(json.loads, (payload for _, payload in subscriber.messages))}
+    with Listener(broker.port, "mailwire/+/event") as subscriber, gateway:
+        until(lambda: len({event["id"] for event in heard(subscriber)}) == 20, "20 events")
+        events = {event["id"]: event for event in heard(subscriber)}
     assert subjects(events.values()) == Counter(f"number {number}" for number in range(20))
 
 
@@ -94,7 +100,7 @@ def test_kill_9_in_the_middle_of_load_loses_nothing_acknowledged(tmp_path, broke
     chance = random.Random(seed)
     gateway = Gateway(tmp_path, WITH_BROKER.format(port=broker.port))
     acknowledged: list[int] = []
-    with broker.subscriber("mailwire/+/event") as subscriber:
+    with Listener(broker.port, "mailwire/+/event") as subscriber:
         for round_ in range(3):
             gateway.start()
             port = gateway.port
@@ -121,16 +127,15 @@ def test_kill_9_in_the_middle_of_load_loses_nothing_acknowledged(tmp_path, broke
             gateway.kill()
             for thread in threads:
                 thread.join()
-        with gateway.start():
+        with gateway:
             wanted = {f"number {number}" for number in acknowledged}
-            until(lambda: wanted <= {json.loads(payload)["mail"]["subject"] for _, payload in subscriber.messages})
+            until(lambda: wanted <= {event["mail"]["subject"] for event in heard(subscriber)})
             until(lambda: all(row["state"] == "done" for row in gateway.mails()))
             kept = gateway.events()
     assert wanted <= set(subjects(kept))
     assert max(subjects(kept).values()) == 1
     ids: dict[str, set[str]] = {}
-    for _, payload in subscriber.messages:
-        event = json.loads(payload)
+    for event in heard(subscriber):
         ids.setdefault(event["mail"]["subject"], set()).add(event["id"])
     assert {len(one) for one in ids.values()} == {1}, "an event was given a second id"
 
@@ -161,32 +166,32 @@ def test_the_same_mail_twice_is_one_event_and_two_250s(tmp_path):
 
 def test_a_replayed_mail_is_interpreted_once_more_with_its_id(tmp_path, broker):
     with Gateway(tmp_path, WITH_BROKER.format(port=broker.port)) as gateway:
-        with broker.subscriber("mailwire/+/event") as subscriber:
+        with Listener(broker.port, "mailwire/+/event") as subscriber:
             send(gateway.port, [1])
             event = gateway.settled(1)[0]
             until(lambda: len(subscriber.messages) == 1)
             gateway.cli("replay", event["id"])
             until(lambda: len(subscriber.messages) == 2)
-        assert json.loads(subscriber.messages[1][1])["id"] == event["id"]
+        assert heard(subscriber)[1]["id"] == event["id"]
 
 
 def test_the_picture_the_state_and_the_discovery_are_there(tmp_path, broker):
     picture = b"\xff\xd8\xff\xe0picture"
     with Gateway(tmp_path, WITH_BROKER.format(port=broker.port)) as gateway:
-        with broker.subscriber("mailwire/#", "homeassistant/#") as subscriber:
+        with Listener(broker.port, "mailwire/#", "homeassistant/#") as subscriber:
             file = tmp_path / "snap.jpg"
             file.write_bytes(picture)
             gateway.cli("send", f"127.0.0.1:{gateway.port}", "--subject", "Motion detected", "--picture", str(file))
             until(
                 lambda: any(
                     topic.endswith("/state") and topic.startswith("mailwire/") and "bridge" not in topic
-                    for topic, _ in subscriber.messages
+                    for topic, _, _ in subscriber.messages
                 )
             )
-            until(lambda: any(topic.endswith("/event") for topic, _ in subscriber.messages))
-        topics = dict(subscriber.messages)
+            until(lambda: any(topic.endswith("/event") for topic, _, _ in subscriber.messages))
+        topics = {topic: payload for topic, payload, _ in subscriber.messages}
         device = next(topic.split("/")[1] for topic in topics if topic.endswith("/event"))
-        order = [topic for topic, _ in subscriber.messages]
+        order = [topic for topic, _, _ in subscriber.messages]
         assert topics[f"mailwire/{device}/image"] == picture
         assert order.index(f"mailwire/{device}/image") < order.index(f"mailwire/{device}/event")
         config = f"homeassistant/device/mailwire_{device}/config"
@@ -197,30 +202,25 @@ def test_the_picture_the_state_and_the_discovery_are_there(tmp_path, broker):
             "image",
         }
         assert json.loads(topics["mailwire/bridge/state"]) == {"state": "online"}
-        with broker.subscriber("mailwire/bridge/state") as late:
+        with Listener(broker.port, "mailwire/bridge/state") as late:
             gateway.kill()
-            until(lambda: [json.loads(payload) for _, payload in late.messages][-1:] == [{"state": "offline"}])
+            until(lambda: late.newest("mailwire/bridge/state") == {"state": "offline"})
 
 
 def test_reload_restarts_what_changed_and_keeps_connections(tmp_path):
-    with Gateway(tmp_path) as gateway:
-        port = gateway.port
-        with smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
-            smtp.ehlo()
-            smtp.mail("plc@lan.example")
-            smtp.rcpt("a@gw")
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                other = probe.getsockname()[1]
-            gateway.config.write_text(
-                f'integrations:\n  lan-mail: {{type: smtp_server, listen: ["127.0.0.1:{other}"]}}\n'
-            )
-            gateway.hang_up()
-            gateway.logged("configuration read again: restarted lan-mail")
-            send(other, [2])
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
-            assert smtp.data(mail(1))[0] == 250
+    with Gateway(tmp_path) as gateway, contextlib.closing(smtplib.SMTP("127.0.0.1", gateway.port, timeout=30)) as smtp:
+        old, new = gateway.port, free_port()
+        smtp.ehlo()
+        smtp.mail("plc@lan.example")
+        smtp.rcpt("a@gw")
+        gateway.config.write_text(f'integrations:\n  lan-mail: {{type: smtp_server, listen: ["127.0.0.1:{new}"]}}\n')
+        gateway.hang_up()
+        gateway.logged("configuration read again: restarted lan-mail")
+        send(new, [2])
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", old))
+        assert smtp.data(mail(1))[0] == 250
+        assert smtp.getreply()[0] == 421
         assert set(subjects(gateway.settled(2))) == {"number 1", "number 2"}
 
 
@@ -236,28 +236,46 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(tmp_path):
 
 
 def test_a_graceful_stop_finishes_what_is_in_flight(tmp_path):
-    with Gateway(tmp_path) as gateway:
-        with smtplib.SMTP("127.0.0.1", gateway.port, timeout=30) as smtp:
-            smtp.ehlo()
-            smtp.mail("plc@lan.example")
-            smtp.rcpt("a@gw")
-            assert smtp.docmd("DATA")[0] == 354
-            gateway.process.terminate()
-            gateway.logged("stopping: what is in flight is finished first")
-            smtp.send(mail(1) + b".\r\n")
-            assert smtp.getreply()[0] == 250
-            assert smtp.getreply()[0] == 421
-        assert gateway.terminate() == 0
-        assert [row["state"] for row in gateway.mails()] == ["done"]
+    with Gateway(tmp_path) as gateway, contextlib.closing(smtplib.SMTP("127.0.0.1", gateway.port, timeout=30)) as smtp:
+        smtp.ehlo()
+        smtp.mail("plc@lan.example")
+        smtp.rcpt("a@gw")
+        assert smtp.docmd("DATA")[0] == 354
+        gateway.process.terminate()
+        gateway.logged("stopping: what is in flight is finished first")
+        smtp.send(mail(1) + b".\r\n")
+        assert smtp.getreply()[0] == 250
+        assert smtp.getreply()[0] == 421
+        assert gateway.process.wait(30) == 0
+    assert [row["state"] for row in gateway.mails()] == ["done"]
 
 
-def test_a_port_in_use_is_said_with_what_to_do(tmp_path):
+def test_a_port_in_use_is_said_and_taken_when_it_is_free(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        gateway = Gateway(tmp_path, f'integrations:\n  m: {{type: smtp_server, listen: ["127.0.0.1:{port}"]}}\n')
-        done = gateway.cli("run", check=False)
-        assert done.returncode == 1
-        assert f"127.0.0.1:{port}" in done.stderr.decode()
+        gateway = Gateway(
+            tmp_path, f'integrations:\n  m: {{type: smtp_server, listen: ["127.0.0.1:{port}"]}}\n'
+        ).start()
+        assert f"retrying: 127.0.0.1:{port} is taken by another program: stop that one, or choose" in gateway.greeting
+    until(lambda: _answers(port), "listening")
+    send(port, [1])
+    gateway.settled(1)
+    assert gateway.terminate() == 0
+
+
+def _answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_gateway_that_can_never_listen_ends_and_says_why(tmp_path):
+    missing = tmp_path / "no.pem"
+    gateway = Gateway(
+        tmp_path, f'integrations:\n  m: {{type: smtp_server, listen: ["127.0.0.1:0"], certificate: "{missing}"}}\n'
+    )
+    done = gateway.cli("run", check=False)
+    assert done.returncode == 1
+    assert str(missing) in done.stderr.decode()
 
 
 def test_two_gateways_do_not_share_a_data_folder(tmp_path):
