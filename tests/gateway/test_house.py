@@ -36,9 +36,17 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Everything in a file but what only a type checker sees."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from nodes(child)
+
+
 def imports(path: Path) -> Iterator[str]:
     """The top-level names of what a file imports from outside its own package."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

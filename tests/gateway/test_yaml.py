@@ -151,6 +151,7 @@ def test_hide() -> None:
     assert document.hide("with open sesame in it, and no more") == "with *** in it, and no more"
     assert document.hide("'sesame' and 'word'", ("a", "b")) == "'***' and 'word'"
     assert document.hide("'sesame' and 'word'", ("a",)) == "'***' and 'word'"
+    assert document.hide('a bell\'s "open" and `same`', ("a", "b", 0)) == "a bell's '***' and '***'"
     assert document.hide("'sesame' and 'word'", ("d",)) == "'sesame' and 'word'"
     assert document.hide("no") == "***"
     assert document.hide("mqtt://me:pw@host/x") == "mqtt://***@host/x"

@@ -6,7 +6,6 @@ import time
 from typing import NamedTuple
 
 import pytest
-from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away, Refusing
 
 from gateway.__main__ import main
 from gateway.config import LearnSettings
@@ -16,6 +15,7 @@ from gateway.pipeline import Pipeline
 from gateway.registry import Registry
 from gateway.route import Router
 from gateway.store import Store
+from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away, Refusing
 
 
 class Result(NamedTuple):

@@ -182,7 +182,7 @@ class RawServer:
             connection.sendall(self.replies.get("greeting", b"220 raw\r\n"))
             while line := lines.readline():
                 self.commands.append(line)
-                verb = line.split()[0].decode()
+                verb = line.split()[0].decode().upper()
                 connection.sendall(self.replies.get(verb, b""))
                 if verb in self.replies:
                     continue
@@ -270,6 +270,16 @@ def test_refusals_are_repeated(mailwire, serve):
     assert (result.code, result.err) == (1, "The server did not take the mail: 451 4.3.0 later\n")
 
 
+def test_an_address_can_not_smuggle_a_command(mailwire, serve, tmp_path):
+    handler, server = serve()
+    result = mailwire("send", server, "--to", "a@gw>\r\nRCPT TO:<b@gw")
+    assert (result.code, result.err) == (2, r"'a@gw>\r\nRCPT TO:<b@gw' has more than one line." + "\n")
+    (tmp_path / "mail.eml").write_bytes(b"Subject: x\r\n\r\n")
+    result = mailwire("send", server, "--eml", tmp_path / "mail.eml", "--to", "a@gw\r")
+    assert (result.code, result.err) == (1, r"'a@gw\r' is no address: it has a control character." + "\n")
+    assert handler.mails == []
+
+
 def test_nobody_is_there(mailwire, closed):
     result = mailwire("send", closed)
     assert (result.code, result.out) == (1, "")
@@ -322,10 +332,8 @@ def test_addresses_beyond_ascii_need_a_server_that_takes_them(mailwire, serve):
     assert mailwire("send", server, "--to", "tür@gw").code == 0
     assert handler.mails[0][2] == ["tür@gw"]
     _, server = serve()
-    assert (
-        mailwire("send", server, "--to", "tür@gw").err
-        == "The server takes no addresses beyond ASCII: RCPT TO:<tür@gw>\n"
-    )
+    refused = mailwire("send", server, "--to", "tür@gw")
+    assert (refused.code, refused.err) == (1, "The server takes no addresses beyond ASCII, such as tür@gw.\n")
 
 
 def test_wrong_use(mailwire, tmp_path):
@@ -339,8 +347,7 @@ def test_wrong_use(mailwire, tmp_path):
     result = mailwire("send", "--eml", missing, "--picture")
     assert (result.code, result.err) == (2, "--eml is a whole mail: leave out --file and --picture.\n")
     result = mailwire("send", "--subject", "a\nb")
-    assert result.code == 2
-    assert result.err.startswith("That can't stand in a mail's header: ")
+    assert (result.code, result.err) == (2, r"'a\nb' has more than one line." + "\n")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import time
 from datetime import datetime
 
 import pytest
-from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away
 
 from gateway.store import LOCK, Store
+from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away
 
 COMMAND = [sys.executable, "-m", "gateway"]
 

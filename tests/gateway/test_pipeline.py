@@ -1,0 +1,189 @@
+"""From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway import pipeline as module
+from gateway.api import Envelope, Target
+from gateway.deliver import Worker
+from gateway.pipeline import Pipeline
+from gateway.registry import Registry
+from gateway.route import Router
+from gateway.store import Mail, Store
+from gateway.ulid import UlidMaker
+from tests.gateway.test_registry import Learn
+
+new_id = UlidMaker().new
+
+
+class Listener(Target):
+    event_bus = True
+
+    def __init__(self):
+        super().__init__(None, None)
+        self.heard = []
+
+    async def deliver(self, event):
+        self.heard.append(event)
+
+
+class Bench:
+    """A store, a registry and a pipeline with one listening target; `kept` commits a mail as the intake does."""
+
+    def __init__(self, folder):
+        self.store = Store(folder)
+        self.store.open()
+        self.store.start()
+        registry = Registry(lambda *_: None)
+        registry.configure({}, Learn())
+        self.pipeline = Pipeline(self.store, registry)
+        self.target = Listener()
+        worker = Worker("t", self.target, self.store, self.pipeline.ledger)
+        worker.start()
+        self.pipeline.workers = {"t": worker}
+        self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
+
+    async def kept(self, content, *, peer="192.168.1.2", tell=True, received=None):
+        mail = Mail(
+            new_id(), received or time.time(), Envelope("m", peer, "h", "a@b", ["c@d"]), len(content), content=content
+        )
+        done = asyncio.get_running_loop().create_future()
+        self.store.keep(mail, done.set_result)
+        assert await done is None
+        if tell:
+            self.pipeline.arrived(mail)
+        return mail
+
+    async def heard(self, count):
+        deadline = time.monotonic() + 20
+        while len(self.target.heard) < count:
+            assert time.monotonic() < deadline, self.subjects()
+            await asyncio.sleep(0.005)
+        return self.subjects()
+
+    def subjects(self):
+        return [event["mail"]["subject"] for event in self.target.heard]
+
+    async def states(self):
+        self.pipeline.ledger.write()
+        await self.store.flush()
+        return [mail.state for mail in reversed(self.store.mails(10_000))]
+
+    async def close(self):
+        await self.pipeline.stop()
+        await self.pipeline.workers["t"].stop()
+        await self.store.close()
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    made = Bench(tmp_path)
+    yield made
+    await made.close()
+
+
+def mail(subject, size=0):
+    return f"From: a@b\r\nSubject: {subject}\r\n\r\n".encode() + b"x" * size + b"\r\n"
+
+
+async def test_what_was_kept_before_a_crash_is_interpreted_at_the_start_in_order(bench):
+    for number in range(50):
+        await bench.kept(mail(number), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(50) == [str(number) for number in range(50)]
+    assert await bench.states() == ["done"] * 50
+
+
+async def test_mails_that_come_while_the_backlog_is_read_are_interpreted_once(bench):
+    for number in range(20):
+        await bench.kept(mail(number), tell=False)
+    bench.pipeline.resume()
+    for number in range(20, 40):
+        await bench.kept(mail(number))
+    assert await bench.heard(40) == [str(number) for number in range(40)]
+    await asyncio.sleep(0)
+    assert len(await bench.heard(40)) == 40
+
+
+async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG", 10)
+    monkeypatch.setattr(module, "_BACKLOG_BYTES", 500)
+    bench.pipeline.resume()
+    await asyncio.gather(*[bench.kept(mail(number, 100)) for number in range(200)])
+    assert sorted(await bench.heard(200)) == sorted(str(number) for number in range(200))
+    assert len(bench.target.heard) == 200
+    assert bench.pipeline._queued_bytes == 0
+
+
+async def test_a_small_mail_never_overtakes_a_large_one_of_its_peer(bench):
+    bench.pipeline.resume()
+    for number in range(6):
+        await bench.kept(mail(number, 0 if number % 2 else 2_000_000))
+        await bench.kept(mail(f"other {number}"), peer="192.168.1.3")
+    subjects = await bench.heard(12)
+    assert [one for one in subjects if "other" not in one] == [str(number) for number in range(6)]
+
+
+async def test_the_same_bytes_within_the_window_are_one_event(bench):
+    bench.pipeline.resume()
+    now = time.time()
+    await bench.kept(mail("x"), received=now)
+    await bench.kept(mail("x"), received=now + 59)
+    await bench.kept(mail("x"), received=now + 59, peer="192.168.1.3")
+    await bench.kept(mail("x"), received=now + 61)
+    assert len(await bench.heard(3)) == 3
+    assert await bench.states() == ["done", "duplicate", "done", "done"]
+
+
+async def test_a_repeat_is_known_across_a_restart(bench):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.heard(1)
+    await bench.states()
+    bench.pipeline._recent.clear()
+    await bench.kept(mail("x"), tell=False)
+    again = Pipeline(bench.store, bench.pipeline.registry)
+    again.resume()
+    again._turn()
+    await bench.store.flush()
+    assert await bench.states() == ["done", "duplicate"]
+
+
+async def test_no_window_no_duplicates(bench):
+    bench.pipeline.duplicate_window = 0
+    bench.pipeline.resume()
+    for _ in range(3):
+        await bench.kept(mail("x"))
+    assert len(await bench.heard(3)) == 3
+
+
+async def test_replay_is_never_a_duplicate_and_keeps_the_id(bench):
+    bench.pipeline.resume()
+    first = await bench.kept(mail("x"))
+    await bench.heard(1)
+    await bench.states()
+    bench.store.alter("UPDATE mails SET state = 'replay' WHERE id = ?", [first.id])
+    bench.pipeline.replay()
+    bench.pipeline.replay()
+    await bench.heard(2)
+    assert {event["id"] for event in bench.target.heard} == {first.id}
+    assert await bench.states() == ["done"]
+
+
+async def test_a_mail_whose_file_is_gone_is_said_and_passed_over(bench, caplog):
+    await bench.kept(mail("x"), tell=False)
+    bench.store.alter("UPDATE contents SET content = NULL, file = 'gone.eml'")
+    await bench.kept(mail("y"), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(1) == ["y"]
+    assert await bench.states() == ["lost", "done"]
+    assert "is no longer kept" in caplog.text
+
+
+async def test_an_event_that_did_not_come_by_mail_is_kept_before_it_is_acknowledged(bench):
+    event_id = await bench.pipeline.emit("panel", {"kind": "no such kind", "title": "t" * 300, "state": "odd"})
+    event = bench.store.event(event_id)
+    assert (event["kind"], event["state"], len(event["title"]), event["mail"]) == ("other", None, 200, None)
+    assert event["source"] == "panel"
