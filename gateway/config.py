@@ -39,6 +39,7 @@ from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
 DEFAULT_INTEGRATIONS: dict[str, dict[str, Any]] = {"lan-mail": {"type": "smtp_server"}, "broker": {"type": "mqtt"}}
+_OWN_SOURCES = ("sendmail",)  # of mails that no integration brought: `mailwire sendmail`
 
 _SECONDS = {
     "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
@@ -92,7 +93,10 @@ def _template(text: str) -> str:
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
     """A relative path is meant from the folder of the configuration file."""
-    return Path((info.context or {}).get("folder", "")) / path.expanduser()
+    try:
+        return Path((info.context or {}).get("folder", "")) / path.expanduser()
+    except RuntimeError:
+        raise Wrong("there is no such home folder", "Write the whole path") from None
 
 
 Duration = Annotated[
@@ -225,9 +229,9 @@ class Settings(_Model):
     _hash: str = PrivateAttr("")
 
     def model_post_init(self, context: Any) -> None:
-        facts = self.model_dump(mode="json", exclude={"integrations"})
+        facts = self.model_dump(exclude={"integrations"})
         for name, setting in self.integrations.items():
-            facts[f"integrations.{name}"] = [setting.type, setting.config.model_dump(mode="json")]
+            facts[f"integrations.{name}"] = [setting.type, setting.config.model_dump()]
         hide = context["hide"] if context else str
         self._hash = hashlib.sha256(repr(_leaves(facts, hide)).encode()).hexdigest()[:12]
 
@@ -239,7 +243,9 @@ class Settings(_Model):
 def _leaves(value: Any, hide: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return sorted((str(key), _leaves(item, hide)) for key, item in value.items())
-    return [_leaves(item, hide) for item in value] if isinstance(value, list) else hide(str(value))
+    if isinstance(value, set | frozenset):
+        return sorted(hide(str(item)) for item in value)
+    return [_leaves(item, hide) for item in value] if isinstance(value, list | tuple) else hide(str(value))
 
 
 def load(path: Path | None, *, loader: Loader) -> Settings:
@@ -329,7 +335,7 @@ def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
                 hint = nearest("", targets, "Targets are")
                 yield Finding(place, f"nothing can be sent to '{name}', which is a source", hint)
         for place, name in _names(route.get("if") if isinstance(route, dict) else None, "source", (*at, "if")):
-            if not fnmatch.filter(kinds, name):
+            if not fnmatch.filter([*kinds, *_OWN_SOURCES], name):
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, kinds, "There are"))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target
-from gateway.store import Delivery, Statement, Store
+from gateway.store import Delivery, Statement, Store, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +78,18 @@ class Ledger:
 
 
 def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
+    """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
+    events, mails, owed = [], [], []
     for event_id, (event, received, targets) in entries.items():
-        yield (
-            "INSERT OR REPLACE INTO events (id, time, device, targets, event) VALUES (?, ?, ?, ?, ?)",
-            (event_id, received, event["device"]["id"], json.dumps(list(targets)), json.dumps(event)),
-        )
+        events.append((event_id, received, event["device"]["id"], json.dumps(event)))
         if event["mail"]:
-            yield "UPDATE mails SET state = 'done' WHERE id = ?", (event_id,)
-        for target, expires in targets.items():
-            yield (
-                "INSERT OR REPLACE INTO deliveries (event, target, state, expires) VALUES (?, ?, 'waiting', ?)",
-                (event_id, target, expires),
-            )
+            mails.append(event_id)
+        owed += [(event_id, target, "waiting", expires) for target, expires in list(targets.items())]
+    yield from rows_of("INSERT OR REPLACE INTO events (id, time, device, event)", 4, events)
+    yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, expires)", 4, owed)
+    for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):
+        marks = ", ".join("?" * len(some))
+        yield f"UPDATE mails SET state = 'done' WHERE id IN ({marks})", some  # noqa: S608  # marks, no values
 
 
 class Worker:

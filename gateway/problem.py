@@ -19,6 +19,9 @@ Place = tuple[str | int, ...]
 """Where a value stands in its file: `("routes", 0, "to", 1)`, printed as `routes[0].to[1]`."""
 
 
+_QUOTED = re.compile(r"(?<!\w)(['\"`])(.+?)\1(?!\w)")
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One mistake. `file`, `line` (from 1) and `path` are empty where there are none; texts end without a dot."""
@@ -77,11 +80,7 @@ class Document:
             text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
         text = re.sub(r"(?<=://)[^/@\s]+@", "***@", text)  # a user and a password typed into a URL
         own = [value for place, value in self.secrets.items() if place[: len(at)] == at or at[: len(place)] == place]
-        if own:
-            text = re.sub(
-                r"'(.+?)'", lambda piece: "'***'" if any(piece[1] in value for value in own) else piece[0], text
-            )
-        return text
+        return _QUOTED.sub(lambda quote: "'***'" if any(quote[2] in value for value in own) else quote[0], text)
 
 
 class Wrong(ValueError):
@@ -245,7 +244,7 @@ _KINDS: tuple[tuple[type | UnionType, str], ...] = (
 def _shown(given: object) -> str:
     if isinstance(given, bool):
         return str(given).lower()
-    return f"'{given[:40]}'" if isinstance(given, str) else f"{given}"
+    return f"'{given[:40]}'" if isinstance(given, str) else str(given)[:40]
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

@@ -37,7 +37,7 @@ MIGRATIONS = (
     """
     PRAGMA auto_vacuum = INCREMENTAL;
     CREATE TABLE mails (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice, also after pruning
+        seq INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         received REAL NOT NULL,
         source TEXT NOT NULL,
@@ -54,11 +54,10 @@ MIGRATIONS = (
     -- Apart from mails, so that a change of state does not rewrite the content. One of the two is NULL.
     CREATE TABLE contents (seq INTEGER PRIMARY KEY, content BLOB, file TEXT);
     CREATE TABLE events (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        seq INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         time REAL NOT NULL,
         device TEXT NOT NULL,
-        targets TEXT NOT NULL,
         event TEXT NOT NULL
     );
     -- What is owed. A delivery that is done has no row any more.
@@ -83,6 +82,10 @@ LOCK = "gateway.lock"
 _BOOKKEEPING_WAIT = 0.02  # seconds that bookkeeping waits for a promise to ride with
 _LOOK_ROUND = 1.0  # seconds between looks for changes that another process made
 _BATCH = 500
+_ROWS = 100  # in one statement
+_INSERT_MAILS = (
+    "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
+)
 _BATCH_BYTES = 8 * 1024 * 1024
 
 Statement = tuple[str, Sequence[Any]]
@@ -136,6 +139,7 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._local = threading.local()
         self._lock: Any = None
+        self._last_seq = 0
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -202,6 +206,9 @@ class Store:
         """Start the writer thread; the running event loop is told of commits."""
         self._loop = asyncio.get_running_loop()
         connection = self.connect()
+        # From the clock, so that a number is not given again after all mails were pruned.
+        highest = connection.execute("SELECT coalesce(max(seq), 0) FROM mails").fetchone()[0]
+        self._last_seq = max(highest, time.time_ns() // 1000)
         self._thread = threading.Thread(target=self._write, args=(connection,), name="store", daemon=True)
         self._thread.start()
 
@@ -294,8 +301,8 @@ class Store:
         try:
             connection.execute("PRAGMA synchronous = " + ("FULL" if batch else "NORMAL"))
             connection.execute("BEGIN IMMEDIATE")
-            for mail in batch:
-                _insert_mail(connection, mail)
+            if batch:
+                self._insert(connection, batch)
             for note in notes:
                 for sql, values in note():
                     connection.execute(sql, values)
@@ -312,6 +319,23 @@ class Store:
             told = [(self._told.pop(mail.id), trouble) for mail in batch]
             self._tell([functools.partial(_call_all, told)])
         return left
+
+    def _insert(self, connection: sqlite3.Connection, batch: list[Mail]) -> None:
+        """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
+        mails, contents = [], []
+        for mail in batch:
+            self._last_seq = mail.seq = self._last_seq + 1
+            if not mail.sha256:
+                mail.sha256 = hashlib.sha256(mail.content or b"").hexdigest()
+            one = mail.envelope
+            rcpt_to, details = json.dumps(one.rcpt_to), json.dumps(one.details) if one.details else "{}"
+            sender = (mail.received, one.source, one.peer, one.helo, one.mail_from)
+            mails.append((mail.seq, mail.id, *sender, rcpt_to, details, mail.size, mail.sha256, mail.state))
+            contents.append((mail.seq, None if mail.file else mail.content, mail.file))
+        for statement in rows_of(_INSERT_MAILS, 12, mails):
+            connection.execute(*statement)
+        for statement in rows_of("INSERT INTO contents (seq, content, file)", 3, contents):
+            connection.execute(*statement)
 
     def _one_by_one(
         self, connection: sqlite3.Connection, notes: list[Callable[[], Iterable[Statement]]]
@@ -497,34 +521,12 @@ def trouble_of(error: Exception) -> StoreTrouble:
     return StoreFull("the disk is full") if full else StoreTrouble(text)
 
 
-def _insert_mail(connection: sqlite3.Connection, mail: Mail) -> None:
-    if not mail.sha256:
-        mail.sha256 = hashlib.sha256(mail.content or b"").hexdigest()
-    envelope = mail.envelope
-    mail.seq = (
-        connection.execute(
-            "INSERT INTO mails (id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                mail.id,
-                mail.received,
-                envelope.source,
-                envelope.peer,
-                envelope.helo,
-                envelope.mail_from,
-                json.dumps(envelope.rcpt_to),
-                json.dumps(envelope.details) if envelope.details else "{}",
-                mail.size,
-                mail.sha256,
-                mail.state,
-            ),
-        ).lastrowid
-        or 0
-    )
-    connection.execute(
-        "INSERT INTO contents (seq, content, file) VALUES (?, ?, ?)",
-        (mail.seq, None if mail.file else mail.content, mail.file),
-    )
+def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
+    """`head VALUES (?, …), (?, …)` for all rows: a statement for each would take the interpreter lock once for each."""
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
+        yield f"{head} VALUES {marks}", [value for row in some for value in row]
 
 
 def _call_all(told: list[tuple[Callable[[StoreTrouble | None], None], StoreTrouble | None]]) -> None:

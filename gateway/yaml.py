@@ -140,8 +140,8 @@ class _Reader:
         if isinstance(node, ScalarNode) and node.tag in _TYPED:
             try:
                 return yaml.constructor.construct_object(node)
-            except ValueError:
-                return self._lost(source, node, at, "this is not what its tag says")
+            except (ValueError, LookupError):  # `!!int loud`, or more digits than Python reads
+                return self._lost(source, node, at, "this value can't be read", "Put it in quotes if it is text")
         tag = str(node.tag).replace(_STANDARD, "!!")
         hint = nearest(tag, _TAGS) or "Put text that begins with '!' in quotes"
         return self._lost(source, node, at, f"there is no tag '{tag}'", hint)

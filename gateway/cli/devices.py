@@ -7,11 +7,16 @@ MQTT.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli import common, show
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.store import Store
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -63,39 +68,45 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _change(args: argparse.Namespace) -> int:
-    from gateway.registry import Registry
     from gateway.store import StoreBroken
 
     chosen = common.settings(args)
     store = common.open_store_in(chosen.folder)
     if common.gateway_runs(chosen.folder):
         show.fail(_over_mqtt(args))
-    changed: dict[str, dict[str, Any] | None] = {}
-    registry = Registry(changed.__setitem__)
-    registry.load(store.devices())
-    registry.configure(chosen.settings.devices, chosen.settings.learn)
-    changed.clear()
     try:
         store.open(exclusive=True)  # so that no gateway starts meanwhile, with the devices as they were
-        if args.action == "rename":
-            registry.rename(args.id, args.name)
+        document = _changed(store, chosen.settings, args)
+        if document is None:
+            common.alter(store, "DELETE FROM devices WHERE id = ?", [args.id])
         else:
-            registry.forget(args.id)
+            common.alter(store, "UPDATE devices SET document = ? WHERE id = ?", [json.dumps(document), args.id])
     except StoreBroken as error:
         show.fail(str(error))
     except LookupError:
         show.fail(f"{args.id}: no such device is known. `mailwire devices` lists those that are.")
     except ValueError as error:
         show.fail(f"{error}.")
-    for device_id, document in changed.items():
-        if document is None:
-            common.alter(store, "DELETE FROM devices WHERE id = ?", [device_id])
-        else:
-            values = [json.dumps(document), device_id]
-            common.alter(store, "UPDATE devices SET document = ? WHERE id = ?", values)
+    finally:
+        asyncio.run(store.close())
     done = f"is now called {show.plain(args.name)}" if args.action == "rename" else "is forgotten"
     print(f"{args.id} {done}.")
     return 0
+
+
+def _changed(store: Store, settings: Settings, args: argparse.Namespace) -> dict[str, Any] | None:
+    """What the device becomes, None for nothing; the registry knows what is allowed. Raises LookupError, ValueError."""
+    from gateway.registry import Registry
+
+    saved: dict[str, dict[str, Any] | None] = {}
+    registry = Registry(saved.__setitem__)
+    registry.load(store.devices())
+    registry.configure(settings.devices, settings.learn)
+    if args.action == "rename":
+        registry.rename(args.id, args.name)
+    else:
+        registry.forget(args.id)
+    return saved[args.id]
 
 
 def _over_mqtt(args: argparse.Namespace) -> str:

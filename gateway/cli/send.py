@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     recipients = args.to or ["gateway@localhost"]
     if args.eml and (args.file or args.picture is not None):
         show.fail("--eml is a whole mail: leave out --file and --picture.", 2)
+    for word in (args.subject, args.sender, *recipients):
+        if len(word.splitlines()) > 1:
+            show.fail(f"{word!r} has more than one line.", 2)
     whole = _bytes_of(args.eml) if args.eml else None
     text = _standard_input() if args.text == "-" else args.text
     files = [(path.name, _bytes_of(path)) for path in args.file]
@@ -90,12 +93,9 @@ def _standard_input() -> str:
 def _mail(sender: str, recipients: list[str], subject: str, text: str, files: list[tuple[str, bytes]]) -> bytes:
     """A mail as a well-behaved device makes it. Each has its own Message-ID, so none is taken for a repetition."""
     message = EmailMessage()
-    try:
-        message["From"] = sender
-        message["To"] = ", ".join(recipients)
-        message["Subject"] = subject
-    except ValueError as error:  # a line end, say
-        show.fail(f"That can't stand in a mail's header: {error}", 2)
+    message["From"] = sender
+    message["To"] = ", ".join(recipients)
+    message["Subject"] = subject
     message["Date"] = formatdate(localtime=True)
     message["Message-ID"] = make_msgid(domain="mailwire.invalid")
     message.set_content(text)

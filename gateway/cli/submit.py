@@ -105,10 +105,16 @@ def transmit(
 
     Raises NotTaken, and OSError, which `connection` puts into words.
     """
+    addresses = [mail_from, *recipients]
+    for address in addresses:
+        if any(letter < " " or letter == "\x7f" for letter in address):
+            raise NotTaken(f"{address!r} is no address: it has a control character.", code=501)
+        if not address.isascii() and not smtp.has_extn("smtputf8"):
+            raise NotTaken(f"The server takes no addresses beyond ASCII, such as {address}.", code=553)
     options = [f"SIZE={len(content)}"] if smtp.has_extn("size") else []
     if smtp.has_extn("8bitmime") and not content.isascii():
         options.append("BODY=8BITMIME")
-    if smtp.has_extn("smtputf8") and not "".join([mail_from, *recipients]).isascii():
+    if not "".join(addresses).isascii():
         options.append("SMTPUTF8")
     try:
         code, answer = smtp.mail(mail_from, options)
@@ -124,8 +130,6 @@ def transmit(
         if not taken:
             raise NotTaken("The server took none of the recipients.", code=code)
         code, answer = _content(smtp, content)
-    except UnicodeEncodeError as error:
-        raise NotTaken(f"The server takes no addresses beyond ASCII: {error.object}") from None
     except NotTaken:
         smtp.rset()
         raise

@@ -29,7 +29,6 @@ _ADDRESS_TOKEN = re.compile(
     rb'|[^",;(<]++|.',
     re.DOTALL,
 )
-_ESCAPED = re.compile(rb'\\(["\\])')
 _AFTER_MAIN_VALUE = re.compile(rb'[;\s"=]')
 # Unquoted values may hold blanks, unless what follows the blank is the next parameter without its semicolon.
 # What is no parameter is skipped in one step up to the next semicolon.
@@ -102,7 +101,7 @@ def _addresses(value: bytes, hint: str) -> tuple[tuple[str, str], ...]:
             found += _mailbox(words, comment, address, hint)
             words, comment, address = b"", b"", b""
         elif token[1] is not None:
-            words += _ESCAPED.sub(rb"\1", token[1])
+            words += _unescaped(token[1])
         elif token[2] is not None:
             comment = comment or token[2]
         elif token[3] is not None:
@@ -134,9 +133,14 @@ def parameters(value: bytes) -> tuple[str, dict[bytes, bytes]]:
     for part in _PARAMETER.finditer(value, len(main)):
         if part[1] is None:
             continue
-        raw = part[3] if part[2] is None else _ESCAPED.sub(rb"\1", part[2])
+        raw = part[3] if part[2] is None else _unescaped(part[2])
         found.setdefault(part[1].lower(), raw)
     return main.decode("latin-1").lower(), found
+
+
+def _unescaped(quoted: bytes) -> bytes:
+    """The inside of a quoted string; backslashes that escape nothing are part of some Windows path."""
+    return quoted.replace(b'\\"', b'"').replace(b"\\\\", b"\\")
 
 
 def parameter(found: dict[bytes, bytes], name: bytes, hint: str = "") -> str:

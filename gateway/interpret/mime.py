@@ -39,8 +39,9 @@ _UNINDENTED = re.compile(
 )
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*\r*(?:\n|\Z)")
 _UNDECLARED = re.compile(rb"--([^\r\n]{1,200}?)[ \t]{0,20}\r{0,2}\ncontent-", re.IGNORECASE)
-_TELLING_FIELDS = frozenset((b"content-type", b"content-transfer-encoding", b"mime-version", b"from", b"subject"))
-_MAIL_FIELDS = _TELLING_FIELDS | {
+_MIME_FIELDS = frozenset((b"content-type", b"content-transfer-encoding", b"mime-version"))
+_ROOT_FIELDS = _MIME_FIELDS | {b"from", b"subject"}
+_MAIL_FIELDS = _ROOT_FIELDS | {
     b"to", b"cc", b"date", b"message-id", b"received", b"sender", b"reply-to", b"return-path",
     b"content-disposition", b"content-id", b"importance", b"priority", b"precedence", b"auto-submitted",
 }  # fmt: skip
@@ -85,7 +86,7 @@ def split(raw: Buffer) -> Mail:
     """Header and leaves of a mail of any shape."""
     mail = Mail({})
     size = len(raw)
-    start = _header(raw, _leading_blank_lines(raw), size, MAX_FIELDS, mail.fields, mail)
+    start = _header(raw, _leading_blank_lines(raw), size, mail.fields, mail, root=True)
     if _MAIL_FIELDS.isdisjoint(mail.fields) and not any(name.startswith(b"x-") for name in mail.fields):
         mail.fields, start = {}, 0  # "Door: open" is text that looks like a header
     root = _part(mail.fields, start, size)
@@ -110,7 +111,7 @@ def split(raw: Buffer) -> Mail:
             mail.remark(f"more than {MAX_PARTS} parts: the rest was not read")
             break
         fields: dict[bytes, bytes] = {}
-        start = _header(raw, section[0], section[1], MAX_PART_FIELDS, fields, mail)
+        start = _header(raw, section[0], section[1], fields, mail, root=False)
         part = _part(fields, start, section[1])
         part.alternative = alternatives[-1]
         boundary = _boundary(raw, part, mail, root=False)
@@ -140,10 +141,10 @@ def _leading_blank_lines(raw: Buffer) -> int:
     return at if _FIELD.match(raw, at, min(len(raw), at + 1000)) else 0
 
 
-def _header(raw: Buffer, start: int, end: int, most: int, fields: dict[bytes, bytes], mail: Mail) -> int:
+def _header(raw: Buffer, start: int, end: int, fields: dict[bytes, bytes], mail: Mail, root: bool) -> int:
     """Fill `fields` from the header at `start`; where the body begins."""
     at, limit = start, min(end, start + MAX_HEADER)
-    count, last = 0, b""
+    count, most, last = 0, MAX_FIELDS if root else MAX_PART_FIELDS, b""
     while at < limit:
         found = _FIELD.match(raw, at, limit)
         if found is not None:
@@ -161,7 +162,7 @@ def _header(raw: Buffer, start: int, end: int, most: int, fields: dict[bytes, by
         line = found[1].rstrip(b"\r") if found is not None else b""
         after = found.end() if found is not None else limit
         if not line:
-            return _past_stray_blank(raw, after, limit, fields, mail)
+            return _past_stray_blank(raw, after, limit, fields, mail, root)
         if last.startswith(b"content-") and _UNINDENTED.match(line):
             fields[last] += b"; " + line
             mail.remark("a continuation line of the header was not indented")
@@ -188,10 +189,12 @@ def _is_mail_field(raw: Buffer, at: int, limit: int) -> bool:
     return found is not None and found[1].lower() in _MAIL_FIELDS
 
 
-def _past_stray_blank(raw: Buffer, at: int, limit: int, fields: dict[bytes, bytes], mail: Mail) -> int:
+def _past_stray_blank(raw: Buffer, at: int, limit: int, fields: dict[bytes, bytes], mail: Mail, root: bool) -> int:
     """Some senders put a blank line into the header. If what follows it up to the next blank line is nothing but
-    fields, repeats none of those before it, and has one that every mail needs, it belongs to the header.
+    fields, repeats none of those before it, and has one that a header is there for, it belongs to the header.
     """
+    if fields.get(b"content-type", b"")[:8].lower() == b"message/":
+        return at  # what follows is the header of the mail inside
     more: dict[bytes, bytes] = {}
     here = at
     while (found := _FIELD.match(raw, here, min(limit, at + 8192))) is not None:
@@ -200,7 +203,8 @@ def _past_stray_blank(raw: Buffer, at: int, limit: int, fields: dict[bytes, byte
             return at
         more.setdefault(name, found[2])
         here = found.end()
-    if more.keys().isdisjoint(_TELLING_FIELDS) or not (blank := _LINE.match(raw, here, limit)) or blank[1].strip(b"\r"):
+    blank = _BLANK_LINE.match(raw, here - 1, limit)
+    if blank is None or more.keys().isdisjoint(_ROOT_FIELDS if root else _MIME_FIELDS):
         return at
     fields |= more
     mail.remark("a blank line inside the header was skipped")

@@ -713,7 +713,7 @@ class Session:
         else:
             password = _text(given)
             if self._mechanism == "PLAIN":  # authorization identity NUL user NUL password; some leave out the first
-                parts = password.split("\0")
+                parts = password.rsplit("\0", 2)
                 self._name = parts[-2] if len(parts) > 1 else ""
                 password = parts[-1] if len(parts) > 1 else ""
             if self._login == "any":

@@ -40,6 +40,7 @@ ONLINE, OFFLINE = b'{"state":"online"}', b'{"state":"offline"}'
 # The broker will never take this event: Topic Name invalid, Packet too large, Payload format invalid (MQTT 5 §3.4.2.1)
 _FOR_EVER = (0x90, client.PACKET_TOO_LARGE, 0x99)
 _NOT_AUTHORIZED = 0x87
+_BIRTH = "homeassistant/status"  # Home Assistant's default, whatever its discovery prefix is
 _TOPIC = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _EXAMPLE = "mqtt://user:password@host:1883"
 
@@ -178,6 +179,7 @@ class Mqtt(Target):
         super().__init__(context, config)
         prefix = config.discovery or ""
         self._topics = Topics(config.base_topic, str(prefix))
+        self._births = {self._topics.status, _BIRTH} if prefix else set()
         self._pictures = Pictures(context.gateway, self._topics, context.log, config.image_limit)
         self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
         self._requests = Requests(context.gateway, self._topics, context.log)
@@ -319,7 +321,7 @@ class Mqtt(Target):
             raise fault
 
     async def _subscribe(self, connection: Connection) -> None:
-        for topic in [self._topics.request_filter, *([self._topics.status] if self.config.discovery else [])]:
+        for topic in [self._topics.request_filter, *sorted(self._births)]:
             try:
                 await connection.subscribe([topic])
             except Refusal as error:
@@ -336,7 +338,7 @@ class Mqtt(Target):
         verb = self._topics.request_verb(topic)
         if verb is not None and self._connection:
             self._requests.received(self._connection, verb, payload, retained)
-        elif topic == self._topics.status and payload == b"online" and not retained:
+        elif topic in self._births and payload == b"online" and not retained:
             self._mirror.home_assistant_started()
 
     def _report(self, trouble: str | None, text: str) -> None:

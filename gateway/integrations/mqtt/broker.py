@@ -94,7 +94,10 @@ class LocalBroker:
         elif not self._child and not self._found:
             await self._choose()
         if not self._found and (not self._child or self._child.returncode is not None):
-            await self._start()
+            try:
+                await self._start()
+            except OSError as error:
+                raise NoBroker(f"no broker of our own could be started: {error}") from error
         return self.host, self.port
 
     async def stop(self) -> None:

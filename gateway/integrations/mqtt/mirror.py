@@ -45,6 +45,7 @@ class Mirror:
         self._announced: dict[str, tuple[str | None, ...]] = {}  # device -> what its discovery payload is made of
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
+        self._resend: dict[str, Device] = {}  # still to be sent again
         self._something_changed = asyncio.Event()
         self._all_again = asyncio.Event()
         self._look = asyncio.Event()
@@ -59,6 +60,7 @@ class Mirror:
 
     def device_forgotten(self, device_id: str) -> None:
         self._changed.pop(device_id, None)
+        self._resend.pop(device_id, None)
         self._forgotten.add(device_id)
         self._something_changed.set()
 
@@ -111,9 +113,10 @@ class Mirror:
             if self._announce:
                 document = discovery.bridge_config(self._topics, self._version)
                 await self._publish_document(connection, self._topics.config("bridge"), document, again=True)
-            for device in self._gateway.devices():
-                if device.id not in self._forgotten:
-                    await self._publish_device(connection, device, again=True)
+            self._resend = {device.id: device for device in self._gateway.devices()}
+            while self._resend:
+                device = self._resend.pop(next(iter(self._resend)))
+                await self._publish_device(connection, device, again=True)
                 await asyncio.sleep(RESEND_PAUSE)
 
     async def _publish_device(self, connection: Connection, device: Device, again: bool = False) -> None:

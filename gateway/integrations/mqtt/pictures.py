@@ -1,19 +1,21 @@
 """The newest picture of each device, retained as its bytes on `<device>/image`.
 
-The picture of an event goes out before the event, so that who reacts to the event finds it. Those of one device go one
-after the other in the order of their events, and one that a newer picture has overtaken (its event was tried again) is
-left out. A picture never holds up its event: one that is too large, no longer kept or refused by the broker is left
-out with a line in the log. Nothing empty is ever published: Home Assistant answers HTTP 500 for it.
+The picture of an event goes out before the event, so that who reacts to the event finds it. The owner of `Pictures`
+keeps the events of one device in their order; a picture that a newer one has overtaken all the same (its event was
+tried again) is left out. A picture never holds up its event: one that is too large, no longer kept or refused by the
+broker is left out with a line in the log. Nothing empty is ever published: Home Assistant answers HTTP 500 for it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from gateway.api import Device, Event, Gateway
 from gateway.integrations.mqtt.client import Connection, Refusal
 from gateway.wire.topics import Topics
 
+AT_ONCE = 2  # pictures in memory; also, a ping waits behind what is being sent, and must not wait too long
 _IMAGE = "image/"
 _LETTERS = set("abcdefghijklmnopqrstuvwxyz0123456789.+-")
 
@@ -26,6 +28,7 @@ class Pictures:
         self._topics = topics
         self._log = log
         self._limit = limit
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._newest: dict[str, str] = {}  # device -> the event whose picture was published last; ids sort by time
         self._types: dict[str, str] = {}
 
@@ -63,13 +66,11 @@ class Pictures:
             )
             return False
         try:
-            content = await self._gateway.attachment(event["id"], index)
-            if content:
-                await connection.publish(self._topics.image(event["device"]["id"]), content, retain=True)
-        except LookupError as error:
-            self._log.warning("event %s: its picture %s is left out of MQTT: %s", event["id"], name, error)
-            return False
-        except Refusal as error:
+            async with self._slots:
+                content = await self._gateway.attachment(event["id"], index)
+                if content:
+                    await connection.publish(self._topics.image(event["device"]["id"]), content, retain=True)
+        except (LookupError, Refusal) as error:
             self._log.warning("event %s: its picture %s is left out of MQTT: %s", event["id"], name, error)
             return False
         return bool(content)

@@ -120,10 +120,16 @@ class SmtpServer(Source):
 
 
 def _context(chains: Sequence[Chain], *, old: bool = False) -> ssl.SSLContext:
+    certificate, key = chains[0]
+    key = key or certificate
     try:
         return context(chains, old=old)
-    except OSError as error:  # ssl.SSLError is one
-        file, key = chains[0]
-        files = f"{file} with the key {key}" if key else f"{file}"
-        reason = getattr(error, "reason", None) or error.strerror
-        raise Broken(f"the certificate {files} can't be used: {reason}") from error
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise Broken(f"the key in {key} is not that of the certificate in {certificate}") from error
+        raise Broken(
+            f"{certificate} and {key} are no certificate and key: both must be in PEM form, the key without a password"
+        ) from error
+    except OSError as error:  # OpenSSL does not say which file it is
+        missing = key if certificate.is_file() else certificate
+        raise Broken(f"{missing} can't be read: {error.strerror}") from error

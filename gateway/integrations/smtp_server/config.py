@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 
 from gateway.api import ConfigModel
 
@@ -31,6 +31,13 @@ def _network(text: str) -> str:
     return text
 
 
+def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("must have at least one")
+    return values
+
+
+NotEmpty = AfterValidator(_not_empty)  # pydantic's own check would complain of an item that is wrong once more
 Address = Annotated[str, AfterValidator(_address)]
 """`host:port`, IPv6 as `[host]:port`; port 0 lets the system choose."""
 Network = Annotated[str, AfterValidator(_network)]
@@ -66,23 +73,16 @@ def _hostname() -> str:
     return name if re.match(_NAME, name) else "mailwire"
 
 
-def _login(before: dict[str, Any]) -> Login:
-    """Users are there to be checked; without any, private networks get what makes every device work."""
-    if before.get("users"):
-        return "required"
-    return "none" if public(before.get("allow", [])) else "any"
-
-
 class Config(ConfigModel):
     """One SMTP server. The order matters where one value is checked against those before it."""
 
-    listen: Annotated[tuple[Address, ...], Field(min_length=1)] = ("0.0.0.0:2525", "[::]:2525")
+    listen: Annotated[tuple[Address, ...], NotEmpty] = ("0.0.0.0:2525", "[::]:2525")
     hostname: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=_hostname)
     """The gateway's name in the greeting and in its certificate."""
 
-    allow: Annotated[tuple[Network, ...], Field(min_length=1)] = ("private",)
+    allow: Annotated[tuple[Network, ...], NotEmpty] = ("private",)
     """Who may connect. `private`: loopback, private and link-local networks."""
-    recipients: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    recipients: Annotated[tuple[str, ...], NotEmpty] = ("*",)
     """Patterns (`*@alarm.lan`, `front-*`) of the addresses that mail is taken for; letter case does not count."""
     tolerance: Literal["lan", "strict"] = "lan"
     bare_lf: tuple[Network, ...] = ()
@@ -97,7 +97,8 @@ class Config(ConfigModel):
     """Devices that may speak TLS 1.0 and 1.1 with the cipher suites of that time."""
 
     users: dict[str, SecretStr] = Field(default_factory=dict)
-    login: Login = Field(default_factory=_login, validate_default=True)
+    login: Login = Field(default=None, validate_default=True)
+    """Unset: `required` if there are users; else `any` if only private networks may connect, or `none`."""
 
     max_size: Annotated[ByteSize, Field(ge=64 * 1024)] = ByteSize(64 * 1024 * 1024)
     """Of one mail. RFC 5321 §4.5.3.1.7 asks for 64 KiB or more; a camera's video clip has 20 MB."""
@@ -115,9 +116,26 @@ class Config(ConfigModel):
     Programs on this machine (loopback) are not counted."""
     timeouts: Timeouts = Timeouts()
 
+    @field_validator("users")
+    @classmethod
+    def _users_have_passwords(cls, users: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, password in users.items():
+            if not name or not password.get_secret_value():
+                raise ValueError("a user needs a name and a password that are not empty")
+        return users
+
+    @field_validator("login", mode="before")
+    @classmethod
+    def _login_unset(cls, login: Any, info: ValidationInfo) -> Any:
+        if login is not None:
+            return login
+        if info.data.get("users"):
+            return "required"
+        return "none" if public(info.data.get("allow", ())) else "any"
+
     @field_validator("login")
     @classmethod
-    def _login_fits(cls, login: Login, info: Any) -> Login:
+    def _login_fits(cls, login: Login, info: ValidationInfo) -> Login:
         users = info.data.get("users")
         if users is None:  # they have an error of their own
             return login
@@ -127,24 +145,17 @@ class Config(ConfigModel):
             raise ValueError(
                 f"'{login}' checks nobody, but 'users' are listed: set 'required' or 'optional', or remove 'users'"
             )
-        open_to = public(info.data.get("allow", []))
-        if login == "any" and open_to:
+        strangers = public(info.data.get("allow", ()))
+        if login == "any" and strangers:
             raise ValueError(
-                f"'any' takes every password, and 'allow' lets in the public network {open_to[0]}: "
+                f"'any' takes every password, and 'allow' lets in the public network {strangers[0]}: "
                 "set 'required' and add 'users', or set 'none', or keep 'allow' to private networks"
             )
         return login
 
-    @field_validator("users")
+    @field_validator("key")
     @classmethod
-    def _users_have_passwords(cls, users: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, password in users.items():
-            if not name or not password.get_secret_value():
-                raise ValueError("a user needs a name and a password that are not empty")
-        return users
-
-    @model_validator(mode="after")
-    def _key_belongs_to_a_certificate(self) -> Self:
-        if self.key and not self.certificate:
+    def _key_has_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if key and info.data.get("certificate", key) is None:
             raise ValueError("'key' is the key of a certificate: add 'certificate', or remove 'key'")
-        return self
+        return key

@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         "_behind",
         "_ended",
         "_held",
+        "_helo",
         "_more",
         "_over",
         "_peer",
@@ -126,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._more: Events = ()
         self._behind = 0
         self._held = 0
+        self._helo = ""  # what it called itself before STARTTLS: for the log alone
         self._working = False
         self._ended = False  # the peer will send nothing more
         self._over = False  # we have said our last word
@@ -394,6 +396,7 @@ class Connection(asyncio.Protocol):
             if self._shared.implicit:
                 self._send(self._session.greeting())
             else:
+                self._helo = self._session.helo
                 self._session.tls_started()
         return data
 
@@ -444,7 +447,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _say_goodbye(self, line: bytes) -> None:
-        if not self._handshaking():
+        if not (self._over or self._handshaking()):
             self._send(line)
         self._close()
 
@@ -528,9 +531,8 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         """The server has waited long enough."""
-        if not self._over:
-            self._drop("the gateway stops")
-            self._say_goodbye(self._session.shutdown())
+        self._drop("the gateway stops")
+        self._say_goodbye(self._session.shutdown())
 
     def abort(self) -> None:
         """Let go of a peer that does not even take our last words."""
@@ -539,7 +541,7 @@ class Connection(asyncio.Protocol):
 
     def _who(self) -> str:
         """The peer, as a person can find it."""
-        helo = self._session.helo
+        helo = self._session.helo or self._helo
         return f"{self._peer} ({plain(helo)})" if helo else self._peer
 
 

@@ -78,14 +78,14 @@ class Tls:
         self.facts = {"version": self._tls.version() or "", "cipher": cipher[0] if cipher else ""}
 
     def send(self, data: bytes) -> bytes:
-        """What goes over the wire for `data`."""
-        if self.error is None:
+        """What goes over the wire for `data`; nothing once TLS has failed or was ended."""
+        with contextlib.suppress(ssl.SSLError):
             self._tls.write(data)
         return self.outgoing()
 
     def end(self) -> bytes:
         """What goes over the wire to say that nothing more will come (close_notify)."""
-        if self.established and self.error is None:
+        if self.established:
             with contextlib.suppress(ssl.SSLError):  # the peer has not said the same yet; nobody waits for that
                 self._tls.unwrap()
         return self.outgoing()
