@@ -73,6 +73,9 @@ def _run(name: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(f"mailwire {name}", description=(module.__doc__ or "").partition("\n\n")[0])
     common.add_options(parser)
     module.add(parser)
+    if "--help" in words or "-h" in words:  # before the line below, which hides what is positional from its help
+        parser.print_help()
+        return 0
     return int(module.run(parser.parse_intermixed_args(words)))
 
 

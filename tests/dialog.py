@@ -175,7 +175,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = path.read_text("utf-8").split("\n")
-        self.number = 0
+        self.number = 1
 
     def fail(self, why: str) -> ValueError:
         return ValueError(f"{self.path}:{self.number}: {why}")

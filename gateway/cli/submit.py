@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.cli.show import address
+from gateway.cli import show
 
 _PATIENCE = 60.0  # seconds for each answer
 _AFTER_DOT = 600.0  # seconds for the answer to the final dot (RFC 5321 §4.5.3.2.6)
@@ -42,7 +42,7 @@ class Server:
     login: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        return address(self.host, self.port)
+        return show.address(self.host, self.port)
 
 
 def place(text: str) -> tuple[str, int]:

@@ -56,14 +56,20 @@ _CODECS |= {f"iso8859{part}": f"iso8859-{part}" for part in (*range(2, 12), *ran
 _CODECS |= {
     f"{prefix}{page}": f"cp{page}"
     for prefix in ("cp", "windows", "xcp", "ibm", "dos", "win")
-    for page in (437, 737, 775, *range(850, 853), 855, 857, 858, *range(860, 867), 869, 1006, *range(1250, 1259))
+    for page in (437, 737, 775, 850, 852, 855, 857, 858, *range(860, 867), 869, 1006, *range(1250, 1259))
 }
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
 _WIDE = ("utf-16", "utf-32")
 _SEVEN_BIT = ("iso2022", "hz")
 _MULTIBYTE = ("gb18030", "big5hkscs", "cp932", "euc_jp", "cp949", "johab", *_SEVEN_BIT, *_WIDE)
-_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 
 SAMPLE = 16 * 1024  # bytes that are scored: evidence grows no better after that
 

@@ -63,6 +63,7 @@ class _Rule:
     state: str | None
     ends: bool
     severity: str | None
+    vague: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ class Profile:
         self.states = {word: state for state, words in source["states"].items() for word in words}
         self.severities = {word: severity for severity, words in source["severities"].items() for word in words}
         self.rules = [
-            _Rule(rule["kind"], rule.get("state"), rule.get("ends", False), rule.get("severity"))
+            _Rule(
+                rule["kind"], rule.get("state"), rule.get("ends", False), rule.get("severity"), rule.get("vague", False)
+            )
             for rule in source["rule"]
         ]
         self.phrases = _by_words(
@@ -122,12 +125,9 @@ def meaning(reading: Reading, envelope: Envelope) -> Meaning:
     body = reading.text[:_MAX_SEARCHED]
     data = _data(reading.text, rules)
     event = _first(data, rules.keys["event"]) or ""
-    found = None
-    zone = ""
-    for zone, text in (("event", event), ("subject", subject), ("text", body)):
-        found = _find(rules.phrases, _words(text), zone != "text")
-        if found is not None:
-            break
+    dull = " ".join(_words(subject)) in rules.dull
+    zones = [("event", event), ("subject", subject), ("text", body)]
+    found, zone = _search(rules, [*zones[::2], zones[1]] if dull else zones)
     line = event if zone == "event" else subject
     if found is None:
         result = Meaning("other", None, _severity_of(_words(subject), rules) or "info", "")
@@ -152,7 +152,7 @@ def meaning(reading: Reading, envelope: Envelope) -> Meaning:
     result.serial = _hint("serial", hints, result, rules)
     result.model = _hint("model", hints, result, rules)
     result.manufacturer = _manufacturer(reading, envelope, "\n".join(lowered.values()), data, rules)
-    result.title = _title(reading, subject, event, line if found is not None else "", rules)
+    result.title = _title(reading, "" if dull else subject, event, line if zone == "text" else "", rules)
     return result
 
 
@@ -185,6 +185,18 @@ def _find(table: dict[str, dict[str, list[_Phrase]]], words: list[str], title: b
             if tuple(words[at : at + len(phrase.words)]) == phrase.words:
                 best = phrase
     return best
+
+
+def _search(rules: Profile, zones: Iterable[tuple[str, str]]) -> tuple[_Phrase | None, str]:
+    """The phrase that decides, and its zone: the first one found, but a vague one only if no zone has a better one."""
+    vague: tuple[_Phrase | None, str] = None, ""
+    for zone, text in zones:
+        found = _find(rules.phrases, _words(text), zone != "text")
+        if found is not None and not rules.rules[found.rank].vague:
+            return found, zone
+        if vague[0] is None:
+            vague = found, zone
+    return vague
 
 
 def _line_with(words: tuple[str, ...], text: str) -> str:
@@ -277,11 +289,11 @@ def _manufacturer(reading: Reading, envelope: Envelope, text: str, data: dict[st
 
 
 def _title(reading: Reading, subject: str, event: str, line: str, rules: Profile) -> str:
-    """One line that tells a person what it is about: the subject, unless that is the same in every mail."""
-    if not subject or " ".join(_words(subject)) in rules.dull:
+    """One line that tells a person what it is about: the subject, unless that (given as "") is the same every time."""
+    title = subject or event or line
+    if not title:
         lines = (one_line(text) for text in reading.text[:_MAX_SEARCHED].splitlines())
-        telling = (text for text in lines if text and not text.lower().startswith(rules.boilerplate))
-        subject = event or line or next(telling, "") or subject
-    if not subject:
-        subject = "Mail without text" if not reading.attachments else reading.attachments[0]["name"]
-    return subject if len(subject) <= MAX_TITLE else subject[: MAX_TITLE - 1] + "…"
+        title = next((text for text in lines if text and not text.lower().startswith(rules.boilerplate)), "")
+    if not title:
+        title = reading.subject or (reading.attachments[0]["name"] if reading.attachments else "Mail without text")
+    return title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 1] + "…"

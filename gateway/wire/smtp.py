@@ -4,8 +4,8 @@ The law of this file:
 
 - 250 to a mail is never the session's own word. At the end of a mail it stops and waits until its owner has made the
   mail durable and calls `mail_done`. What was pipelined behind is kept and handled afterwards.
-- Only CRLF . CRLF ends DATA. A mail is given on as it came, less the one dot of a stuffed line (§4.5.2), and its
-  bytes never run as commands.
+- Only CRLF . CRLF ends DATA, and only its count ends a chunk of BDAT. What is in there is given on as it came, less
+  the one dot of a stuffed line (§4.5.2), and never runs as commands.
 - A peer's mistake is a reply, never an exception; memory does not grow with what a peer sends; nothing that a peer
   sent is echoed.
 
@@ -65,7 +65,7 @@ _REMARKS = {
     "lf-commands": "Its lines end in LF instead of CRLF.",
     "lf-end": "It ends its mail with LF.LF, which is not the end of a mail: allow it bare LF, if it can't be mended.",
     "no-brackets": "It writes addresses without <brackets> around them.",
-    "tls-hello": "It begins TLS on a port without: choose no encryption or STARTTLS in its settings, or the port for TLS.",
+    "tls-hello": "It begins TLS on a port without: set it to no encryption or STARTTLS, or to the port that has TLS.",
 }
 
 # States. In the first two the session reads lines; in the last four it reads nothing.

@@ -157,7 +157,7 @@ def test_complete() -> None:
     assert alarm.condition
     assert alarm.condition.patterns() == {
         "device": ("front_*",),
-        "source": ("lan-mail",),
+        "source": ("lan-mail", "sendmail"),
         "to": ("*@alarm.lan",),
         "from": ("cam@lan", "*@cameras.lan"),
         "subject": ("*motion*",),

@@ -32,7 +32,7 @@ ALWAYS_THERE = {"pydantic"}  # api.py brings it: an integration's Config is one 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
     return subprocess.run(
-        [*command, "--no-cache", "--no-logo"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [*command, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
 
 

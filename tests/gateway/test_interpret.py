@@ -57,7 +57,7 @@ def test_mail(name: str) -> None:
 
 def test_every_mail_has_its_expectation_and_says_where_it_comes_from() -> None:
     assert len(NAMES) >= 100
-    assert NAMES == sorted(path.stem for path in MAILS.glob("*.json"))
+    assert sorted(path.stem for path in MAILS.glob("*.json")) == NAMES
     for name in NAMES:
         expected = expectation(name)
         assert expected.keys() <= {"about", "source", "provenance", "envelope", "reading", "meaning"}
@@ -69,7 +69,8 @@ def test_git_keeps_the_mails_byte_for_byte() -> None:
 
 
 def test_attachment_that_is_not_there() -> None:
-    with pytest.raises(LookupError, match="^'?the mail has no attachment number 1; it has 0, counted from 0"):
+    with pytest.raises(LookupError) as refused:
         attachment(b"Subject: x\r\n\r\ntext\r\n", 1)
+    assert refused.value.args == ("the mail has no attachment number 1; it has 0, counted from 0",)
     with pytest.raises(LookupError):
         attachment((MAILS / "name-traversal.eml").read_bytes(), -1)

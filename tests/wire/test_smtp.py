@@ -302,6 +302,16 @@ def test_what_a_user_is_called_holds_no_control_character():
     assert session.user == "a\ufffd\ufffdb"
 
 
+@pytest.mark.parametrize(
+    "hello", [b"\x16\x03\x01\0u", b"\x16\x03\x01\r\n", b"\x16\x03\x01\n", b"\x16\x03" + b"x" * 5000]
+)
+def test_a_tls_hello_ends_the_session_without_a_word(hello):
+    session = Session("gw")
+    events = session.receive(hello)
+    assert [event[:2] for event in events] == [(REMARK, "tls-hello"), (CLOSE, "tls-hello")]
+    assert session.output() == b""
+
+
 def test_starttls_throws_away_what_is_behind_it():
     session = greeted(tls="offered")
     assert session.receive(b"STARTTLS\r\nNOOP\r\n") == [(STARTTLS,)]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from gateway.api import Broken, Source
 
-from .certificate import self_signed
+from .certificate import exists, self_signed
 from .config import Config
 from .listen import BACKLOG, bind, connections_possible, joined
 from .protocol import Connection, Shared
@@ -36,18 +36,23 @@ class SmtpServer(Source):
     config: Config
     _shared: Shared | None = None
     _timer: asyncio.TimerHandle | None = None
+    _making: asyncio.Task[None] | None = None
     _servers: Sequence[asyncio.Server] = ()
     _addresses: Sequence[str] = ()
 
     async def start(self) -> None:
         config, log = self.config, self.context.log
-        modern, old = await asyncio.to_thread(self._contexts)
         limit = connections_possible(config.max_connections)
         if limit < config.max_connections:
             log.warning("At most %d connections at once: the system lets this program open no more files.", limit)
+        shared = Shared(self.context.name, config, self.context.intake, log, limit)
+        # Nobody has to wait for the making of a certificate that devices can do without.
+        later = config.tls == "offered" and not config.certificate and not exists(self.context.data_dir, "ec")
+        if config.tls != "none" and not later:
+            await self._prepare_tls(shared)
         sockets = await bind(config.listen)
+        self._shared = shared
         self._addresses = [joined(*bound.getsockname()[:2]) for bound in sockets]
-        self._shared = shared = Shared(self.context.name, config, self.context.intake, log, limit, modern, old)
         self._servers = [
             await shared.loop.create_server(
                 lambda: Connection(shared), sock=bound, backlog=BACKLOG, start_serving=False
@@ -56,12 +61,25 @@ class SmtpServer(Source):
         ]
         for server in self._servers:
             await server.start_serving()
+        if later:
+            self._making = asyncio.create_task(self._offer_tls_later(shared))
         self._sweep()
+
+    async def _prepare_tls(self, shared: Shared) -> None:
+        shared.modern, shared.old = await asyncio.to_thread(self._contexts)
+
+    async def _offer_tls_later(self, shared: Shared) -> None:
+        try:
+            await self._prepare_tls(shared)
+        except Broken as error:
+            self.context.log.warning("STARTTLS is not offered: %s.", error)
 
     async def stop(self) -> None:
         """Listening ends at once, so that a successor can have the port; a mail under way gets `GRACE` seconds."""
         for server in self._servers:
             server.close()
+        if self._making is not None:
+            self._making.cancel()
         shared = self._shared
         if shared is None:
             return
@@ -101,11 +119,9 @@ class SmtpServer(Source):
             connection.check(now)
         self._timer = shared.loop.call_later(SWEEP, self._sweep)
 
-    def _contexts(self) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
-        """(for everybody, for the peers of old) as far as they are needed. On a thread: files, and perhaps new keys."""
+    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext | None]:
+        """(for everybody, for the peers of 'old_tls'). On a thread: files, and perhaps new keys. Raises Broken."""
         config = self.config
-        if config.tls == "none":
-            return None, None
         if config.certificate:
             chains = older = [(config.certificate, config.key)]
         else:
@@ -115,7 +131,7 @@ class SmtpServer(Source):
                 chains = [self_signed(folder, names)]
                 older = [*chains, self_signed(folder, names, "rsa")] if config.old_tls else chains
             except OSError as error:
-                raise Broken(f"the certificate can't be kept in {folder}: {error.strerror}") from error
+                raise Broken(f"a certificate can't be made in {folder}: {error}") from error
         return _context(chains), _context(older, old=True) if config.old_tls else None
 
 

@@ -57,15 +57,14 @@ class Shared:
         intake: Intake,
         log: logging.Logger,
         limit: int,
-        modern: ssl.SSLContext | None,
-        old: ssl.SSLContext | None,
     ) -> None:
         self.name = name
         self.config = config
         self.intake = intake
         self.log = log
-        self.modern = modern
-        self.old = old
+        self.modern: ssl.SSLContext | None = None
+        self.old: ssl.SSLContext | None = None
+        """For everybody, and for the peers of 'old_tls'; None as long as there are none."""
         self.loop = asyncio.get_running_loop()
         self.access = Access(config.allow, config.old_tls, config.bare_lf)
         self.peers = Peers(limit, config.max_connections_per_peer)
@@ -152,7 +151,9 @@ class Connection(asyncio.Protocol):
             self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
             return
         shared.connections.add(self)
-        starttls = "none" if shared.starttls == "offered" and peers.failed_tls.count(peer) else shared.starttls
+        starttls = shared.starttls
+        if starttls == "offered" and (shared.modern is None or peers.failed_tls.count(peer)):
+            starttls = "none"
         self._session = Session(shared.config.hostname, tls=starttls, bare_lf=rights.bare_lf, **shared.options)
         if shared.implicit:
             self._start_tls()

@@ -1,5 +1,7 @@
 """Three mails, each with its envelope, and two targets in trouble, for the tests of the command line."""
 
+import itertools
+
 from gateway.api import Envelope, NotReady, Refused, Target
 from gateway.cli.send import picture
 
@@ -32,3 +34,11 @@ CHINESE = (
         "gb18030"
     ),
 )
+
+
+_NUMBERS = itertools.count()
+
+
+def again(mail):
+    """The same once more, but with other bytes: equal ones are a repetition, which makes no second event."""
+    return mail[0], b"X-Number: %d\r\n" % next(_NUMBERS) + mail[1]

@@ -3,18 +3,19 @@
 import asyncio
 import hashlib
 import json
-import os
+import queue
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 
 import pytest
 
 from gateway.store import LOCK, Store
-from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away
+from tests.gateway.test_cli.cli_mails import CHINESE, MOTION, NASTY, Away, again
 
 COMMAND = [sys.executable, "-m", "gateway"]
 
@@ -100,38 +101,52 @@ def test_a_file_that_is_no_store_is_said_to_be_none(mailwire, data):
     assert f"{data}/mailwire.db: can't be used as the store: file is not a database." in result.err
 
 
-def follow(data, *words):
-    return subprocess.Popen(
-        [*COMMAND, "events", "--follow", "--data", str(data), *words], stdout=subprocess.PIPE, text=True, bufsize=1
-    )
+class Following:
+    """`mailwire events --follow --json` in a process of its own."""
+
+    def __init__(self, data, *words):
+        command = [*COMMAND, "events", "--follow", "--json", "--data", str(data), *words]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = queue.Queue()
+        self.thread = threading.Thread(target=lambda: [self.lines.put(line) for line in self.process.stdout])
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def next(self, patience=30):
+        return json.loads(self.lines.get(timeout=patience))
+
+    def end(self):
+        """What Ctrl-C does: (exit code, standard error)."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30), self.process.stderr.read()
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.thread.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
 
 
 def test_followed_events_come_as_they_are_made(data, ids, fill):
-    with follow(data, "--json") as process:
-        assert [json.loads(process.stdout.readline())["id"] for _ in ids] == ids
-        (new,) = fill(MOTION)
-        assert json.loads(process.stdout.readline())["id"] == new
-        more = fill(NASTY, CHINESE)
-        assert [json.loads(process.stdout.readline())["id"] for _ in more] == more
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+    with Following(data) as following:
+        assert [following.next()["id"] for _ in ids] == ids
+        (new,) = fill(again(MOTION))
+        assert following.next()["id"] == new
+        more = fill(again(NASTY), again(CHINESE))
+        assert [following.next()["id"] for _ in more] == more
+        assert following.end() == (0, "")
 
 
 def test_following_one_device_passes_over_the_others(data, ids, fill):
     device = reading(data).event(ids[0])["device"]["id"]
-    with follow(data, "--json", "--device", device, "--limit", "0") as process:
-        deadline = time.monotonic() + 20  # it has begun to follow once it sees the first new event
-        seen = []
-        os.set_blocking(process.stdout.fileno(), False)
-        while not seen:
-            assert time.monotonic() < deadline
-            fill(NASTY)
-            fill(MOTION)
-            line = process.stdout.readline()
-            seen += [json.loads(line)] if line else []
-        assert seen[0]["device"]["id"] == device
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+    with Following(data, "--device", device, "--limit", "1") as following:
+        assert following.next()["id"] == ids[0]
+        _, new = fill(again(NASTY), again(MOTION))
+        assert following.next()["id"] == new
+        assert following.end() == (0, "")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(data, ids):

@@ -157,6 +157,16 @@ async def test_mosquitto_that_does_not_start(tmp_path: Path) -> None:
             assert str(caught.value) == "mosquitto would not start: Error: out of cheese."
 
 
+async def test_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with local(tmp_path / "file" / "broker", free_port()) as own:
+        with pytest.raises(NoBroker) as caught:
+            await own.locate()
+    assert str(caught.value) == (
+        f"no broker of our own could be started: [Errno 20] Not a directory: '{tmp_path}/file/broker'"
+    )
+
+
 async def test_unreadable_database_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "mosquitto.db").write_bytes(b"what a power cut left")
     async with local(tmp_path, free_port()) as own:

@@ -289,6 +289,84 @@ async def test_everything_is_sent_again_when_home_assistant_starts(
         assert topics(listener).count("homeassistant/device/mailwire_bridge/config") == 2
 
 
+async def test_birth_message_is_heard_with_another_discovery_prefix(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    gateway.add("front_door")
+    config = "lab/device/mailwire_front_door/config"
+    async with gateway.connected(url=mosquitto.url, discovery="lab"):
+        for number, topic in enumerate(("homeassistant/status", "lab/status"), 1):
+            await wait_until(lambda number=number: topics(listener).count(config) == number)
+            await wait_until(lambda number=number: topics(listener).count("mailwire/front_door/state") == number)
+            listener.publish(topic, b"online")
+        await wait_until(lambda: topics(listener).count(config) == 3)
+
+
+async def test_device_forgotten_while_all_are_sent_again(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    for number in range(20):
+        gateway.add(f"camera_{number}")
+    last = "homeassistant/device/mailwire_camera_19/config"
+    async with gateway.connected(url=mosquitto.url) as target:
+        await wait_until(lambda: "mailwire/camera_0/state" in topics(listener))
+        for number in (18, 19):
+            del gateway.known[f"camera_{number}"]
+            target.device_forgotten(f"camera_{number}")
+        await wait_until(lambda: "mailwire/camera_17/state" in topics(listener))
+        await wait_until(lambda: listener.payloads(last))
+    assert listener.payloads(last) == [b""]
+
+
+async def test_events_of_one_device_keep_their_order(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a picture is not overtaken by the next without; another device's is."""
+    device, other = gateway.add("front_door"), gateway.add("garage")
+    events = [make_event(device, attachments=[picture()] if number % 7 == 3 else []) for number in range(50)]
+    attachment = gateway.attachment
+    go = asyncio.Event()
+
+    async def slow(event_id: str, index: int) -> bytes:
+        await go.wait()
+        return await attachment(event_id, index)
+
+    monkeypatch.setattr(gateway, "attachment", slow)
+    for event in events:
+        gateway.attachments[event["id"], 0] = b"jpeg"
+    async with gateway.connected(url=mosquitto.url) as target:
+        deliveries = [asyncio.create_task(target.deliver(event)) for event in events]
+        await target.deliver(make_event(other))
+        assert not deliveries[4].done()
+        go.set()
+        await asyncio.gather(*deliveries)
+        await wait_until(lambda: len(listener.payloads("mailwire/front_door/event")) == len(events))
+    assert [json.loads(found)["id"] for found in listener.payloads("mailwire/front_door/event")] == [
+        event["id"] for event in events
+    ]
+
+
+async def test_few_pictures_are_in_memory_at_once(
+    mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = most = 0
+
+    async def count(event_id: str, index: int) -> bytes:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return b"jpeg"
+
+    monkeypatch.setattr(gateway, "attachment", count)
+    async with gateway.connected(url=mosquitto.url) as target:
+        await asyncio.gather(
+            *(target.deliver(make_event(gateway.add(f"c{n}"), attachments=[picture()])) for n in range(30))
+        )
+    assert most == 2
+
+
 async def test_state_of_a_device_is_retained_and_coalesced(
     mosquitto: Mosquitto, gateway: StandIn, listener: Listener
 ) -> None:

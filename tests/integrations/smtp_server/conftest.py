@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,22 @@ from typing import Any
 
 import pytest
 
+from gateway.integrations.smtp_server.certificate import self_signed
 from tests.integrations.smtp_server.harness import Serve, Server
 
 
+@pytest.fixture(scope="session")
+def certificate_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate, so that not every server makes one of its own."""
+    folder = tmp_path_factory.mktemp("certificate")
+    self_signed(folder, ["gw.lan", socket.gethostname(), "localhost", "127.0.0.1"])
+    return folder
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, certificate_folder: Path) -> Iterator[Serve]:
     """`serve(**options)`: a server with these options, stopped at the end."""
+    shutil.copytree(certificate_folder, tmp_path, dirs_exist_ok=True)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

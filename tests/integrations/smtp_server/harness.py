@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import socket
 import struct
-import threading
+import termios
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -102,7 +103,7 @@ class Peer:
             while b"\r\n" not in self.buffer:
                 more = self.socket.recv(65536)
                 if not more:
-                    assert not self.buffer and not lines
+                    assert (self.buffer, lines) == (b"", [])
                     return ""
                 self.buffer += more
             line, _, self.buffer = self.buffer.partition(b"\r\n")
@@ -123,6 +124,15 @@ class Peer:
         while reply := self.reply():
             replies.append(reply)
         return replies
+
+    def wait_until_acknowledged(self) -> None:
+        """Until the other side's system has every byte that was sent."""
+
+        def unsent() -> int:
+            answer = fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0\0\0\0")
+            return int(struct.unpack("i", answer)[0])
+
+        eventually(lambda: unsent() == 0)
 
     def half_close(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
@@ -193,6 +203,22 @@ class Server:
             assert receipt.on_drain
             self.call(receipt.on_drain)
         self.intake.draining = []
+
+    def flood(self, peer: Peer) -> None:
+        """The peer asks and asks and never reads, until it is no longer read from."""
+        (connection,) = self.connections
+        peer.socket.setblocking(False)
+
+        def stuck() -> bool:
+            try:
+                while True:
+                    peer.socket.send(b"NOOP\r\n" * 10_000)
+            except BlockingIOError:
+                return bool(connection._held)
+            except ConnectionError:
+                return True
+
+        eventually(stuck)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -1,0 +1,233 @@
+"""What must hold for every mail, whatever its bytes: found by hypothesis, not by example."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import quopri
+import string
+from dataclasses import asdict
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.api import Envelope
+from gateway.interpret import Reading, attachment, html, meaning, names, read, transfer
+
+MAILS = sorted((Path(__file__).parents[1] / "mails").glob("*.eml"))
+ENVELOPE = Envelope("lan-mail", "192.168.1.20", "device", "", ["alerts@gw.local"])
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"\r\n", b"\n", b"\r\n\r\n", b"\r", b" ", b"\t", b"\0", b"--b", b"--b--", b"\r\n--b\r\n", b"\r\n--b--\r\n",
+        b"--c\r\n", b"From: ", b"Subject: ", b"To: ", b"Date: Sun, 22 Nov 2026 10:00:00 +0100\r\n",
+        b"Content-Type: multipart/mixed; boundary=b\r\n", b'Content-Type: multipart/alternative; boundary="c"\r\n',
+        b"Content-Type: text/html; charset=gbk\r\n", b"Content-Type: text/plain; charset=utf-16\r\n",
+        b"Content-Type: image/jpeg; name=", b"Content-Type: message/rfc822\r\n", b"boundary=b\r\n",
+        b"Content-Transfer-Encoding: base64\r\n", b"Content-Transfer-Encoding: quoted-printable\r\n",
+        b"Content-Disposition: attachment; filename*0*=utf-8''%C3%9C; filename*1=", b"filename=\"../", b"a@b",
+        b"<", b">", b'"', b"(", b"\\", b";", b"=", b"=?utf-8?B?", b"=?gbk?q?", b"?=", b"QUJD", b"=C3",
+        b"\xc3\xbc", b"\xb1\xa8", b"\xff", b"Motion Detected", b"Channel: 1", b"EVENT TYPE(NUM): a(b)",
+        b"<td>", b"<pre>", b"<!--", b"&#", b"text",
+    ]
+)  # fmt: skip
+MAILISH = st.lists(FRAGMENTS | st.binary(max_size=8), max_size=60).map(b"".join)
+
+
+def check(raw: bytes) -> Reading:
+    """What a reading and its meaning promise for any mail at all."""
+    reading = read(raw)
+    told = meaning(reading, ENVELOPE)
+    assert not any("report this as a bug" in words for words in reading.truncated)
+    # Whatever the mail was, it can go out as JSON in UTF-8.
+    json.dumps([asdict(reading), asdict(told)], ensure_ascii=False).encode("utf-8")
+    for line in (reading.subject or "", reading.sender, reading.sender_name, *reading.to, *reading.headers.values()):
+        assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in line)
+    assert "\0" not in reading.text
+    assert "\r" not in reading.text or b"html" in raw.lower()
+    assert len(reading.text) <= 65536
+    assert len(told.title) <= 200
+    assert "\n" not in told.title
+    assert told.title
+    assert len(told.data) <= 40 + 6
+    for key, value in told.data.items():
+        assert 1 <= len(key) <= 40
+        assert set(key) <= set(string.ascii_lowercase + string.digits + "_")
+        assert 1 <= len(value) <= 200
+    for index, one in enumerate(reading.attachments):
+        data = attachment(raw, index)
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (one["size"], one["sha256"])
+        check_name(one["name"])
+    assert reading.picture is None or reading.picture < len(reading.attachments)
+    return reading
+
+
+def check_name(name: str) -> None:
+    assert 1 <= len(name) <= 100
+    assert not set(name) & set('/\\:<>"|?*\u202e\u200b')
+    assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in name)
+    assert name not in (".", "..")
+    assert name == name.strip(" .")
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes(raw: bytes) -> None:
+    check(raw)
+
+
+@settings(max_examples=400)
+@given(MAILISH)
+def test_anything_like_a_mail(raw: bytes) -> None:
+    check(raw)
+
+
+@given(st.sampled_from(MAILS), st.data())
+def test_damaged_device_mail(path: Path, data: st.DataObject) -> None:
+    raw = path.read_bytes()[:20_000]
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw)))
+        until = min(len(raw), at + data.draw(st.sampled_from([0, 1, 2, 40, 10_000])))
+        raw = raw[:at] + data.draw(st.binary(max_size=4)) + raw[until:]
+    check(raw)
+
+
+SCRIPTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")), min_size=1, max_size=40
+)
+NAMES = st.text("abcXYZ 0123äöüßéñжщ温度報警움직임ア", min_size=1, max_size=40).filter(
+    lambda name: name.strip(" .") == name and bool(name)
+)
+
+
+@given(
+    subject=SCRIPTS,
+    sender=st.text("abc ÄÖ温д", min_size=1, max_size=20),
+    lines=st.lists(SCRIPTS, max_size=5),
+    files=st.lists(st.tuples(NAMES, st.binary(max_size=600)), max_size=4),
+    rich=st.booleans(),
+)
+def test_a_mail_by_the_standard_library_reads_back_equal(
+    subject: str, sender: str, lines: list[str], files: list[tuple[str, bytes]], rich: bool
+) -> None:
+    mail = EmailMessage(policy=SMTP)
+    mail["From"] = f'"{sender}" <cam@lan.example>'
+    mail["To"] = "alerts@gw.local"
+    mail["Subject"] = subject
+    mail["Date"] = format_datetime(datetime(2026, 11, 22, 19, 11, 28, tzinfo=UTC))
+    text = "".join(line + "\n" for line in lines)
+    mail.set_content(text)
+    if rich and text.strip():
+        mail.add_alternative("<p>another form</p>", subtype="html")
+    for name, data in files:
+        mail.add_attachment(data, maintype="application", subtype="x-test", filename=name)
+    raw = mail.as_bytes()
+    reading = check(raw)
+    assert reading.subject is not None
+    assert " ".join(reading.subject.split()) == " ".join(subject.split())
+    assert reading.sender == "cam@lan.example"
+    assert reading.date == "2026-11-22T19:11:28Z"
+    assert reading.text.rstrip("\n") == text.rstrip("\n")
+    assert [one["name"] for one in reading.attachments] == [name for name, _ in files]
+    assert [attachment(raw, index) for index in range(len(files))] == [data for _, data in files]
+    assert reading.truncated == []
+
+
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("us-ascii", "plain"),
+        ("iso-8859-1", "Türkontakt geöffnet"),
+        ("iso-8859-2", "Pohyb zjištěn, dveře"),
+        ("windows-1250", "Żółw wykryty"),
+        ("iso-8859-7", "Κίνηση"),
+        ("windows-1251", "Обнаружено движение"),
+        ("koi8-r", "Обнаружено движение"),
+        ("iso-8859-9", "Değişiklik yok, kapi açik"),
+        ("gb2312", "移动侦测报警"),
+        ("gbk", "移动侦测报警"),
+        ("gb18030", "移动侦测报警 𠀀"),
+        ("big5", "移動偵測警報"),
+        ("shift_jis", "動体を検知しました"),
+        ("iso-2022-jp", "動体を検知しました"),
+        ("euc-jp", "動体を検知しました"),
+        ("euc-kr", "움직임이 감지되었습니다"),
+        ("utf-8", "Tür 温度 🙂"),
+        ("utf-16", "Tür 温度"),
+        ("utf-32", "Tür 温度"),
+        ("tis-620", "ตรวจพบ"),
+        ("macintosh", "Tür"),
+        ("cp437", "Tür"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "8bit"])
+def test_declared_charsets(charset: str, text: str, encoding: str) -> None:
+    codec = {"macintosh": "mac_roman"}.get(charset, charset)
+    body = (text + "\r\n").encode(codec)
+    if encoding == "base64":
+        body = base64.encodebytes(body)
+    elif encoding == "quoted-printable":
+        body = quopri.encodestring(body)
+    elif charset in ("utf-16", "utf-32"):
+        return  # no line of a mail can look like that
+    head = f"Subject: x\r\nContent-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
+    reading = check(head.encode() + body)
+    assert reading.text == text + "\n"
+    assert reading.truncated == []
+
+
+@given(st.binary(max_size=400), st.integers(1, 90), st.sampled_from([b"\r\n", b"\n", b"", b"\r\r\n", b" \t"]))
+def test_base64_in_slices(data: bytes, width: int, end: bytes) -> None:
+    encoded = base64.b64encode(data)
+    lines = end.join(encoded[at : at + width] for at in range(0, len(encoded), width))
+    for size in (1, 5, 64, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "SLICE", size)
+            damage: list[str] = []
+            assert b"".join(transfer.decoded(lines, 0, len(lines), "base64", damage)) == data
+            assert damage == []
+            unpadded = lines.rstrip(b"=")
+            assert b"".join(transfer.decoded(unpadded, 0, len(unpadded), "base64", damage)) == data
+
+
+@given(st.text("ABcd/+=!\n", max_size=100).map(str.encode) | st.binary(max_size=300))
+def test_damaged_base64_in_slices_is_the_same_as_in_one(noise: bytes) -> None:
+    whole = b"".join(transfer.decoded(noise, 0, len(noise), "base64", []))
+    for size in (1, 4, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "SLICE", size)
+            assert b"".join(transfer.decoded(noise, 0, len(noise), "base64", [])) == whole
+
+
+@given(st.binary(max_size=400), st.integers(3, 90))
+def test_quoted_printable_in_slices(data: bytes, size: int) -> None:
+    encoded = quopri.encodestring(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "SLICE", size)
+        pieces = b"".join(transfer.decoded(encoded, 0, len(encoded), "quoted-printable", []))
+    assert pieces == quopri.decodestring(encoded)
+
+
+@given(st.text(max_size=300), st.sampled_from(["image/jpeg", "message/rfc822", "a/b"]), st.integers(1, 100))
+def test_names(name: str, kind: str, number: int) -> None:
+    check_name(names.cleaned(name, kind, number))
+
+
+@given(st.text("<>/!-?pdivtr '\"=&#;x\n a1", max_size=300), st.integers(1, 100))
+def test_any_html(page: str, limit: int) -> None:
+    text = html.to_text(page, limit)
+    assert len(text) <= len(page) * 4 + 8
+
+
+@given(
+    st.lists(st.text(string.ascii_letters + " äß", min_size=1, max_size=20).filter(str.strip), min_size=1, max_size=8)
+)
+def test_html_paragraphs_keep_their_words(paragraphs: list[str]) -> None:
+    page = "".join(f"<p class='a>b'>{text}</p>\n" for text in paragraphs)
+    assert html.to_text(page, 10_000) == "\n\n".join(" ".join(text.split()) for text in paragraphs)
