@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    except Exception as error:
+        if type(error).__module__ != "sqlite3":  # named, for importing it to ask takes its time
+            raise
+        print(f"The store can't be read: {error}. `mailwire doctor` tells more.", file=sys.stderr)
+        return 1
 
 
 def _run(name: str, words: list[str]) -> int:

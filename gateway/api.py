@@ -19,9 +19,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Protocol, TypedDict
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from gateway.wire import event as words
 
@@ -29,6 +29,7 @@ __all__ = [
     "Attachment",
     "Broken",
     "ConfigModel",
+    "ConfigPath",
     "Context",
     "CredentialsRefused",
     "Device",
@@ -246,6 +247,14 @@ class Context:
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "")) / path.expanduser()
+
+
+ConfigPath = Annotated[Path, AfterValidator(_beside)]
+"""A path in a configuration; a relative one is meant from the folder of the configuration file."""
 
 
 class ConfigModel(BaseModel):

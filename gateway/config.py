@@ -26,13 +26,13 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    ValidationInfo,
     WithJsonSchema,
     create_model,
     model_validator,
 )
 
 from gateway import template
+from gateway.api import ConfigPath
 from gateway.loader import Loader, LoadError
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
 from gateway.wire.event import KINDS, SEVERITIES, slug
@@ -89,14 +89,6 @@ def _device_id(text: str) -> str:
 def _template(text: str) -> str:
     template.condition(text)
     return text
-
-
-def _beside(path: Path, info: ValidationInfo) -> Path:
-    """A relative path is meant from the folder of the configuration file."""
-    try:
-        return Path((info.context or {}).get("folder", "")) / path.expanduser()
-    except RuntimeError:
-        raise Wrong("there is no such home folder", "Write the whole path") from None
 
 
 Duration = Annotated[
@@ -189,7 +181,7 @@ class RouteSetting(_Model):
 class StoreSettings(_Model):
     """Where mails are kept, and for how long."""
 
-    data: Annotated[Path, AfterValidator(_beside)] | None = None
+    data: ConfigPath | None = None
     """The data folder; None: the platform's."""
     keep_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30
     keep_size: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 1024**3)
@@ -259,10 +251,10 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
     if not isinstance(data, dict):
         _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
     raw = {"integrations": DEFAULT_INTEGRATIONS} | {key: value for key, value in data.items() if value is not None}
-    integrations, findings = _integrations(raw, document, loader)
+    context = {"folder": path.parent if path else Path(), "hide": document.hide}
+    integrations, findings = _integrations(raw, document, loader, context)
     if document.is_known(("integrations",)):
         findings += _routes(raw, loader)
-    context = {"folder": path.parent if path else Path(), "hide": document.hide}
     try:
         settings = Settings.model_validate(raw | {"integrations": integrations}, context=context)
     except ValidationError as error:
@@ -287,7 +279,7 @@ def _refuse(document: Document, findings: list[Finding]) -> NoReturn:
 
 
 def _integrations(
-    raw: dict[str, Any], document: Document, loader: Loader
+    raw: dict[str, Any], document: Document, loader: Loader, context: dict[str, Any]
 ) -> tuple[dict[str, IntegrationSetting], list[Finding]]:
     good: dict[str, IntegrationSetting] = {}
     findings: list[Finding] = []
@@ -309,7 +301,7 @@ def _integrations(
             continue
         keys = {key: value for key, value in entry.items() if key != "type"}
         try:
-            config = loader.load(entry["type"]).config_model.model_validate(keys)
+            config = loader.load(entry["type"]).config_model.model_validate(keys, context=context)
             good[name] = IntegrationSetting(entry["type"], config, *document.mark(at))
         except LoadError as error:
             findings.append(Finding((*at, "type"), str(error), error.hint))

@@ -136,6 +136,11 @@ def gateway_runs(folder: Path) -> bool:
     return False
 
 
+def when(folder: Path) -> str:
+    """When a gateway will take note of what was altered in its store."""
+    return "within a second" if gateway_runs(folder) else "when the gateway runs again: it does not run now"
+
+
 def alter(store: Store, sql: str, values: Sequence[Any]) -> int:
     """`Store.alter`, with words for a person when it fails. How many rows were changed."""
     import sqlite3

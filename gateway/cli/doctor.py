@@ -181,7 +181,7 @@ def _fsync(folder: Path) -> Finding:
 def _store(folder: Path) -> Iterator[Finding]:
     from gateway.store import FILE, Store, StoreBroken
 
-    if not (folder / FILE).exists():
+    if not os.access(folder / FILE, os.R_OK):  # there is none yet; or the check of the folder has said it
         return
     store = Store(folder)
     try:
@@ -261,12 +261,13 @@ def _free(listener: common.Listener, name: str, *, running: bool) -> Finding:
 
 def _taken(port: int) -> str:
     """Who listens on a port, as far as /proc tells."""
-    for pid, program in holders(port):
-        return f"The port is held by {program} (process {pid}): stop that one, or listen on another port."
+    holder = next(_holders(port), None)
+    if holder:
+        return f"The port is held by {holder[1]} (process {holder[0]}): stop that one, or listen on another port."
     return f"See who has the port: sudo ss -ltnp 'sport = :{port}'"
 
 
-def holders(port: int) -> Iterator[tuple[int, str]]:
+def _holders(port: int) -> Iterator[tuple[int, str]]:
     """(process id, program) of those who listen on a TCP port here; only one's own without root's rights."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):

@@ -33,7 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     store = common.open_store(args)
     last = store.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
-    events = [event for _, event in store.events(args.limit, device=args.device)]
+    found = store.events(args.limit, device=args.device)
+    last = max([last, *(seq for seq, _ in found)])  # one may have come between the two
+    events = [event for _, event in found]
     if args.json:
         write = _write_json
     else:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway import interpret, template
-from gateway.api import Envelope, Event, Target
+from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
 from gateway.pipeline import Sender, build_event, sender_of
 from gateway.registry import Registry
 from gateway.route import Router
-from gateway.store import Mail
+from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker
 from gateway.wire.topics import Topics
 
@@ -35,11 +35,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = common.settings(args)
-    mail, content = _mail(args, chosen)
+    store = common.open_store_in(chosen.folder) if common.has_store(chosen.folder) else None
+    mail, content = _mail(args, chosen, store)
     reading = interpret.read(content)
     _complete(mail.envelope, args, reading)
     meaning = interpret.meaning(reading, mail.envelope)
-    registry = _registry(chosen)
+    registry = _registry(chosen, store)
     device, why, learned = _device(registry, mail, sender_of(reading, meaning), reading.subject or "")
     event = build_event(mail, reading, meaning, device)
     verdict = _router(chosen).targets(event)
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mail(args: argparse.Namespace, chosen: common.Chosen) -> tuple[Mail, Any]:
+def _mail(args: argparse.Namespace, chosen: common.Chosen, store: Store | None) -> tuple[Mail, Any]:
     """The mail, and its bytes."""
     path = Path(args.mail)
     if args.mail == _STANDARD_INPUT:
@@ -111,8 +112,8 @@ def _mail(args: argparse.Namespace, chosen: common.Chosen) -> tuple[Mail, Any]:
             content = path.read_bytes()
         except OSError as error:
             show.fail(f"{path}: can't be read: {error.strerror}.", 2)
-    elif common.has_store(chosen.folder) and (kept := common.open_store_in(chosen.folder).mail(args.mail)):
-        return kept, common.content(common.open_store_in(chosen.folder), kept)
+    elif store and (kept := store.mail(args.mail)):
+        return kept, common.content(store, kept)
     else:
         show.fail(f"{args.mail}: there is no such file, and no mail of that id is kept.", 2)
     source = next((listener.integration for listener in common.listeners(chosen.settings)), "explain")
@@ -128,16 +129,16 @@ def _complete(envelope: Envelope, args: argparse.Namespace, reading: interpret.R
     envelope.peer = args.peer or envelope.peer
 
 
-def _registry(chosen: common.Chosen) -> Registry:
+def _registry(chosen: common.Chosen, store: Store | None) -> Registry:
     """The devices that the gateway knows, in a copy that is saved nowhere."""
     registry = Registry(lambda *_: None)
-    if common.has_store(chosen.folder):
-        registry.load(common.open_store_in(chosen.folder).devices())
+    if store:
+        registry.load(store.devices())
     registry.configure(chosen.settings.devices, chosen.settings.learn)
     return registry
 
 
-def _device(registry: Registry, mail: Mail, sender: Sender, subject: str) -> tuple[Any, str, bool]:
+def _device(registry: Registry, mail: Mail, sender: Sender, subject: str) -> tuple[Device, str, bool]:
     """(device, why it is that one, whether it would be learned)"""
     _, why = registry.find(mail.envelope, sender, subject)
     device, new = registry.identify(mail.envelope, sender, subject, mail.received)

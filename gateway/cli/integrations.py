@@ -83,6 +83,10 @@ def _new(args: argparse.Namespace) -> int:
     if not re.fullmatch("[a-z][a-z0-9_]{0,63}", name):
         show.fail(f"{name!r} can't be an integration's name: write a-z, 0-9 and _, such as acme_siren.", 2)
     path = common.config_path(args)
+    if name in common.make_loader(path).manifests():
+        show.fail(
+            f"There is an integration '{name}' already (`mailwire integrations` lists them). Choose another name."
+        )
     folder = (args.dir or (path.parent if path else Path()) / CUSTOM_DIR) / name
     title = "".join(word.capitalize() for word in name.split("_"))
     manifest = {"domain": name, "name": title, "version": "0.1.0", "provides": ["target"]}

@@ -135,9 +135,10 @@ def _show(store: Store, mail: Mail, *, as_json: bool) -> int:
         lines.append(("event", f"{about}, {event['severity']}: {event['title']}"))
     else:
         lines.append(("event", "none"))
-    lines += [
-        ("owed to", f"{item['target']}: {item['state']}, {show.number(item['attempts'], 'attempt')} {item['reason']}")
-        for item in owed
-    ]
+    for item in owed:
+        tries = f" after {show.number(item['attempts'], 'attempt')}" if item["attempts"] else ""
+        lines.append(
+            (f"owed to {item['target']}", f"{item['state']}{tries}" + (f": {item['reason']}" if item["reason"] else ""))
+        )
     show.facts(lines)
     return 0

@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{_deliveries(count)} dropped.")
     else:
         count = _retry(store, rows)
-        when = "within a second" if common.gateway_runs(folder) else "when the gateway runs again: it does not run now"
-        print(f"{_deliveries(count)} tried again" + (f" {when}." if count else "."))
+        print(f"{_deliveries(count)} tried again" + (f" {common.when(folder)}." if count else "."))
     return 1 if unknown else 0
 
 

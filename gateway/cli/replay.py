@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     count = common.alter(store, sql, [json.dumps(found)])
     for mail_id in unknown:
         print(f"{show.plain(mail_id)}: no such mail is kept")
-    when = "within a second" if common.gateway_runs(folder) else "when the gateway runs again: it does not run now"
-    print(f"{show.number(count, 'mail')} to be interpreted once more" + (f", {when}." if count else "."))
+    print(f"{show.number(count, 'mail')} to be interpreted once more" + (f", {common.when(folder)}." if count else "."))
     return 1 if unknown or not count else 0
 
 

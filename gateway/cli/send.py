@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None:
         files.append(_picture(args.picture))
     try:
-        with submit.connection(server) as smtp:
+        with submit.session(server) as session:
             for number in range(1, args.count + 1):
                 count = f" {number} of {args.count}" if args.count > 1 else ""
                 content = (
                     whole if whole is not None else _mail(args.sender, recipients, args.subject + count, text, files)
                 )
-                answer = submit.transmit(smtp, args.sender, recipients, content, refused=_say)
+                answer = session.transmit(args.sender, recipients, content, refused=_say)
                 print(show.plain(f"{count.strip()}  {answer}".lstrip()), flush=True)
     except submit.NotTaken as error:
         show.fail(str(error))

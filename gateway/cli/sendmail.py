@@ -188,7 +188,7 @@ def _server(chosen: common.Chosen) -> submit.Server:
     """The first SMTP server of the configuration. It is our own, so its certificate is not asked for."""
     for listener in common.listeners(chosen.settings):
         tls = {"implicit": "implicit", "required": "starttls"}.get(listener.tls, "none")
-        return submit.Server(common.nearby(listener.host), listener.port, tls, verify=False)
+        return submit.Server(common.nearby(listener.host), listener.port, tls, verify=False, helo=socket.gethostname())
     return submit.Server("127.0.0.1", 2525)
 
 
@@ -196,8 +196,8 @@ def _submit(server: submit.Server, sender: str, recipients: list[str], content: 
     def refused(text: str) -> None:
         print(f"sendmail: {show.plain(text)}", file=sys.stderr)
 
-    with submit.connection(server) as smtp:
-        submit.transmit(smtp, sender, recipients, content, refused=refused)
+    with submit.session(server) as session:
+        session.transmit(sender, recipients, content, refused=refused)
 
 
 def _keep(chosen: common.Chosen, sender: str, recipients: list[str], content: bytes, why: str) -> None:

@@ -58,12 +58,36 @@ def place(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-@contextlib.contextmanager
-def connection(server: Server) -> Iterator[smtplib.SMTP]:
-    """A session that is greeted, encrypted and logged in as `server` says.
+@dataclass(slots=True)
+class Session:
+    """A server that has greeted us."""
 
-    Raises NotTaken, also for what goes wrong with the connection while it is used.
-    """
+    server: Server
+    smtp: smtplib.SMTP
+
+    def transmit(
+        self,
+        mail_from: str,
+        recipients: Sequence[str],
+        content: bytes,
+        *,
+        refused: Callable[[str], None] = lambda _: None,
+    ) -> str:
+        """One transaction; the server's answer to the content. `refused` is told of recipients that were not taken.
+
+        Raises NotTaken.
+        """
+        with _in_words(self.server):
+            try:
+                return _transaction(self.smtp, mail_from, recipients, content, refused)
+            except NotTaken:
+                self.smtp.rset()
+                raise
+
+
+@contextlib.contextmanager
+def session(server: Server) -> Iterator[Session]:
+    """Greeted, encrypted and logged in as `server` says. Raises NotTaken."""
     context = ssl.create_default_context()
     if not server.verify:
         context.check_hostname = False
@@ -78,33 +102,35 @@ def connection(server: Server) -> Iterator[smtplib.SMTP]:
         reached = isinstance(error, smtplib.SMTPResponseException | ssl.SSLError)
         raise NotTaken(_words(error, server), reached=reached, code=getattr(error, "smtp_code", 0)) from error
     try:
-        smtp.ehlo_or_helo_if_needed()
-        if server.tls == "starttls":
-            smtp.starttls(context=context)
+        with _in_words(server):
             smtp.ehlo_or_helo_if_needed()
-        if server.login:
-            smtp.login(*server.login)
-        yield smtp
+            if server.tls == "starttls":
+                smtp.starttls(context=context)
+                smtp.ehlo_or_helo_if_needed()
+            if server.login:
+                smtp.login(*server.login)
+        yield Session(server, smtp)
         with contextlib.suppress(OSError):
             smtp.quit()
-    except OSError as error:
-        raise NotTaken(_words(error, server), code=getattr(error, "smtp_code", 0)) from error
     finally:
         smtp.close()
 
 
-def transmit(
+@contextlib.contextmanager
+def _in_words(server: Server) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotTaken(_words(error, server), code=getattr(error, "smtp_code", 0)) from error
+
+
+def _transaction(
     smtp: smtplib.SMTP,
     mail_from: str,
     recipients: Sequence[str],
     content: bytes,
-    *,
-    refused: Callable[[str], None] = lambda _: None,
+    refused: Callable[[str], None],
 ) -> str:
-    """One transaction; the server's answer to the content. `refused` is told of recipients that were not taken.
-
-    Raises NotTaken, and OSError, which `connection` puts into words.
-    """
     addresses = [mail_from, *recipients]
     for address in addresses:
         if any(letter < " " or letter == "\x7f" for letter in address):
@@ -116,23 +142,19 @@ def transmit(
         options.append("BODY=8BITMIME")
     if not "".join(addresses).isascii():
         options.append("SMTPUTF8")
-    try:
-        code, answer = smtp.mail(mail_from, options)
-        if code != 250:
-            raise NotTaken(f"The server refused the sender {mail_from or '<>'}: {_reply(code, answer)}", code=code)
-        taken = 0
-        for recipient in recipients:
-            code, answer = smtp.rcpt(recipient)
-            if code in (250, 251):
-                taken += 1
-            else:
-                refused(f"The server refused the recipient {recipient}: {_reply(code, answer)}")
-        if not taken:
-            raise NotTaken("The server took none of the recipients.", code=code)
-        code, answer = _content(smtp, content)
-    except NotTaken:
-        smtp.rset()
-        raise
+    code, answer = smtp.mail(mail_from, options)
+    if code != 250:
+        raise NotTaken(f"The server refused the sender {mail_from or '<>'}: {_reply(code, answer)}", code=code)
+    taken = 0
+    for recipient in recipients:
+        code, answer = smtp.rcpt(recipient)
+        if code in (250, 251):
+            taken += 1
+        else:
+            refused(f"The server refused the recipient {recipient}: {_reply(code, answer)}")
+    if not taken:
+        raise NotTaken("The server took none of the recipients.", code=code)
+    code, answer = _content(smtp, content)
     if code != 250:
         raise NotTaken(f"The server did not take the mail: {_reply(code, answer)}", code=code)
     return _reply(code, answer)

@@ -12,7 +12,6 @@ that would import modules by name, remember every miss, and offer codecs that ar
 from __future__ import annotations
 
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -161,6 +160,8 @@ _CYRILLIC_RUN = re.compile("[\u0400-\u045f]{3,}")
 
 @cache
 def _everyday() -> list[tuple[str, frozenset[str]]]:
-    """Each candidate and the letters that speak for it, in order of preference."""
+    """Each candidate and the letters that speak for it, in order of preference; read when first needed."""
+    import tomllib
+
     source = tomllib.loads(Path(__file__).with_name("letters.toml").read_text("utf-8"))
     return [(codec, frozenset(one["letters"])) for one in source["language"] for codec in one["codecs"]]

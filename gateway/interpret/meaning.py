@@ -8,12 +8,11 @@ data has a limited number of short keys that no mail can choose freely (they are
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
@@ -57,8 +56,7 @@ class Meaning:
     serial: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(NamedTuple):
     kind: str
     state: str | None
     ends: bool
@@ -66,8 +64,7 @@ class _Rule:
     vague: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Phrase:
+class _Phrase(NamedTuple):
     """`rank` is the place of its rule in the file; `scope` is "anywhere", "title" or "short"."""
 
     words: tuple[str, ...]
@@ -114,7 +111,9 @@ class Profile:
 
 @cache
 def profile(name: str = "generic") -> Profile:
-    """A profile of ours by its name; read once."""
+    """A profile of ours by its name; read once, when the first mail needs it."""
+    import tomllib
+
     return Profile(tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8")))
 
 

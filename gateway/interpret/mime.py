@@ -243,7 +243,7 @@ def _is_attached(part: Part, root: bool) -> bool:
 def _boundary(raw: Buffer, part: Part, mail: Mail, root: bool) -> bytes | None:
     """The boundary of a multipart, declared or guessed; None for a leaf (which a multipart without parts is, too)."""
     multipart = part.type.startswith("multipart/")
-    if not multipart and not (root and b"content-type" not in part.fields):
+    if not multipart and not (root and (b"boundary" in part.parameters or b"content-type" not in part.fields)):
         return None
     declared = part.parameters.get(b"boundary", b"").strip()[:200]
     if declared and next(_delimiters(raw, part.start, part.end, declared, mail), None) is not None:

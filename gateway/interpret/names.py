@@ -32,7 +32,8 @@ def cleaned(name: str, kind: str, number: int) -> str:
         if kind == "message/rfc822":
             return "message.eml"
         stem = "picture" if kind.startswith("image/") else "attachment"
-        return f"{stem}-{number}.{_EXTENSIONS.get(kind, 'bin')}"
+        extension = _EXTENSIONS.get(kind, "txt" if kind.startswith("text/") else "bin")
+        return f"{stem}-{number}.{extension}"
     if _DEVICE.match(name):
         name = "_" + name
     if len(name) > LIMIT:

@@ -60,9 +60,10 @@ def _base64(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[by
             piece, rest = _lenient(clean)
         yield piece
     if rest:
-        if not damage and len(rest.rstrip(b"=")) % 4 == 1:
+        letters = rest.rstrip(b"=")
+        if not damage and (len(letters) % 4 == 1 or letters.translate(None, _ALPHABET)):
             damage.append("damaged base64")
-        yield _quanta(rest)
+        yield base64(rest)
 
 
 def _lenient(text: bytes) -> tuple[bytes, bytes]:
@@ -76,7 +77,6 @@ def _lenient(text: bytes) -> tuple[bytes, bytes]:
 
 def _quanta(text: bytes) -> bytes:
     """One run of base64 with its padding missing or not; a single left-over character says nothing and is dropped."""
-    text = text.translate(None, _NOT_BASE64 + b"=")
     return binascii.a2b_base64(text[: len(text) - (len(text) % 4 == 1)] + b"==")
 
 

@@ -46,7 +46,8 @@ AUTH = 5
 STARTTLS = 6
 """`(STARTTLS,)`: send `output()`, start TLS, call `tls_started`. Until then whatever comes is thrown away."""
 CLOSE = 7
-"""`(CLOSE, reason)`: send `output()`, then close. The last event of a session."""
+"""`(CLOSE, reason)`: send `output()`, then close. The last event of a session. The reason is "quit", "bad-commands",
+"commands", "logins", "bdat", "http" or "tls-hello"."""
 REMARK = 8
 """`(REMARK, code, text)`: a peculiarity of this device and its remedy, for a person. Each code once a session."""
 
@@ -63,7 +64,7 @@ _REMARKS = {
     "empty-helo": "It says HELO without a name; its network address stands in for it.",
     "http": "It speaks HTTP to an SMTP port: check the port number in its settings.",
     "lf-commands": "Its lines end in LF instead of CRLF.",
-    "lf-end": "It ends its mail with LF.LF, which is not the end of a mail: allow it bare LF, if it can't be mended.",
+    "lf-end": "It ends its mail with LF.LF, which is not the end of a mail: name it in `bare_lf` if it can't be mended.",
     "no-brackets": "It writes addresses without <brackets> around them.",
     "tls-hello": "It begins TLS on a port without: set it to no encryption or STARTTLS, or to the port that has TLS.",
 }
@@ -455,7 +456,6 @@ class Session:
 
     def _farewell(self, enhanced: str, text: str) -> bytes:
         self._state = _CLOSED
-        self._kept = b""
         return self._line(421, enhanced, self._hostname + " " + text)
 
     def _hang_up(self, reason: str, text: str) -> None:

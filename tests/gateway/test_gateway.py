@@ -7,6 +7,7 @@ import smtplib
 import socket
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def send(port, numbers, acknowledged=None):
 def heard(listener):
     """The events that a listener got so far."""
     return [json.loads(payload) for topic, payload, _ in list(listener.messages) if topic.endswith("/event")]
+
+
+def send_without_end(port, acknowledged, target, enough, chance, number):
+    """Numbered mails until the gateway is gone; `enough` is set when `target` of all were acknowledged."""
+    with contextlib.suppress(OSError, smtplib.SMTPException), smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
+        while True:
+            smtp.sendmail("plc@lan.example", ["alerts@gw"], mail(number, "x" * chance.randrange(5000)))
+            acknowledged.append(number)
+            if len(acknowledged) >= target:
+                enough.set()
+            number += 1
 
 
 def subjects(events):
@@ -68,7 +80,8 @@ def test_an_event_has_the_shape_that_others_rely_on(tmp_path):
         send(gateway.port, [7])
         event = gateway.settled(1)[0]
     assert list(event) == [
-        "v", "id", "time", "source", "device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail",
+        "v", "id", "time", "source", "device", "kind", "state", "severity", "title", "text", "data", "attachments",
+        "mail",
     ]  # fmt: skip
     assert event["device"]["id"] == "plc"
     assert event["source"] == "lan-mail"
@@ -103,23 +116,9 @@ def test_kill_9_in_the_middle_of_load_loses_nothing_acknowledged(tmp_path, broke
     with Listener(broker.port, "mailwire/+/event") as subscriber:
         for round_ in range(3):
             gateway.start()
-            port = gateway.port
             enough = threading.Event()
             target = len(acknowledged) + chance.randrange(20, 200)
-
-            def load(first):
-                number = first
-                with (
-                    contextlib.suppress(OSError, smtplib.SMTPException),
-                    smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp,
-                ):
-                    while True:
-                        smtp.sendmail("plc@lan.example", ["alerts@gw"], mail(number, "x" * chance.randrange(5000)))
-                        acknowledged.append(number)
-                        if len(acknowledged) >= target:
-                            enough.set()
-                        number += 1
-
+            load = partial(send_without_end, gateway.port, acknowledged, target, enough, chance)
             threads = [threading.Thread(target=load, args=((round_ * 10 + lane) * 100_000,)) for lane in range(4)]
             for thread in threads:
                 thread.start()

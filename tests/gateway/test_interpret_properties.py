@@ -77,17 +77,19 @@ def check_name(name: str) -> None:
     assert name == name.strip(" .")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_any_bytes(raw: bytes) -> None:
     check(raw)
 
 
-@settings(max_examples=400)
+@settings(deadline=None, max_examples=400)
 @given(MAILISH)
 def test_anything_like_a_mail(raw: bytes) -> None:
     check(raw)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MAILS), st.data())
 def test_damaged_device_mail(path: Path, data: st.DataObject) -> None:
     raw = path.read_bytes()[:20_000]
@@ -106,6 +108,7 @@ NAMES = st.text("abcXYZ 0123äöüßéñжщ温度報警움직임ア", min_size=
 )
 
 
+@settings(deadline=None)
 @given(
     subject=SCRIPTS,
     sender=st.text("abc ÄÖ温д", min_size=1, max_size=20),
@@ -182,6 +185,7 @@ def test_declared_charsets(charset: str, text: str, encoding: str) -> None:
     assert reading.truncated == []
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 90), st.sampled_from([b"\r\n", b"\n", b"", b"\r\r\n", b" \t"]))
 def test_base64_in_slices(data: bytes, width: int, end: bytes) -> None:
     encoded = base64.b64encode(data)
@@ -196,6 +200,7 @@ def test_base64_in_slices(data: bytes, width: int, end: bytes) -> None:
             assert b"".join(transfer.decoded(unpadded, 0, len(unpadded), "base64", damage)) == data
 
 
+@settings(deadline=None)
 @given(st.text("ABcd/+=!\n", max_size=100).map(str.encode) | st.binary(max_size=300))
 def test_damaged_base64_in_slices_is_the_same_as_in_one(noise: bytes) -> None:
     whole = b"".join(transfer.decoded(noise, 0, len(noise), "base64", []))
@@ -205,6 +210,7 @@ def test_damaged_base64_in_slices_is_the_same_as_in_one(noise: bytes) -> None:
             assert b"".join(transfer.decoded(noise, 0, len(noise), "base64", [])) == whole
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(3, 90))
 def test_quoted_printable_in_slices(data: bytes, size: int) -> None:
     encoded = quopri.encodestring(data)
@@ -214,17 +220,20 @@ def test_quoted_printable_in_slices(data: bytes, size: int) -> None:
     assert pieces == quopri.decodestring(encoded)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(["image/jpeg", "message/rfc822", "a/b"]), st.integers(1, 100))
 def test_names(name: str, kind: str, number: int) -> None:
     check_name(names.cleaned(name, kind, number))
 
 
+@settings(deadline=None)
 @given(st.text("<>/!-?pdivtr '\"=&#;x\n a1", max_size=300), st.integers(1, 100))
 def test_any_html(page: str, limit: int) -> None:
     text = html.to_text(page, limit)
     assert len(text) <= len(page) * 4 + 8
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(string.ascii_letters + " äß", min_size=1, max_size=20).filter(str.strip), min_size=1, max_size=8)
 )

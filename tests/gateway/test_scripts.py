@@ -162,7 +162,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
     done = copy.run("script/test")
     assert done.returncode == (1 if broken else 0)
-    assert done.stdout == "pytest says\n"
+    assert done.stdout == "pytest says --numprocesses auto --dist worksteal\n"
     closing = done.stderr.splitlines()[-1]
     failures = {(): "all is well", ("mypy",): "FAILED", ("ruff", "pytest"): "FAILED"}[broken]
     assert closing.startswith(f"script/test: {failures}")

@@ -13,7 +13,9 @@ USER, PASSWORD = "cam", "secret"
 CONFIG = """
 integrations:
   plain: {type: smtp_server, listen: ["127.0.0.1:0"]}
-  strict: {type: smtp_server, listen: ["127.0.0.1:0"], tls: required, login: required, users: {cam: secret}, tolerance: strict}
+  strict:
+    {type: smtp_server, listen: ["127.0.0.1:0"], tolerance: strict, tls: required, login: required,
+     users: {cam: secret}}
 """
 MAIL = "From: dev@lan.example\r\nTo: a@gw.lan\r\nSubject: by {who}\r\n\r\nInput 3 active\r\n"
 

@@ -4,7 +4,7 @@ import base64
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.wire import smtp
@@ -115,6 +115,7 @@ def test_a_device_with_bare_lf_is_not_offered_chunks():
         ("AUTH LOGIN YQ==", {}, "334 UGFzc3dvcmQ6"),
         ("AUTH PLAIN AGEAYg==", {}, "235 2.7.0 Authentication successful"),
         ("AUTH PLAIN ?", {}, "501 5.5.2 This is not base64"),
+        ("AUTH PLAIN AAAAA", {}, "501 5.5.2 This is not base64"),
         ("AUTH", {}, "501 5.5.4 Syntax: AUTH mechanism [initial response]"),
         ("AUTH CRAM-MD5", {}, "504 5.5.4 Mechanism not offered: use PLAIN or LOGIN"),
         ("AUTH PLAIN", {"login": "none"}, "502 5.5.1 AUTH is not offered"),
@@ -237,6 +238,13 @@ def test_a_mail_that_is_given_up_between_chunks():
     assert session.output() == b"451 4.3.0 No\r\n503 5.5.1 Need MAIL first\r\n"
 
 
+def test_a_mail_that_was_given_up_is_not_aborted_too():
+    session = greeted()
+    session.receive(ENVELOPE + b"BDAT 2\r\nab")
+    session.fail_mail(451, "4.3.0", "No")
+    assert session.receive(b"RSET\r\n") == []
+
+
 def test_too_big_is_said_at_the_end():
     session = in_data(max_size=10)
     assert session.receive(b"12345678\r\n") == [(BODY, b"12345678")]
@@ -275,6 +283,7 @@ def test_login():
         (b"\0cam\0secret", "cam", "secret"),
         (b"admin\0cam\0secret", "cam", "secret"),
         (b"cam\0secret", "cam", "secret"),
+        (b"\0\0\0cam\0secret", "cam", "secret"),
         (b"cam", "", ""),
         (b"", "", ""),
         ("\0türe\0schlüssel".encode(), "türe", "schlüssel"),
@@ -396,6 +405,12 @@ def test_an_endless_line_ends_a_login():
     assert ask(session, b"NOOP\r\n") == "250 2.0.0 Ok\r\n"
 
 
+@pytest.mark.parametrize("line", [b"\x16\x03\n", b"\x16\x03\r\n"])
+def test_a_tls_hello_in_a_login_is_but_a_bad_response(line):
+    session = greeted()
+    assert ask(session, b"AUTH PLAIN\r\n" + line) == "334 \r\n501 5.5.2 This is not base64\r\n"
+
+
 def test_body_chunks_are_given_on_as_they_come():
     session = in_data()
     assert session.receive(b"ab") == [(BODY, b"ab")]
@@ -489,6 +504,12 @@ def test_strict_recipient_parameter(value, right):
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
+def always(*strategies):
+    """`given`, on a machine of any speed."""
+    calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return lambda test: calm(given(*strategies)(test))
+
+
 def cut(data, places):
     """The data in pieces."""
     places = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
@@ -519,24 +540,27 @@ WORDS = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@given(st.sampled_from(DIALOGS), st.lists(st.integers(0, 1_000_000), max_size=12))
+@always(st.sampled_from(DIALOGS), st.lists(st.integers(0, 1_000_000), max_size=12))
 def test_where_a_dialog_is_cut_changes_nothing(dialog, places):
     data = spoken(dialog)
     assert happened(cut(data, places), dialog.session_options) == happened([data], dialog.session_options)
 
 
-@given(WORDS, st.lists(st.integers(0, 100_000), max_size=12), OPTIONS)
+@always(WORDS, st.lists(st.integers(0, 100_000), max_size=12), OPTIONS)
+@example(b"\n\r\n", [2], {})
+@example(b"EHLO x\r\nAUTH PLAIN\r\n\x16\x03\r\n", [22], {})
+@example(b"EHLO x\r\nAUTH PLAIN\r\n\x16\x03\n", [22], {})
 def test_where_rubbish_is_cut_changes_nothing(data, places, options):
     assert happened(cut(data, places), options) == happened([data], options)
 
 
-@given(st.lists(st.binary(max_size=300)), OPTIONS)
+@always(st.lists(st.binary(max_size=300)), OPTIONS)
 def test_rubbish_never_raises_and_is_no_mail(pieces, options):
     _, contents, _ = happened(pieces, options)
     assert contents == []
 
 
-@given(st.one_of(st.binary(), st.text("\r\n.x").map(str.encode)), st.lists(st.integers(0, 1000)))
+@always(st.one_of(st.binary(), st.text("\r\n.x").map(str.encode)), st.lists(st.integers(0, 1000)))
 def test_content_never_becomes_a_second_mail(data, places):
     assume((b"\r\n" + data + b"\r\n.\r\n").find(b"\r\n.\r\n") == len(data) + 2)
     pieces = cut(b"EHLO x\r\n" + ENVELOPE + b"DATA\r\n" + data + b"\r\n.\r\nQUIT\r\n", places)
@@ -546,20 +570,20 @@ def test_content_never_becomes_a_second_mail(data, places):
     assert log[-1] == [CLOSE, "quit"]
 
 
-@given(st.one_of(st.binary(), st.text("\r\n.x").map(str.encode)), st.lists(st.integers(0, 1000)))
+@always(st.one_of(st.binary(), st.text("\r\n.x").map(str.encode)), st.lists(st.integers(0, 1000)))
 def test_a_stuffed_mail_arrives_as_it_was(mail, places):
     _, contents, _ = happened([b"EHLO x\r\n" + ENVELOPE + b"DATA\r\n", *cut(stuffed(mail), places)], {})
     assert contents == [mail if mail.endswith(b"\r\n") or not mail else mail + b"\r\n"]
 
 
-@given(st.binary(), st.lists(st.integers(0, 1000)))
+@always(st.binary(), st.lists(st.integers(0, 1000)))
 def test_chunks_arrive_as_they_were(mail, places):
     chunks = b"".join(b"BDAT %d\r\n%s" % (len(piece), piece) for piece in cut(mail, places))
     _, contents, _ = happened([b"EHLO x\r\n" + ENVELOPE + chunks + b"BDAT 0 LAST\r\n"], {})
     assert contents == [mail]
 
 
-@given(st.text())
+@always(st.text())
 def test_an_address_is_taken_as_it_is_or_refused(address):
     session = greeted()
     session.receive(f"MAIL FROM:<{address}>\r\n".encode("utf-8", "replace"))

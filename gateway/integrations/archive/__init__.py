@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gateway.api import ConfigModel, Context, Event, NotReady, Retry, Target
+from gateway.api import ConfigModel, ConfigPath, Context, Event, NotReady, Retry, Target
 
 _NEWEST = 1024 * 1024  # bytes at the end of events.jsonl in which a repeated event is looked for
 _REMEMBERED = 10_000  # events of which it is known that they are archived
@@ -30,7 +30,7 @@ _WAIT = 60.0  # seconds until a full or broken disk is tried again
 class Config(ConfigModel):
     """Where the archive is."""
 
-    folder: Path | None = Field(default=None, description="Default: in the gateway's data folder")
+    folder: ConfigPath | None = Field(default=None, description="Default: in the gateway's data folder")
 
 
 class Archive(Target):

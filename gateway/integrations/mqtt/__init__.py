@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from gateway.api import Broken, ConfigModel, Context, Device, Event, NotReady, Refused, Retry, Target
+from gateway.api import Broken, ConfigModel, ConfigPath, Context, Device, Event, NotReady, Refused, Retry, Target
 from gateway.integrations.mqtt import client
 from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
 from gateway.integrations.mqtt.client import Address, Connection, Lost, Refusal, Will
@@ -48,11 +48,11 @@ _EXAMPLE = "mqtt://user:password@host:1883"
 class Tls(ConfigModel):
     """For mqtts://. Without `ca` the system's authorities are asked."""
 
-    ca: Path | None = Field(
+    ca: ConfigPath | None = Field(
         default=None, description="File with the certificate of the authority that signed the broker's"
     )
-    cert: Path | None = Field(default=None, description="File with our own certificate, if the broker asks for one")
-    key: Path | None = Field(default=None, description="File with its key, if that is not in the same file")
+    cert: ConfigPath | None = Field(default=None, description="File with our certificate, if the broker asks for one")
+    key: ConfigPath | None = Field(default=None, description="File with its key, if that is not in the same file")
     insecure: bool = Field(default=False, description="Take any certificate, of anybody")
 
     @model_validator(mode="after")
@@ -66,6 +66,9 @@ class Tls(ConfigModel):
 
     def context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ca)
+        if self.ca:
+            # An authority of one's own is rarely made by the letter of RFC 5280, which Python 3.13 insists on.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.cert:
             context.load_cert_chain(self.cert, self.key)
         if self.insecure:
@@ -216,6 +219,16 @@ class Mqtt(Target):
         where = self.config.named_address() or "this machine"
         return f"connecting to the MQTT broker on {where}{own}, topics {self._topics.base}/#"
 
+    def try_it(self, mailwire: str) -> tuple[str, str] | None:
+        """A line for brokers that ask for no login; a password is no thing to print."""
+        if self._connection is None:
+            return None
+        at = self._connection.address
+        if at.user or at.tls:
+            return None
+        topic = self._topics.event("+")
+        return "Watch events arrive", f"mosquitto_sub -h {at.host} -p {at.port} -t '{topic}' -v"
+
     # --- events ------------------------------------------------------------------------------------------------
 
     async def deliver(self, event: Event) -> None:
@@ -310,15 +323,19 @@ class Mqtt(Target):
         return connection.ended.result()
 
     async def _serve(self, connection: Connection) -> None:
-        mirror = asyncio.create_task(self._mirror.run(connection))
-        ends: set[asyncio.Future[Any]] = {mirror, connection.ended}
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            mirror.cancel()
-            [fault] = await asyncio.gather(mirror, return_exceptions=True)
-        if isinstance(fault, Exception):
-            raise fault
+        """Keep the mirror true until the connection ends. A fault in that costs no event."""
+        while not connection.ended.done():
+            mirror = asyncio.create_task(self._mirror.run(connection))
+            ends: set[asyncio.Future[Any]] = {mirror, connection.ended}
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                mirror.cancel()
+                [fault] = await asyncio.gather(mirror, return_exceptions=True)
+            if isinstance(fault, Exception):
+                self.context.log.error("what is retained at the broker could not be kept up to date", exc_info=fault)
+                await asyncio.wait({connection.ended}, timeout=LONGEST_WAIT)
+                self._mirror.begin()
 
     async def _subscribe(self, connection: Connection) -> None:
         for topic in [self._topics.request_filter, *sorted(self._births)]:

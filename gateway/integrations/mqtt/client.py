@@ -155,6 +155,7 @@ class Connection:
             self._end("no answer")
             raise Lost(f"{self.address} takes the connection but does not answer as an MQTT broker") from None
         except BaseException:
+            self._accepted.cancel()
             self._end("given up")
             raise
 

@@ -22,6 +22,7 @@ from gateway.wire.topics import Topics
 STATE_PAUSE = 0.1  # seconds between two states of one device
 RESEND_PAUSE = 0.02  # seconds between two devices when all are sent again
 BRIDGE_PAUSE = 5.0  # seconds between two looks at info, health and devices
+NEWS_PAUSE = 0.5  # seconds before such a look when devices came or went: all that come together, in one
 REFRESH = 60.0  # seconds after which health and devices are sent again with their counts
 
 _LAST_KEYS = ("id", "time", "kind", "state", "severity", "title")
@@ -122,8 +123,8 @@ class Mirror:
     async def _publish_device(self, connection: Connection, device: Device, again: bool = False) -> None:
         await self._publish_config(connection, device, again)
         topic = self._topics.state(device.id)
-        if topic not in self._sent:
-            self._look.set()
+        if topic not in self._sent and not again:
+            self._look.set()  # it is new
         last = device.last_event
         state = {"last": {key: last.get(key) for key in _LAST_KEYS} if last else None, **device.states}
         await self._publish(connection, topic, state, again)
@@ -169,7 +170,7 @@ class Mirror:
             except TimeoutError:
                 pass
             else:
-                await asyncio.sleep(STATE_PAUSE)  # what comes with it, in one
+                await asyncio.sleep(NEWS_PAUSE)
 
     # --- publishing --------------------------------------------------------------------------------------------
 

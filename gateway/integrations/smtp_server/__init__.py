@@ -16,7 +16,7 @@ from gateway.api import Broken, Source
 
 from .certificate import exists, self_signed
 from .config import Config
-from .listen import BACKLOG, bind, connections_possible, joined
+from .listen import BACKLOG, bind, connections_possible, joined, split
 from .protocol import Connection, Shared
 from .tls import Chain, context
 
@@ -109,15 +109,26 @@ class SmtpServer(Source):
         config = self.config
         tls = {"none": "without TLS", "implicit": "TLS"}.get(config.tls, f"STARTTLS {config.tls}")
         who = "private networks" if config.allow == ("private",) else ", ".join(config.allow)
-        return f"SMTP on {' and '.join(self._addresses)} ({tls}, login: {config.login}, open to {who})"
+        return f"SMTP on {' and '.join(self._addresses or config.listen)} ({tls}, login: {config.login}, open to {who})"
+
+    def try_it(self, mailwire: str) -> tuple[str, str] | None:
+        """A line for plain listeners that ask for no login; the others need what only the person knows."""
+        if self.config.tls in ("required", "implicit") or self.config.login == "required" or not self._addresses:
+            return None
+        host, port = split(self._addresses[0])
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+        return (
+            "Send a test mail with a picture, from another terminal",
+            f"{mailwire} send {joined(here, port)} --picture",
+        )
 
     def _sweep(self) -> None:
         shared = self._shared
         assert shared is not None
+        self._timer = shared.loop.call_later(SWEEP, self._sweep)
         now = time.monotonic()
         for connection in tuple(shared.connections):
             connection.check(now)
-        self._timer = shared.loop.call_later(SWEEP, self._sweep)
 
     def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext | None]:
         """(for everybody, for the peers of 'old_tls'). On a thread: files, and perhaps new keys. Raises Broken."""

@@ -146,6 +146,7 @@ class Peers:
         """And those that a person who is about to mend it wants to see again."""
         self.failed_logins = Memory(10 * 60)
         self.failed_tls = Memory(HOUR)
+        self.worked_tls = Memory(DAY)
 
     def enter(self, peer: str, counted: bool) -> str | None:
         """One more connection; or why there can't be one more, and then it is not counted."""
@@ -157,6 +158,10 @@ class Peers:
         self._total += 1
         self._connections[peer] = mine + 1
         return None
+
+    def manages_tls(self, peer: str) -> bool:
+        """Whether TLS is worth offering. One address may hide many devices: what works for one is not taken away."""
+        return not self.failed_tls.count(peer) or self.worked_tls.count(peer) > 0
 
     def leave(self, peer: str) -> None:
         self._total -= 1

@@ -50,7 +50,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     """Whole or not at all, and never readable by others in between."""
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123 a descriptor
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -83,7 +83,7 @@ def _make(names: list[str], kind: Kind) -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(VALID_FROM)
         .not_valid_after(now + VALID)
-        .add_extension(x509.SubjectAlternativeName([general(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([general(name) for name in names if name.isascii()]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)  # so that devices can import it
         .sign(key, hashes.SHA256())
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel
+from gateway.api import ConfigModel, ConfigPath
 
 from .access import networks, public
 from .listen import split
@@ -89,9 +89,9 @@ class Config(ConfigModel):
     """Devices that may end a mail with LF.LF: never trust this to anything but the device that needs it."""
 
     tls: Literal["none", "offered", "required", "implicit"] = "offered"
-    certificate: Path | None = None
+    certificate: ConfigPath | None = None
     """PEM file with the certificate and its chain. None: one is made and signed by itself at the first start."""
-    key: Path | None = None
+    key: ConfigPath | None = None
     """PEM file with the key, unless it is in the certificate's file."""
     old_tls: tuple[Network, ...] = ()
     """Devices that may speak TLS 1.0 and 1.1 with the cipher suites of that time."""

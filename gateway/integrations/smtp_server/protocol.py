@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._more: Events = ()
         self._behind = 0
         self._held = 0
-        self._helo = ""  # what it called itself before STARTTLS: for the log alone
+        self._helo = ""  # what it called itself before STARTTLS: some don't say it again
         self._working = False
         self._ended = False  # the peer will send nothing more
         self._over = False  # we have said our last word
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
             return
         shared.connections.add(self)
         starttls = shared.starttls
-        if starttls == "offered" and (shared.modern is None or peers.failed_tls.count(peer)):
+        if starttls == "offered" and (shared.modern is None or not peers.manages_tls(peer)):
             starttls = "none"
         self._session = Session(shared.config.hostname, tls=starttls, bare_lf=rights.bare_lf, **shared.options)
         if shared.implicit:
@@ -169,7 +169,9 @@ class Connection(asyncio.Protocol):
         tls = self._tls
         data = self._decrypt(tls, data)
         if data:
-            tls.used = True
+            if not tls.used:
+                tls.used = True
+                self._shared.peers.worked_tls.note(self._peer)
             self._take(data)
         if tls.error:
             self._close()
@@ -341,7 +343,7 @@ class Connection(asyncio.Protocol):
         envelope = Envelope(
             self._shared.name,
             self._peer,
-            session.helo or "",
+            session.helo or self._helo,
             session.mail_from or "",
             list(session.recipients),
             details,
@@ -402,14 +404,15 @@ class Connection(asyncio.Protocol):
         return data
 
     def _tls_failed(self, tls: Tls) -> None:
-        """Named once an hour; and for that hour a device that may go without TLS is not tempted to try it again."""
+        """Logged once an hour; and for that hour a device that may go without TLS is not tempted to try it again."""
         shared = self._shared
         if shared.implicit and not tls.first and time.monotonic() - self._since < PROBE:
             return
         if shared.peers.failed_tls.note(self._peer) > 1:
             return
         what, remedy = failure(tls, implicit=shared.implicit, old=shared.access.rights(self._peer).old_tls)
-        then = " For an hour it is not offered STARTTLS." if shared.starttls == "offered" else ""
+        withheld = shared.starttls == "offered" and not shared.peers.manages_tls(self._peer)
+        then = " For an hour it is not offered STARTTLS." if withheld else ""
         shared.log.warning("TLS with %s failed: %s. Remedy: %s.%s", self._who(), what, remedy, then)
 
     # --- to the socket -----------------------------------------------------------------------------------------

@@ -100,7 +100,6 @@ def test_listing_events_reads_no_configuration_where_there_is_none(ids, data):
         "ruamel.yaml",
         "jinja2",
         "paho",
-        "ssl",
     }
 
 
@@ -299,6 +298,15 @@ def test_a_new_integration_never_overwrites(mailwire, tmp_path):
     assert mailwire("integrations", "new", "siren", "--dir", tmp_path / "mine").code == 0
     result = mailwire("integrations", "new", "siren", "--dir", tmp_path / "mine")
     assert (result.code, result.err) == (1, f"{tmp_path}/mine/siren is there already, and was left as it is.\n")
+
+
+def test_a_new_integration_has_a_name_of_its_own(mailwire, here):
+    result = mailwire("integrations", "new", "mqtt")
+    assert (result.code, result.err) == (
+        1,
+        "There is an integration 'mqtt' already (`mailwire integrations` lists them). Choose another name.\n",
+    )
+    assert list(here.iterdir()) == []
 
 
 def test_names_of_integrations(mailwire):

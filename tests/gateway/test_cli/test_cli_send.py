@@ -368,3 +368,10 @@ def test_places(text, wanted):
 def test_places_that_are_none(text):
     with pytest.raises(ValueError, match="is no HOST"):
         submit.place(text)
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault_of_the_server(serve):
+    _, server = serve()
+    line = f"'{sys.executable}' -m gateway send {server} --count 200 | head -n 1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1 of 200  250 2.0.0 Ok: stored as 1\n", "")

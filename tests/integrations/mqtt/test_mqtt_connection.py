@@ -225,7 +225,7 @@ async def test_client_id_is_made_up_once(mosquitto: Mosquitto, gateway: StandIn)
 
 
 async def test_another_client_with_our_client_id_is_told_of(gateway: StandIn) -> None:
-    broker = FakeBroker(after_publish=b"\xe0\x02\x8e\x00")
+    broker = FakeBroker(after_publish=b"\xe0\x06\x8e\x04\x1f\x00\x01x")
     async with listening(broker.serve) as port, gateway.target(url=f"mqtt://127.0.0.1:{port}"):
         await wait_until(lambda: gateway.problems)
         assert gateway.problems == ["another client has connected with our client id; events wait in the store"]

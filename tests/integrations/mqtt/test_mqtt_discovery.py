@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.api import Device, words
@@ -25,8 +27,13 @@ def document() -> dict[str, Any]:
     return copy.deepcopy(discovery.device_config(TOPICS, DEVICE, "1.0", "image/png"))
 
 
+@functools.cache
+def compiled(template: str) -> Template:
+    return ImmutableSandboxedEnvironment().from_string(template)
+
+
 def render(template: str, payload: Any) -> str:
-    return ImmutableSandboxedEnvironment().from_string(template).render(value_json=payload)
+    return compiled(template).render(value_json=payload)
 
 
 def test_device_has_event_last_message_and_picture() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.api import NotReady, RequestRefused, Retry
+from gateway.integrations import mqtt
 from gateway.integrations.mqtt import mirror
 from tests.integrations.mqtt.stand_in_gateway import StandIn, make_event, picture, wait_until
 from tests.mosquitto import Listener, Mosquitto
@@ -151,6 +152,30 @@ async def test_health_is_refreshed(
     monkeypatch.setattr(mirror, "REFRESH", 0.1)
     async with gateway.connected(url=mosquitto.url):
         await wait_until(lambda: len(listener.payloads("mailwire/bridge/health")) >= 3)
+
+
+async def test_fault_in_the_gateway_costs_no_event(
+    mosquitto: Mosquitto,
+    gateway: StandIn,
+    listener: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.2)
+    device = gateway.add("front_door")
+    health = gateway.health
+
+    def faulty() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gateway, "health", faulty)
+    async with gateway.connected(url=mosquitto.url) as target:
+        await wait_until(lambda: caplog.messages)
+        await target.deliver(make_event(device))
+        monkeypatch.setattr(gateway, "health", health)
+        await wait_until(lambda: listener.newest("mailwire/bridge/health"))
+    assert set(caplog.messages) == {"what is retained at the broker could not be kept up to date"}
+    assert gateway.readies == 1
 
 
 # --- requests --------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from gateway.api import Broken
 from gateway.integrations import smtp_server
@@ -66,6 +69,15 @@ class TestStarttls:
         assert content == b"x" * 100_000 + b"\r\n"
         assert envelope.details["tls"] == {"version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384"}
         assert not [line for line in server.log.lines if "WARNING" in line]
+
+    def test_its_name_is_kept_for_a_device_that_does_not_say_it_again(self, serve: Serve) -> None:
+        server = serve()
+        peer = server.peer(b"EHLO cam")
+        start_tls(peer, careless())
+        peer.ask(*OPENING[1:], b"DATA")
+        peer.send(b".")
+        assert peer.reply() == "250 Ok: stored as ID1"
+        assert server.intake.mails[0][0].helo == "cam"
 
     def test_required(self, serve: Serve) -> None:
         server = serve(tls="required")
@@ -251,6 +263,20 @@ class TestDistrust:
         )
         assert "STARTTLS" not in server.peer().ask(b"EHLO nas")
 
+    def test_one_device_does_not_take_tls_from_others_at_its_address(self, serve: Serve) -> None:
+        server = serve()
+        good = server.peer(b"EHLO cam")
+        start_tls(good, careless())
+        assert good.ask(b"NOOP") == "250 Ok"
+        bad = server.peer(b"EHLO nas")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            start_tls(bad, distrustful(ssl.TLSVersion.TLSv1_3))
+        server.logged(
+            "WARNING TLS with 127.0.0.1 (nas) failed: it does not trust this gateway's certificate. Remedy: switch the "
+            "checking of certificates off in the device, or give it this gateway's certificate."
+        )
+        assert "STARTTLS" in server.peer().ask(b"EHLO cam")
+
     def test_a_device_that_leaves_without_a_word(self, serve: Serve) -> None:
         server = serve()
         peer = server.peer(b"EHLO nas")
@@ -289,6 +315,26 @@ def test_rubbish_inside_tls(serve: Serve) -> None:
     with socket.socket(fileno=peer.socket.detach()) as bare:
         bare.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
         eventually(lambda: not server.connections)
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files that don't make a pair."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "empty.pem").touch()
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        certificate, key = self_signed(folder / name, ["gw"])
+        certificate.rename(folder / f"{name}.pem")
+        key.rename(folder / f"key-of-{name}.pem")
+    key = serialization.load_pem_private_key((folder / "key-of-one.pem").read_bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"sesame"),
+    )
+    (folder / "locked.pem").write_bytes(locked)
+    return folder
 
 
 class TestCertificate:
@@ -342,10 +388,6 @@ sys.exit("cryptography" in sys.modules)
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
     def test_ten_years(self, tmp_path: Path) -> None:
-        from datetime import UTC, datetime, timedelta
-
-        from cryptography import x509
-
         path, _ = self_signed(tmp_path, ["gw.lan", "10.0.0.1", "gw.lan"])
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         assert certificate.not_valid_before_utc.year == 2000
@@ -370,7 +412,11 @@ sys.exit("cryptography" in sys.modules)
         [
             ("nowhere.pem", None, "{0}/nowhere.pem can't be read: No such file or directory"),
             ("one.pem", "nowhere.pem", "{0}/nowhere.pem can't be read: No such file or directory"),
-            ("one.pem", "two.pem", "the key in {0}/two.pem is not that of the certificate in {0}/one.pem"),
+            (
+                "one.pem",
+                "key-of-two.pem",
+                "the key in {0}/key-of-two.pem is not that of the certificate in {0}/one.pem",
+            ),
             (
                 "empty.pem",
                 None,
@@ -386,22 +432,9 @@ sys.exit("cryptography" in sys.modules)
         ],
     )
     def test_one_that_can_not_be_used(
-        self, serve: Serve, tmp_path: Path, certificate: str, key: str | None, words: str
+        self, serve: Serve, wrong: Path, certificate: str, key: str | None, words: str
     ) -> None:
-        (tmp_path / "empty.pem").touch()
-        for name, folder in (("one.pem", "a"), ("two.pem", "b")):
-            (tmp_path / folder).mkdir()
-            made = self_signed(tmp_path / folder, ["gw"])
-            made[name == "two.pem"].rename(tmp_path / name)
-        from cryptography.hazmat.primitives import serialization
-
-        locked = serialization.load_pem_private_key((tmp_path / "two.pem").read_bytes(), None).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"sesame"),
-        )
-        (tmp_path / "locked.pem").write_bytes(locked)
-        options = {"certificate": str(tmp_path / certificate)} | ({"key": str(tmp_path / key)} if key else {})
+        options = {"certificate": str(wrong / certificate)} | ({"key": str(wrong / key)} if key else {})
         with pytest.raises(Broken) as refusal:
             serve(**options)
-        assert str(refusal.value) == words.format(tmp_path)
+        assert str(refusal.value) == words.format(wrong)
