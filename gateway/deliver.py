@@ -259,7 +259,7 @@ class Worker:
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
         self._say(reason)
-        wait = min(_FIRST_RETRY * 2**delivery.attempts, _LONGEST_RETRY) if after is None else after
+        wait = min(_FIRST_RETRY * 2 ** min(delivery.attempts, 16), _LONGEST_RETRY) if after is None else after
         delivery.attempts += 1
         delivery.reason = reason
         delivery.due = time.time() + wait * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret

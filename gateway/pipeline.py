@@ -210,6 +210,7 @@ class Pipeline:
             self._behind = False
             return
         self._read_up_to = mails[-1].seq
+        self._replaying.update(mail.id for mail in mails if mail.state == "replay")
         self._queue.extend(mails)
 
     def _take(self, mail: Mail) -> None:

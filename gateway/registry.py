@@ -352,8 +352,9 @@ def _own_name(helo: str) -> bool:
 
 
 def _friendly(text: str) -> str:
-    """A name for people: what a mail said, cut to length, an id with its underscores as blanks."""
-    text = re.sub(r"\s+", " ", text.replace("_", " ")).strip()[:80]
+    """A name for people: what a mail said, fit for one line of a screen; an id with its underscores as blanks."""
+    text = "".join(one if one.isprintable() else " " for one in text[:200].replace("_", " "))
+    text = re.sub(r" +", " ", text).strip()[:80]
     return text[:1].upper() + text[1:]
 
 

@@ -29,6 +29,7 @@ MAX_HTML = 256 * 1024  # characters of HTML that are turned into text
 MAX_ATTACHMENTS = 100
 MAX_SUBJECT = 1000
 MAX_ADDRESSES = 100
+_TEXT_CUT = f"the text was cut at {MAX_TEXT} characters"
 
 HEADERS = (
     "auto-submitted", "importance", "list-id", "organization", "precedence", "priority", "reply-to", "sender",
@@ -125,7 +126,7 @@ def _read_header(header: dict[bytes, bytes], hint: str, reading: Reading) -> Non
         if len(value) > fields.LIMIT and key in _READ:
             reading.truncated.append(f"the {key.decode()} field was cut at {fields.LIMIT} bytes")
         if key in _HEADERS:
-            reading.headers[_HEADERS[key]] = fields.text(value, hint)[0][:250]
+            reading.headers[_HEADERS[key]] = fields.text(value, hint)[0]
     if b"subject" in header:
         subject, how = fields.text(header[b"subject"], hint)
         if how:
@@ -143,7 +144,7 @@ def _read_header(header: dict[bytes, bytes], hint: str, reading: Reading) -> Non
             reading.truncated.append(f"{len(to)} addresses in To: the first {MAX_ADDRESSES} are listed")
         reading.to = to[:MAX_ADDRESSES]
     if b"message-id" in header:
-        reading.message_id = fields.text(header[b"message-id"])[0][:250] or None
+        reading.message_id = fields.text(header[b"message-id"])[0] or None
     if b"date" in header:
         reading.date = fields.date(header[b"date"])
 
@@ -164,10 +165,9 @@ def _read_text(raw: Buffer, bodies: list[mime.Part], hint: str, reading: Reading
         if is_html and " ".join(text.split()) in plain:
             continue  # the same again: the sender forgot to say that it is an alternative
         whole += "\n" + text if whole and not whole.endswith("\n") else text
-    if len(whole) > MAX_TEXT:
-        reading.truncated.append(f"the text was cut at {MAX_TEXT} characters")
-        whole = whole[:MAX_TEXT]
-    reading.text = whole
+    if len(whole) > MAX_TEXT and _TEXT_CUT not in reading.truncated:
+        reading.truncated.append(_TEXT_CUT)
+    reading.text = whole[:MAX_TEXT]
 
 
 def _bodies(raw: Buffer, bodies: list[mime.Part], hint: str, reading: Reading) -> list[tuple[int, bool, str]]:
@@ -217,12 +217,16 @@ def _body(raw: Buffer, part: mime.Part, hint: str, reading: Reading) -> str:
     if "\0" in text:
         text = text.replace("\0", "")
         reading.truncated.append("NUL characters were taken out of the text")
+    text = text.replace("\r\n", "\n")
+    if "\r" in text:
+        text = _LINE_END.sub("\n", text)
     if _is_html(part):
-        if len(text) > most:
+        if cut or len(text) > most:
             reading.truncated.append(f"the HTML was cut at {most} characters")
         return html.to_text(text[:most], MAX_TEXT)
-    text = text.replace("\r\n", "\n")
-    return _LINE_END.sub("\n", text) if "\r" in text else text
+    if cut:
+        reading.truncated.append(_TEXT_CUT)
+    return text
 
 
 def _describe(raw: Buffer, part: mime.Part, number: int, hint: str, reading: Reading) -> Attachment:

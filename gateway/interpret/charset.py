@@ -55,7 +55,7 @@ _CODECS |= {f"iso8859{part}": f"iso8859-{part}" for part in (*range(2, 12), *ran
 _CODECS |= {
     f"{prefix}{page}": f"cp{page}"
     for prefix in ("cp", "windows", "xcp", "ibm", "dos", "win")
-    for page in (437, 737, 775, 850, 852, 855, 857, 858, *range(860, 867), 869, 1006, *range(1250, 1259))
+    for page in (437, 737, 775, 850, 852, 855, 857, 858, *range(860, 867), 869, *range(1250, 1259))
 }
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")

@@ -122,7 +122,7 @@ def _mailbox(words: bytes, comment: bytes, address: bytes, hint: str) -> list[tu
     if not (address or words) or words.endswith(b":"):
         return []
     name = text(words or comment, hint)[0]
-    return [(name[:200], one_line(charset.decode(address, "", hint)[0])[:320])]
+    return [(name, one_line(charset.decode(address, "", hint)[0]))]
 
 
 def parameters(value: bytes) -> tuple[str, dict[bytes, bytes]]:

@@ -20,7 +20,7 @@ _BREAKS = {name: breaks for breaks, names in ((1, _LINE), (2, _PARAGRAPH)) for n
 
 
 def to_text(html: str, limit: int) -> str:
-    """At most about `limit` characters of text; markup, scripts, styles and comments are left away."""
+    """The text without markup, scripts, styles and comments; one longer than `limit` ends somewhere behind it."""
     page = _Page()
     at, tags = 0, _TAG
     while page.size <= limit:
@@ -75,7 +75,7 @@ class _Page:
         if "&" in text:
             text = _ENTITY.sub(_entity, text)
         if self._preformatted:
-            self._put(text.strip("\r\n") if self._breaks else text)
+            self._put(text.strip("\n") if self._breaks else text)
             return
         body = " ".join(text.split())
         if not body:
@@ -88,11 +88,10 @@ class _Page:
             self._gap = " "
 
     def _put(self, body: str) -> None:
-        if self._out:
-            self._out.append("\n" * self._breaks or self._gap)
+        before = ("\n" * self._breaks or self._gap) if self._out else ""
         self._breaks, self._gap = 0, ""
-        self._out.append(body)
-        self.size += len(body) + 2
+        self._out += (before, body)
+        self.size += len(before) + len(body)
 
     def tag(self, name: str, closing: bool) -> None:
         breaks = _BREAKS.get(name)
@@ -120,4 +119,4 @@ class _Page:
 def _entity(found: re.Match[str]) -> str:
     from html import unescape  # its table of 2,231 names is only needed here
 
-    return unescape(found[0]).replace("\xa0", " ").replace("\0", "")
+    return unescape(found[0]).replace("\xa0", " ").replace("\r", " ")

@@ -193,7 +193,7 @@ def _search(rules: Profile, zones: Iterable[tuple[str, str]]) -> tuple[_Phrase |
         found = _find(rules.phrases, _words(text), zone != "text")
         if found is not None and not rules.rules[found.rank].vague:
             return found, zone
-        if vague[0] is None:
+        if found is not None and vague[0] is None:
             vague = found, zone
     return vague
 

@@ -30,7 +30,7 @@ _FALSE_ALARMS = 10_000  # lines that begin like a delimiter and are none
 _BUDGET = 16 * 1024 * 1024  # bytes searched for delimiters, beside eight times the mail itself
 
 _FIELD = re.compile(rb"([!#-9;<>-~]++)[ \t]*+:[ \t]*+([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
-_LINE = re.compile(rb"([^\n]*)\n?")
+_BLANK = re.compile(rb"\r*\n")
 _TYPE = re.compile(r"[!#-.0-~]{1,60}/[!#-.0-~]{1,100}")
 _SOMETHING = re.compile(rb"\S")
 _BLANK_LINE = re.compile(rb"\n\r*\n")
@@ -136,21 +136,22 @@ def _leading_blank_lines(raw: Buffer) -> int:
     while at < min(len(raw), 1000) and raw[at : at + 1] in (b"\r", b"\n"):
         at += 1
     if raw[at : at + 5] == b"From ":
-        line = _LINE.match(raw, at, at + 1000)
-        at = line.end() if line is not None else at
+        at = raw.find(b"\n", at, at + 1000) + 1
     return at if _FIELD.match(raw, at, min(len(raw), at + 1000)) else 0
 
 
 def _header(raw: Buffer, start: int, end: int, fields: dict[bytes, bytes], mail: Mail, root: bool) -> int:
     """Fill `fields` from the header at `start`; where the body begins."""
     at, limit = start, min(end, start + MAX_HEADER)
-    count, most, last = 0, MAX_FIELDS if root else MAX_PART_FIELDS, b""
+    lines, most, last = 0, MAX_FIELDS if root else MAX_PART_FIELDS, b""
     while at < limit:
         found = _FIELD.match(raw, at, limit)
+        if found is None and (blank := _BLANK.match(raw, at, limit)) is not None:
+            return _past_stray_blank(raw, blank.end(), limit, fields, mail, root)
+        lines += 1
+        if lines > most:
+            return _past_blank_line(raw, at, end, f"a header of more than {most} fields", mail)
         if found is not None:
-            count += 1
-            if count > most:
-                return _past_blank_line(raw, at, end, f"a header of more than {most} fields", mail)
             last = found[1].lower()
             if last not in fields:
                 fields[last] = found[2]
@@ -158,16 +159,12 @@ def _header(raw: Buffer, start: int, end: int, fields: dict[bytes, bytes], mail:
                 mail.remark(f"more than one {last.decode().title()} field: the first was taken")
             at = found.end()
             continue
-        found = _LINE.match(raw, at, limit)
-        line = found[1].rstrip(b"\r") if found is not None else b""
-        after = found.end() if found is not None else limit
-        if not line:
-            return _past_stray_blank(raw, after, limit, fields, mail, root)
-        if last.startswith(b"content-") and _UNINDENTED.match(line):
-            fields[last] += b"; " + line
+        after = raw.find(b"\n", at, limit) + 1 or limit
+        if last.startswith(b"content-") and _UNINDENTED.match(raw, at, after):
+            fields[last] += b"; " + raw[at:after]
             mail.remark("a continuation line of the header was not indented")
-        elif line.startswith(b"--") or not _is_mail_field(raw, after, limit):
-            if count:
+        elif raw[at : at + 2] == b"--" or not _is_mail_field(raw, after, limit):
+            if last:
                 mail.remark("no blank line between header and body")
             return at
         else:

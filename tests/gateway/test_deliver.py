@@ -114,6 +114,14 @@ async def test_the_back_off_is_kept_in_the_store(post):
     assert post.target.given == ["a", "b"]
 
 
+async def test_the_back_off_has_an_end(post):
+    post.target.script["a"] = [Retry("busy", after=0)] * 1100 + [Retry("busy")]
+    post.send("a")
+    await post.until(lambda: len(post.target.given) == 1101)
+    assert (await post.rows())[0][:3] == ("a", "waiting", 1101)
+    assert 700 < post.store.deliveries()[0].due - time.time() < 1100
+
+
 async def test_never_is_a_dead_letter_with_the_reason(post, caplog):
     post.target.script["a"] = [Refused("554 no such thing")]
     post.send("a", "b")

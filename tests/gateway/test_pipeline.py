@@ -172,6 +172,16 @@ async def test_replay_is_never_a_duplicate_and_keeps_the_id(bench):
     assert await bench.states() == ["done"]
 
 
+async def test_a_replay_that_was_asked_for_while_the_gateway_was_away_happens_once(bench):
+    first = await bench.kept(mail("x"), tell=False)
+    bench.store.alter("UPDATE mails SET state = 'replay' WHERE id = ?", [first.id])
+    bench.pipeline._read_more()
+    bench.pipeline.replay()
+    await bench.heard(1)
+    assert await bench.states() == ["done"]
+    assert len(bench.target.heard) == 1
+
+
 async def test_a_mail_whose_file_is_gone_is_said_and_passed_over(bench, caplog):
     await bench.kept(mail("x"), tell=False)
     bench.store.alter("UPDATE contents SET content = NULL, file = 'gone.eml'")

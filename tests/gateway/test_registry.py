@@ -95,6 +95,11 @@ def test_ids_are_sensible_and_safe(registry, about, device_id):
     assert who(registry, **about)[0].id == device_id
 
 
+def test_names_hold_nothing_that_a_screen_would_obey(registry):
+    device, _ = who(registry, sender="", mail_from="", helo="cam7\x1b[2J\u202e\r\nx")
+    assert (device.id, device.name) == ("cam7_2j_x", "Cam7 [2j x")
+
+
 def test_two_cameras_that_share_a_sender_stay_apart_by_address(registry):
     one, _ = who(registry, peer="192.168.1.20", sender_name="IPCam1")
     two, _ = who(registry, peer="192.168.1.21", sender_name="IPCam1")

@@ -155,8 +155,8 @@ def test_a_changed_pyproject_is_installed_again_and_a_failure_is_shown(copy: Cop
 @pytest.mark.parametrize("broken", [(), ("mypy",), ("ruff", "pytest")])
 def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[str, ...]) -> None:
     copy.set_up("test")
-    (copy.root / "script/micropython").unlink(missing_ok=True)
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl"):
+    copy.program(f"{copy.root}/script/micropython", "")
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
         copy.program(program, "")
     for program in ("ruff", "mypy", "lint-imports", "pytest"):
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
@@ -172,8 +172,8 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
-    (copy.root / "script/micropython").unlink(missing_ok=True)
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl"):
+    copy.program(f"{copy.root}/script/micropython", "")
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
         copy.program(program, "")
     copy.program(f"{copy.root}/.venv/bin/pytest", 'pwd; printf "%s|" "$@"')
     done = copy.run("script/test", "tests/wire", "-k", "bdat or data")

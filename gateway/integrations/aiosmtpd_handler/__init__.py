@@ -16,7 +16,6 @@ import inspect
 import re
 import socket
 import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
 from aiosmtpd import __version__ as aiosmtpd_version
@@ -24,7 +23,7 @@ from aiosmtpd.smtp import Envelope, LoginPassword, Session
 from pydantic import Field, field_validator
 
 from gateway import api
-from gateway.api import Broken, ConfigModel, Context, Event, NotReady, Refused, Retry, Target
+from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target
 from gateway.integrations.aiosmtpd_handler.stage import Stage, TooSlow
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
@@ -39,7 +38,7 @@ class Config(ConfigModel):
     handler: str = Field(description="package.module:Class, or package.module.Class")
     args: list[Any] = Field(default=[], description="Positional arguments for the class")
     kwargs: dict[str, Any] = Field(default={}, description="Named arguments for the class")
-    path: Path | None = Field(default=None, description="Folder in which the module is looked for as well")
+    path: ConfigPath | None = Field(default=None, description="Folder in which the module is looked for as well")
     timeout: float = Field(default=300.0, gt=0, description="Seconds that the handler may take for one mail")
 
     @field_validator("handler")

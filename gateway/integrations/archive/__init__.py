@@ -40,7 +40,7 @@ class Archive(Target):
 
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
-        self._folder = (config.folder or context.data_dir).expanduser()
+        self._folder = config.folder or context.data_dir
         self._maildir = self._folder / "Maildir"
         self._lines = self._folder / "events.jsonl"
         self._writer = ThreadPoolExecutor(1, "archive")  # one, for a write that nobody waits for any more goes on

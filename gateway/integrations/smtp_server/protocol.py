@@ -10,6 +10,7 @@ while a mail is being kept and much has come behind it, and while the peer does 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import math
@@ -204,11 +205,9 @@ class Connection(asyncio.Protocol):
         """A failed write makes asyncio close the socket, but what the peer sent before it left is still in there."""
         with transport.get_extra_info("socket").dup() as rest:
             rest.setblocking(False)
-            try:
+            with contextlib.suppress(OSError):  # would block, or reset: there is no more
                 while data := rest.recv(AHEAD):
                     self.data_received(data)
-            except OSError:
-                pass
 
     # --- the session -------------------------------------------------------------------------------------------
 

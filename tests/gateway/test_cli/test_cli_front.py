@@ -244,6 +244,12 @@ def test_check_prints_all_mistakes_at_once(mailwire, here):
     ]
 
 
+def test_the_schema_for_editors(mailwire):
+    result = mailwire("check", "--schema")
+    assert result.code == 0
+    assert {"integrations", "devices", "routes", "store"} <= json.loads(result.out)["properties"].keys()
+
+
 def test_check_of_a_file_that_is_not_there(mailwire):
     result = mailwire("check", "none.yaml")
     assert result.code == 2
