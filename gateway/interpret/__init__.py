@@ -45,7 +45,6 @@ _MAGIC = (
 )
 _SHOWN = frozenset(("image/jpeg", "image/jpg", "image/pjpeg", "image/png", "image/gif", "image/webp"))
 _META_CHARSET = re.compile(rb"<meta[^>]{1,100}charset=[\"']?([\w-]{1,40})", re.IGNORECASE)
-_CARRIAGE_RETURN = re.compile(rb"\r\n?")
 _MAX_REWRITTEN = 1024 * 1024
 _LINE_END = re.compile("\r+\n?")
 
@@ -101,7 +100,7 @@ def _with_line_feeds(raw: Buffer) -> Buffer:
     head = raw[:2000].rstrip()
     if b"\n" in head or b"\r" not in head or len(raw) > _MAX_REWRITTEN:
         return raw
-    return _CARRIAGE_RETURN.sub(b"\n", raw)
+    return raw[:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _read(raw: Buffer, reading: Reading) -> None:

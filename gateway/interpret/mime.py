@@ -56,7 +56,6 @@ class Part:
     same thing in different forms. `attached`: to be published as an attachment, else it is text of the mail.
     """
 
-    fields: dict[bytes, bytes]
     type: str
     parameters: dict[bytes, bytes]
     disposition: dict[bytes, bytes]
@@ -90,7 +89,7 @@ def split(raw: Buffer) -> Mail:
     if _MAIL_FIELDS.isdisjoint(mail.fields) and not any(name.startswith(b"x-") for name in mail.fields):
         mail.fields, start = {}, 0  # "Door: open" is text that looks like a header
     root = _part(mail.fields, start, size)
-    boundary = _boundary(raw, root, mail, root=True)
+    boundary = _boundary(raw, root, mail, search=b"boundary" in root.parameters or b"content-type" not in mail.fields)
     if boundary is None:
         root.attached = _is_attached(root, root=True)
         mail.parts.append(root)
@@ -114,7 +113,7 @@ def split(raw: Buffer) -> Mail:
         start = _header(raw, section[0], section[1], fields, mail, root=False)
         part = _part(fields, start, section[1])
         part.alternative = alternatives[-1]
-        boundary = _boundary(raw, part, mail, root=False)
+        boundary = _boundary(raw, part, mail)
         if boundary is None:
             if fields or _SOMETHING.search(raw, start, section[1]):
                 part.attached = _is_attached(part, root=False)
@@ -224,7 +223,7 @@ def _part(fields: dict[bytes, bytes], start: int, end: int) -> Part:
     encoding = ""
     if b"content-transfer-encoding" in fields:
         encoding = parameters(fields[b"content-transfer-encoding"])[0]
-    return Part(fields, kind, found, disposition, encoding, start, end)
+    return Part(kind, found, disposition, encoding, start, end)
 
 
 def _is_attached(part: Part, root: bool) -> bool:
@@ -237,10 +236,13 @@ def _is_attached(part: Part, root: bool) -> bool:
     return any(name.partition(b"*")[0] in (b"name", b"filename") for name in (*part.parameters, *part.disposition))
 
 
-def _boundary(raw: Buffer, part: Part, mail: Mail, root: bool) -> bytes | None:
-    """The boundary of a multipart, declared or guessed; None for a leaf (which a multipart without parts is, too)."""
+def _boundary(raw: Buffer, part: Part, mail: Mail, search: bool = False) -> bytes | None:
+    """The boundary of a multipart, declared or guessed; None for a leaf (which a multipart without parts is, too).
+
+    `search`: look for one although the type is no multipart.
+    """
     multipart = part.type.startswith("multipart/")
-    if not multipart and not (root and (b"boundary" in part.parameters or b"content-type" not in part.fields)):
+    if not multipart and not search:
         return None
     declared = part.parameters.get(b"boundary", b"").strip()[:200]
     if declared and next(_delimiters(raw, part.start, part.end, declared, mail), None) is not None:
