@@ -188,7 +188,7 @@ class App:
 
     async def _stop_one(self, one: Running) -> None:
         self.running.pop(one.name, None)
-        if one.task:
+        if one.task and not one.task.done():
             one.task.cancel()
             await asyncio.gather(one.task, return_exceptions=True)
         if one.worker:
