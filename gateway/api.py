@@ -250,7 +250,10 @@ class Context:
 
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
-    return Path((info.context or {}).get("folder", "")) / path.expanduser()
+    try:
+        return Path((info.context or {}).get("folder", "")) / path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home folder. Write the whole path") from None
 
 
 ConfigPath = Annotated[Path, AfterValidator(_beside)]

@@ -106,6 +106,8 @@ class Worker:
         self._later: list[tuple[float, str, Delivery]] = []
         self._held: set[str] = set()  # events in _ready, _later and under way
         self._behind = True  # the store has more than memory
+        self._reading = False
+        self._ended: set[str] = set()  # events that ended while reading; their rows may still be seen
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._wake = asyncio.Event()
@@ -195,15 +197,22 @@ class Worker:
     async def _read_more(self) -> None:
         """Fill up from the store: all that is owed and not in memory."""
         self._behind = False
+        self._reading = True
         self._ledger.write()
         await self._store.flush()
+        self._take_rows()
+        self._reading = False
+        self._ended.clear()
+
+    def _take_rows(self) -> None:
         after = ""
         while len(self._held) < _HELD:
             rows = self._store.deliveries(target=self.name, state="waiting", after=after)
             if not rows:
                 return
             for row in rows:
-                if row.event_id not in self._held and row.event is not None and len(self._held) < _HELD:
+                known = row.event_id in self._held or row.event_id in self._ended
+                if not known and row.event is not None and len(self._held) < _HELD:
                     self._held.add(row.event_id)
                     heapq.heappush(self._later, (row.due, row.event_id, row))
             after = rows[-1].event_id
@@ -249,7 +258,7 @@ class Worker:
             log.exception("%s failed on event %s", self.name, delivery.event_id)
             self._again(delivery, f"{type(error).__name__}: {error}", None)
         else:
-            self._held.discard(delivery.event_id)
+            self._release(delivery)
             self._pause = _FIRST_PAUSE
             self.delivered += 1
             self._say(None)
@@ -267,8 +276,14 @@ class Worker:
         self._ledger.put_off(delivery)
         self._wake.set()
 
-    def _end(self, delivery: Delivery, state: str, reason: str) -> None:
+    def _release(self, delivery: Delivery) -> None:
+        """It is over, one way or the other."""
         self._held.discard(delivery.event_id)
+        if self._reading:
+            self._ended.add(delivery.event_id)
+
+    def _end(self, delivery: Delivery, state: str, reason: str) -> None:
+        self._release(delivery)
         delivery.state, delivery.reason = state, reason
         self._ledger.put_off(delivery)
 

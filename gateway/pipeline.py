@@ -12,14 +12,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway import interpret
 from gateway.api import Device, Envelope, Event
 from gateway.deliver import Ledger, Worker
-from gateway.registry import Registry
+from gateway.registry import Registry, Sender
 from gateway.route import Router
 from gateway.store import Delivery, Mail, Store
 from gateway.ulid import UlidMaker
@@ -31,19 +30,6 @@ _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
 _TURN = 0.002  # seconds of interpreting before others on the loop get a turn
-
-
-@dataclass(slots=True)
-class Sender:
-    """What the registry asks about a mail's sender, out of reading and meaning together."""
-
-    sender: str
-    sender_name: str
-    device_name: str | None
-    serial: str | None
-    manufacturer: str | None
-    model: str | None
-    profile: str | None
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
@@ -233,27 +219,25 @@ class Pipeline:
             waiting.appendleft(mail)
             while waiting and not self._stopped:
                 mail = waiting.popleft()
-                try:
-                    content = self.store.content(mail)
-                except LookupError as error:
-                    self._set_state(mail, "lost")
-                    log.error("%s", error)
-                    continue
-                read = await asyncio.to_thread(_read_and_mean, content, mail.envelope)
-                self._finish(mail, *read)
+                if (content := self._content(mail)) is not None:
+                    self._finish(mail, *await asyncio.to_thread(_read_and_mean, content, mail.envelope))
         finally:
             left = self._busy_peers.pop(peer)
             self._queue.extendleft(reversed(left))
             self._schedule()
 
     def _interpret(self, mail: Mail) -> None:
+        if (content := self._content(mail)) is not None:
+            self._finish(mail, *_read_and_mean(content, mail.envelope))
+
+    def _content(self, mail: Mail) -> Any:
+        """Its bytes; None, and said, if somebody removed them."""
         try:
-            content = self.store.content(mail)
+            return self.store.content(mail)
         except LookupError as error:
             self._set_state(mail, "lost")
             log.error("%s", error)
-            return
-        self._finish(mail, *_read_and_mean(content, mail.envelope))
+            return None
 
     # --- the event ---------------------------------------------------------------------------------------------
 

@@ -43,16 +43,17 @@ _GENERIC = {
 }  # fmt: skip
 
 
-class Identified(Protocol):
-    """What the registry needs of `interpret.Reading` and `interpret.Meaning` together."""
+@dataclasses.dataclass(slots=True)
+class Sender:
+    """What a mail says about who sent it: its From field, and what its text gave away."""
 
     sender: str
     sender_name: str
-    device_name: str | None
-    serial: str | None
-    manufacturer: str | None
-    model: str | None
-    profile: str | None
+    device_name: str | None = None
+    serial: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    profile: str | None = None
 
 
 class Configured(Protocol):
@@ -137,13 +138,13 @@ class Registry:
         known = self._known.get(device_id)
         return known.device if known else None
 
-    def find(self, envelope: Envelope, reading: Identified, subject: str = "") -> tuple[Device | None, str]:
+    def find(self, envelope: Envelope, sender: Sender, subject: str = "") -> tuple[Device | None, str]:
         """The device that sent this, or None for one never seen; and why, in words, for `explain`."""
         for device_id, setting in self._configured.items():
-            matched = _matches(setting.patterns(), envelope, reading, subject)
+            matched = _matches(setting.patterns(), envelope, sender, subject)
             if matched:
                 return self._known[device_id].device, f"configured: {matched}"
-        key = _key(envelope, reading)
+        key = _key(envelope, sender)
         known = self._by_key.get(key)
         if known:
             return known.device, f"seen before from {_words(key)}"
@@ -155,23 +156,23 @@ class Registry:
 
     # --- learning ----------------------------------------------------------------------------------------------
 
-    def identify(self, envelope: Envelope, reading: Identified, subject: str, now: float) -> tuple[Device, bool]:
+    def identify(self, envelope: Envelope, sender: Sender, subject: str, now: float) -> tuple[Device, bool]:
         """The device that sent this mail; an unknown one is learned. (device, whether it is new)"""
-        device, _ = self.find(envelope, reading, subject)
-        key = _key(envelope, reading)
+        device, _ = self.find(envelope, sender, subject)
+        key = _key(envelope, sender)
         if device:
             known = self._known[device.id]
             if device.learned and list(key) not in known.keys and len(known.keys) < 8:
                 known.keys.append(list(key))
                 self._by_key[key] = known
-            self._describe(known, reading)
+            self._describe(known, sender)
             return device, False
         if not self._may_learn(key[2]):
             known = self._known.get(UNKNOWN) or self._add(Known(Device(UNKNOWN, "Unknown devices", first_seen=now)))
             return known.device, known.device.mails == 0
-        device_id, name = self._name(envelope, reading)
+        device_id, name = self._name(envelope, sender)
         known = self._add(Known(Device(device_id, name, first_seen=now), [list(key)]))
-        self._describe(known, reading)
+        self._describe(known, sender)
         log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key))
         return known.device, True
 
@@ -278,12 +279,12 @@ class Registry:
         assert limits
         return len(self._known) < limits.limit and self._per_peer.get(peer, 0) < limits.per_peer
 
-    def _describe(self, known: Known, reading: Identified) -> None:
+    def _describe(self, known: Known, sender: Sender) -> None:
         device = known.device
         before = (device.manufacturer, device.model, device.profile)
-        device.manufacturer = device.manufacturer or reading.manufacturer
-        device.model = device.model or reading.model
-        device.profile = device.profile or reading.profile
+        device.manufacturer = device.manufacturer or sender.manufacturer
+        device.model = device.model or sender.model
+        device.profile = device.profile or sender.profile
         if before != (device.manufacturer, device.model, device.profile):
             self._write(known)
 
@@ -293,13 +294,13 @@ class Registry:
             return setting.off_after
         return ENDS_BY_ITSELF.get(kind)
 
-    def _name(self, envelope: Envelope, reading: Identified) -> tuple[str, str]:
+    def _name(self, envelope: Envelope, sender: Sender) -> tuple[str, str]:
         """A sensible id and name: the first thing the mail says that is not what every device says."""
-        local, _, domain = reading.sender.partition("@")
+        local, _, domain = sender.sender.partition("@")
         helo = _helo(envelope.helo)
         candidates = [
-            reading.device_name or "",
-            reading.sender_name,
+            sender.device_name or "",
+            sender.sender_name,
             local,
             helo,
             domain.partition(".")[0],
@@ -315,8 +316,8 @@ class Registry:
         raise AssertionError("unreachable: some number is free")
 
 
-def _key(envelope: Envelope, reading: Identified) -> tuple[str, str, str]:
-    return (reading.sender or envelope.mail_from).lower()[:254], _helo(envelope.helo), _peer(envelope.peer)
+def _key(envelope: Envelope, sender: Sender) -> tuple[str, str, str]:
+    return (sender.sender or envelope.mail_from).lower()[:254], _helo(envelope.helo), _peer(envelope.peer)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -363,17 +364,15 @@ def _words(key: tuple[str, str, str]) -> str:
     return f"{sender or 'no sender'}" + (f", HELO {helo}" if helo else "") + f", at {peer}"
 
 
-def _matches(
-    patterns: Mapping[str, Iterable[str]], envelope: Envelope, reading: Identified, subject: str
-) -> str | None:
+def _matches(patterns: Mapping[str, Iterable[str]], envelope: Envelope, sender: Sender, subject: str) -> str | None:
     """All keys must match, each by one of its globs; the words say by what. None if not, or if there are none."""
     values = {
-        "from": [reading.sender, envelope.mail_from],
+        "from": [sender.sender, envelope.mail_from],
         "helo": [envelope.helo],
         "peer": [envelope.peer],
         "to": envelope.rcpt_to,
         "subject": [subject],
-        "serial": [reading.serial or ""],
+        "serial": [sender.serial or ""],
     }
     words = []
     for key, globs in patterns.items():

@@ -110,7 +110,7 @@ class Mail:
     seq: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One event owed to one target. `state`: waiting, dead (refused) or expired."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from gateway import interpret, template
 from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
-from gateway.pipeline import Sender, build_event, sender_of
+from gateway.pipeline import build_event, sender_of
 from gateway.registry import Registry
 from gateway.route import Router
 from gateway.store import Mail, Store

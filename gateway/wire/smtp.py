@@ -64,7 +64,7 @@ _REMARKS = {
     "empty-helo": "It says HELO without a name; its network address stands in for it.",
     "http": "It speaks HTTP to an SMTP port: check the port number in its settings.",
     "lf-commands": "Its lines end in LF instead of CRLF.",
-    "lf-end": "It ends its mail with LF.LF, which does not end a mail: set it to CRLF, or list its address under `bare_lf`.",
+    "lf-end": "It ends its mail with LF.LF, which is no end: set it to CRLF, or list its address under `bare_lf`.",
     "no-brackets": "It writes addresses without <brackets> around them.",
     "tls-hello": "It begins TLS on a port without: set it to no encryption or STARTTLS, or to the port that has TLS.",
 }

@@ -6,18 +6,7 @@ import logging
 import pytest
 
 from gateway.api import Envelope
-from gateway.registry import Registry
-
-
-@dataclasses.dataclass
-class Reading:
-    sender: str = "cam@lan"
-    sender_name: str = ""
-    device_name: str | None = None
-    serial: str | None = None
-    manufacturer: str | None = None
-    model: str | None = None
-    profile: str | None = None
+from gateway.registry import Registry, Sender
 
 
 @dataclasses.dataclass
@@ -61,10 +50,11 @@ def registry(saved):
 
 
 def who(registry, *, subject="", now=1000.0, **kwargs):
-    names = {field.name for field in dataclasses.fields(Reading)}
-    reading = Reading(**{key: value for key, value in kwargs.items() if key in names})
+    names = {field.name for field in dataclasses.fields(Sender)}
+    defaults = {"sender": "cam@lan", "sender_name": ""}
+    sender = Sender(**defaults | {key: value for key, value in kwargs.items() if key in names})
     rest = {key: value for key, value in kwargs.items() if key not in names}
-    return registry.identify(envelope(**rest), reading, subject, now)
+    return registry.identify(envelope(**rest), sender, subject, now)
 
 
 def test_the_first_mail_makes_a_device_and_the_second_knows_it(registry, saved):
