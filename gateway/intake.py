@@ -23,7 +23,8 @@ from gateway.ulid import UlidMaker
 SPOOL_ABOVE = 256 * 1024  # bytes of one mail held in memory
 CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of more than 16 KiB are spooled
 _CROWDED_ABOVE = 16 * 1024
-_HIGH_WATER = 512 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
+_PIECE = 64 * 1024  # bytes handed to the disk at a time
+_HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 
 
 class Intake:
@@ -98,7 +99,7 @@ class Receipt:
         self._size += length
         intake.held += length
         if self._name:
-            self._pump(SPOOL_ABOVE)
+            self._pump(_PIECE)
         elif self._pending > SPOOL_ABOVE or (intake.held > CROWDED and self._pending > _CROWDED_ABOVE):
             self._name = intake.new_id() + ".eml"
             self._pump(0)
@@ -170,11 +171,11 @@ class Receipt:
             self._pump(0)
         elif self._paused and self._pending < _HIGH_WATER:
             self._paused = False
-            self._pump(SPOOL_ABOVE)
+            self._pump(_PIECE)
             if self._on_drain:
                 self._on_drain()
         else:
-            self._pump(SPOOL_ABOVE)
+            self._pump(_PIECE)
 
     def _remove(self) -> None:
         if self._file:

@@ -15,7 +15,7 @@ from gateway import interpret, template
 from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
 from gateway.pipeline import build_event, sender_of
-from gateway.registry import Registry
+from gateway.registry import Registry, Sender
 from gateway.route import Router
 from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker

@@ -26,11 +26,11 @@ async def door(tmp_path):
     intake.close()
 
 
-async def put(intake, chunks, drained=None):
-    receipt = intake.begin(drained.set if drained else None)
+async def put(intake, chunks):
+    drained = asyncio.Event()
+    receipt = intake.begin(drained.set)
     for chunk in chunks:
         if not receipt.write(chunk):
-            assert drained
             await asyncio.wait_for(drained.wait(), 10)
             drained.clear()
     done = asyncio.get_running_loop().create_future()
@@ -50,7 +50,7 @@ async def test_a_small_mail_goes_into_the_row(door):
 
 async def test_a_large_mail_is_streamed_to_a_file(door):
     chunks = [os.urandom(65536) for _ in range(100)]
-    mail_id, trouble = await put(door, chunks, asyncio.Event())
+    mail_id, trouble = await put(door, chunks)
     assert trouble is None
     found = door.store.mail(mail_id)
     assert found.file

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import mmap
 import os
 import re
 import sqlite3
@@ -14,7 +15,7 @@ import time
 import pytest
 
 from gateway.api import Envelope, StoreFull
-from gateway.store import FILE, MIGRATIONS, Mail, Store, StoreBroken, trouble_of
+from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken, trouble_of
 from gateway.ulid import UlidMaker
 
 new_id = UlidMaker().new
@@ -216,3 +217,17 @@ def test_ulids_do_not_go_back_with_the_clock(monkeypatch):
     first = maker.new()
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     assert maker.new() > first
+
+
+@pytest.mark.parametrize("size", [1, 4096, 1024 * 1024, 3 * 1024 * 1024 + 17])
+def test_a_spooled_mail_is_searched_and_cut_like_bytes(tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "x").write_bytes(content)
+    with (tmp_path / "x").open("rb") as file, Spooled(file.fileno(), 0, access=mmap.ACCESS_READ) as spooled:
+        for start in {0, 1, size // 2, max(0, 1024 * 1024 - 2), size - 1, size}:
+            for sub in (content[start : start + 4], content[start : start + 1], b"never to be found in there"):
+                for low, high in ((0, None), (start, None), (0, start + 2), (start, start + 4)):
+                    assert spooled.find(sub, low, high) == content.find(sub, low, high) or not sub
+            assert spooled[start : start + 70_000] == content[start : start + 70_000]
+            assert spooled[: start + 1] == content[: start + 1]
+        assert spooled[:] == content

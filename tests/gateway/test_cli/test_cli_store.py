@@ -161,7 +161,7 @@ def test_following_one_device_passes_over_the_others(data, ids, fill):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(data, ids):
-    line = f"{sys.executable} -m gateway events --json --data '{data}' | head -n 1"
+    line = f"'{sys.executable}' -m gateway events --json --data '{data}' | head -n 1"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["id"] == ids[0]
