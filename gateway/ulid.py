@@ -6,7 +6,7 @@ process never go back, even when the clock does (https://github.com/ulid/spec, "
 
 from __future__ import annotations
 
-import os
+import random
 import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -21,7 +21,7 @@ class UlidMaker:
         self._last = 0
 
     def new(self) -> str:
-        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+        value = (time.time_ns() // 1_000_000) << 80 | random.getrandbits(80)  # a name, not a secret
         if value <= self._last or value >> 80 == self._last >> 80:
             value = self._last + 1
         self._last = value

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = common.settings(args)
     level = (args.log or chosen.settings.log).upper()
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, stream=sys.stderr)
+    # What the format above never shows is not worked out (logging's own advice, "Optimization" in the Python manual).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
     try:
         return asyncio.run(_serve(app))
