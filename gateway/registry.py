@@ -32,6 +32,7 @@ ENDS_BY_ITSELF = dict.fromkeys(
     ("motion", "line_crossing", "intrusion", "person", "vehicle", "animal", "face", "sound", "doorbell"), 60.0
 )
 UNKNOWN = "unknown"
+_GENERIC_PROFILE = "generic"
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
@@ -284,7 +285,8 @@ class Registry:
         before = (device.manufacturer, device.model, device.profile)
         device.manufacturer = device.manufacturer or sender.manufacturer
         device.model = device.model or sender.model
-        device.profile = device.profile or sender.profile
+        if device.profile in (None, _GENERIC_PROFILE):  # a mail that says more may come later
+            device.profile = sender.profile or device.profile
         if before != (device.manufacturer, device.model, device.profile):
             self._write(known)
 
@@ -296,7 +298,7 @@ class Registry:
 
     def _name(self, envelope: Envelope, sender: Sender) -> tuple[str, str]:
         """A sensible id and name: the first thing the mail says that is not what every device says."""
-        local, _, domain = sender.sender.partition("@")
+        local, _, domain = (sender.sender or envelope.mail_from).partition("@")
         helo = _helo(envelope.helo)
         candidates = [
             sender.device_name or "",

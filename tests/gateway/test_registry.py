@@ -75,6 +75,7 @@ def test_the_first_mail_makes_a_device_and_the_second_knows_it(registry, saved):
         ({"sender": "noreply@lan", "helo": "apc21A2B3"}, "apc21a2b3"),
         ({"sender": "root@pve1.corp.example", "helo": "localhost"}, "pve1"),
         ({"sender": "cam@lan", "helo": "ipc"}, "cam_192_168_1_20"),
+        ({"sender": "", "mail_from": "jan@example.com", "helo": "localhost"}, "jan"),
         ({"sender": "", "mail_from": "", "helo": "[192.168.1.20]"}, "192_168_1_20"),
         ({"sender_name": "门口摄像头", "sender": "gate7@lan"}, "gate7"),
         ({"sender_name": "bridge"}, "bridge_20"),
@@ -83,6 +84,13 @@ def test_the_first_mail_makes_a_device_and_the_second_knows_it(registry, saved):
 )
 def test_ids_are_sensible_and_safe(registry, about, device_id):
     assert who(registry, **about)[0].id == device_id
+
+
+def test_a_profile_gets_more_exact_but_never_less(registry):
+    device, _ = who(registry, profile="generic")
+    who(registry, profile="hikvision")
+    who(registry, profile="generic")
+    assert device.profile == "hikvision"
 
 
 def test_names_hold_nothing_that_a_screen_would_obey(registry):
