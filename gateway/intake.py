@@ -185,7 +185,7 @@ class Receipt:
     def _discard(self) -> None:
         self._drop()
         if self._name:
-            self._intake.disk.submit(self._remove)
+            self._remove()  # here, not on the disk thread: it is rare, and there may be no disk thread any more
 
     def _drop(self) -> None:
         self._intake.held -= self._pending
