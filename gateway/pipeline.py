@@ -257,8 +257,8 @@ class Pipeline:
         self.registry.saw(device, event, reading.picture, mail.received)
         self.on_device(device)
         self._hand_out(event, mail.received)
-        if log.isEnabledFor(logging.INFO):
-            log.info("event %s: %s %s %s", event["id"], device.id, event["kind"], event["state"] or "")
+        if log.isEnabledFor(logging.DEBUG):  # the mail had its line when it was kept
+            log.debug("event %s: %s %s %s", event["id"], device.id, event["kind"], event["state"] or "")
 
     def _hand_out(self, event: Event, received: float) -> None:
         verdict = self.router.targets(event)

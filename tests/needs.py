@@ -1,5 +1,6 @@
 """Programs that a test needs: missing ones fail in CI, and skip with the install hint on a person's machine."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,17 +26,20 @@ def node_package(name: str) -> Path:
     """A folder with a node_modules that holds the package, installed once into the project's cache."""
     npm = program("npm", "npm")
     folder = CACHE / "node"
-    if not (folder / "node_modules" / name).is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, and npm does not
+        if (folder / "node_modules" / name).is_dir():
+            return folder
         done = subprocess.run(
             [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", name],
             capture_output=True,
             text=True,
             check=False,
         )
-        if done.returncode:
-            hint = f"npm could not install {name}: {done.stderr.strip()[-300:]}"
-            if os.environ.get("CI"):
-                pytest.fail(hint)
-            pytest.skip(hint)
+    if done.returncode:
+        hint = f"npm could not install {name}: {done.stderr.strip()[-300:]}"
+        if os.environ.get("CI"):
+            pytest.fail(hint)
+        pytest.skip(hint)
     return folder
