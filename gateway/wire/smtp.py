@@ -274,6 +274,11 @@ class Session:
         return self._state == _CONTENT or self._state == _CHUNK
 
     @property
+    def in_line(self) -> bool:
+        """A command line has begun and has not ended."""
+        return self._state == _SKIP or (self._state <= _LOGIN and self._kept != b"")
+
+    @property
     def idle(self) -> bool:
         """No transaction is open: the connection may be closed without loss."""
         return self.mail_from is None and not self.waiting

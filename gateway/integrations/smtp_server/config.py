@@ -46,13 +46,15 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Timeouts(ConfigModel):
-    """How long a peer may take, in seconds (RFC 5321 §4.5.3.2). Progress restarts the first three.
+    """How long a peer may take, in seconds (RFC 5321 §4.5.3.2). Progress restarts `command`, `data_start` and `data`.
 
     Progress is a whole command or some bytes of a mail; a command typed one letter a minute is none.
     """
 
     command: Seconds = 300
     """From one reply to the end of the next command (§4.5.3.2.7)."""
+    line: Seconds = 60
+    """For a command line that has begun to end."""
     data_start: Seconds = 120
     """From 354 to the first byte of the mail (§4.5.3.2.4)."""
     data: Seconds = 180

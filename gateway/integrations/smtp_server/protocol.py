@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
         "_ended",
         "_held",
         "_helo",
+        "_line",
         "_more",
         "_over",
         "_peer",
@@ -127,6 +128,7 @@ class Connection(asyncio.Protocol):
         self._more: Events = ()
         self._behind = 0
         self._held = 0
+        self._line = 0.0  # when a command line was first seen begun and not ended; 0: none is
         self._helo = ""  # what it called itself before STARTTLS: some don't say it again
         self._working = False
         self._ended = False  # the peer will send nothing more
@@ -517,7 +519,13 @@ class Connection(asyncio.Protocol):
             return
         else:
             patience, whole = times.command, times.session
-        if silent > patience:
+        if not session.in_line:
+            self._line = 0.0
+        elif self._line <= self._seen:
+            self._line = now
+        if self._line and now - self._line > times.line:
+            why = f"a command was not complete after {times.line:g} seconds"
+        elif silent > patience:
             why = f"nothing came for {patience:g} seconds"
         elif now - self._since > whole:
             why = f"it took more than {whole:g} seconds"

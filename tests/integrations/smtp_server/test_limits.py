@@ -163,6 +163,22 @@ class TestTime:
         peer = serve(timeouts={"command": 0.3}).peer(b"EHLO cam")
         assert self.until_cut(peer, b"N") == TIMEOUT
 
+    def test_a_command_that_has_begun_must_end_soon(self, serve: Serve) -> None:
+        peer = serve(timeouts={"command": 60, "line": 0.2}).peer(b"EHLO cam")
+        assert self.until_cut(peer, b"N") == TIMEOUT
+
+    def test_an_endless_command_must_end_soon_too(self, serve: Serve) -> None:
+        peer = serve(timeouts={"command": 60, "line": 0.2}).peer(b"EHLO cam")
+        assert self.until_cut(peer, b"N" * 5000) == TIMEOUT
+
+    def test_whole_commands_may_follow_half_ones(self, serve: Serve) -> None:
+        peer = serve(timeouts={"line": 0.4}).peer(b"EHLO cam")
+        begun = time.monotonic()
+        peer.socket.sendall(b"NO")
+        while time.monotonic() - begun < 1:
+            peer.socket.sendall(b"OP\r\nNO")
+            assert peer.reply()[:3] == "250"
+
     def test_commands_are_progress_but_not_for_ever(self, serve: Serve) -> None:
         server = serve(timeouts={"command": 0.2, "session": 0.8})
         peer = server.peer(b"EHLO cam")
