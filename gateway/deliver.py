@@ -106,6 +106,7 @@ class Worker:
         self._later: list[tuple[float, str, Delivery]] = []
         self._held: set[str] = set()  # events in _ready, _later and under way
         self._behind = True  # the store has more than memory
+        self._read_after = 0.0
         self._reading = False
         self._ended: set[str] = set()  # events that ended while reading; their rows may still be seen
         self._paused_until = 0.0
@@ -178,14 +179,15 @@ class Worker:
             while self._later and self._later[0][0] <= now:
                 self._ready.append(heapq.heappop(self._later)[2])
             pause = self._paused_until - time.monotonic()
-            if self._behind and len(self._held) < _HELD // 2:
+            may_read = self._behind and self._read_after <= time.monotonic()
+            if may_read and len(self._held) < _HELD // 2:
                 await self._read_more()
             elif pause <= 0 and self._ready:
                 await self._slots.acquire()
                 self._launch()
             else:
                 wait = pause if pause > 0 else self._later[0][0] - now if self._later else None
-                await self._sleep(wait)
+                await self._sleep(_FIRST_PAUSE if self._behind and not may_read else wait)
 
     async def _sleep(self, seconds: float | None) -> None:
         # Never longer than a minute: the wall clock, which `due` is kept in, may be set.
@@ -199,8 +201,11 @@ class Worker:
         self._behind = False
         self._reading = True
         self._ledger.write()
-        await self._store.flush()
-        self._take_rows()
+        if await self._store.flush():
+            self._take_rows()
+        else:  # what the store still owes itself can't be read back yet
+            self._behind = True
+            self._read_after = time.monotonic() + _FIRST_PAUSE
         self._reading = False
         self._ended.clear()
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event
+from gateway.api import Device, Envelope, Event, StoreTrouble
 from gateway.deliver import Ledger, Worker
 from gateway.registry import Registry, Sender
 from gateway.route import Router
@@ -136,7 +136,10 @@ class Pipeline:
         self._schedule()
 
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
-        """An event that did not come by mail. Returns its id when it is in the store."""
+        """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
+
+        It goes out in either case; a source that tells its own source "not yet" only makes a repeat.
+        """
         event_id = self._new_id()
         device = self.registry.get(str(draft.get("device", ""))) or Device("unknown", "Unknown devices")
         received = time.time()
@@ -157,7 +160,8 @@ class Pipeline:
         }
         self._hand_out(event, received)
         self.ledger.write()
-        await self.store.flush()
+        if not await self.store.flush():
+            raise StoreTrouble("the store can't write now")
         return event_id
 
     async def stop(self) -> None:

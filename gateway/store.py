@@ -163,7 +163,7 @@ class Store:
         self.folder = folder
         self.spool = folder / SPOOL
         self.changed_elsewhere: Callable[[], None] | None = None
-        self._queue: queue.SimpleQueue[Mail | Callable[[], Iterable[Statement]] | asyncio.Future[None] | None] = (
+        self._queue: queue.SimpleQueue[Mail | Callable[[], Iterable[Statement]] | asyncio.Future[bool] | None] = (
             queue.SimpleQueue()
         )
         self._told: dict[str, Callable[[StoreTrouble | None], None]] = {}
@@ -172,6 +172,7 @@ class Store:
         self._local = threading.local()
         self._lock: Any = None
         self._last_seq = 0
+        self._failing = False
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -267,12 +268,12 @@ class Store:
     def note_one(self, sql: str, *values: Any) -> None:
         self._queue.put(lambda: ((sql, values),))
 
-    async def flush(self) -> None:
-        """Return when all that was given so far has been committed, so that readers see it."""
+    async def flush(self) -> bool:
+        """True: all that was given so far has been committed, and readers see it. False: the store can't write now."""
         assert self._loop
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[bool] = self._loop.create_future()
         self._queue.put(future)
-        await future
+        return await future
 
     def _write(self, connection: sqlite3.Connection) -> None:
         """The writer thread: gather, commit, tell."""
@@ -283,7 +284,7 @@ class Store:
             if batch or notes:
                 owed = self._commit(connection, batch, notes)
             if waiting:
-                self._tell([functools.partial(_set_all, waiting)])
+                self._tell([functools.partial(_set_all, waiting, not owed)])
             if ended:
                 break
             if not batch:
@@ -297,14 +298,16 @@ class Store:
 
     def _gather(
         self, owed: list[Callable[[], Iterable[Statement]]]
-    ) -> tuple[list[Mail], list[Callable[[], Iterable[Statement]]], list[asyncio.Future[None]], bool]:
+    ) -> tuple[list[Mail], list[Callable[[], Iterable[Statement]]], list[asyncio.Future[bool]], bool]:
         """All that waits now. With nothing but bookkeeping, a moment longer, in case a promise comes."""
         batch: list[Mail] = []
         notes = owed
-        waiting: list[asyncio.Future[None]] = []
+        waiting: list[asyncio.Future[bool]] = []
         size = 0
         deadline = time.monotonic() + _LOOK_ROUND
-        while len(batch) + len(notes) < _BATCH and size < _BATCH_BYTES:
+        for _ in range(_BATCH):
+            if size >= _BATCH_BYTES:
+                break
             try:
                 if batch or waiting:
                     item = self._queue.get_nowait()
@@ -327,9 +330,23 @@ class Store:
     def _commit(
         self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
     ) -> list[Callable[[], Iterable[Statement]]]:
-        """One transaction. Returns the bookkeeping that is still owed (the disk was full, say)."""
-        trouble: StoreTrouble | None = None
+        """One transaction for all. Returns the bookkeeping that is still owed (the disk was full, say)."""
+        error = self._transaction(connection, batch, notes)
         left: list[Callable[[], Iterable[Statement]]] = []
+        if error and notes:
+            left = notes if _may_pass(error) else self._one_by_one(connection, notes)
+            if batch:  # a promise must not fail for the sake of bookkeeping
+                error = self._transaction(connection, batch, [])
+        if batch:
+            trouble = trouble_of(error) if error else None
+            told = [(self._told.pop(mail.id), trouble) for mail in batch]
+            self._tell([functools.partial(_call_all, told)])
+        return left
+
+    def _transaction(
+        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
+    ) -> Exception | None:
+        """All of it, or nothing and why."""
         try:
             connection.execute("PRAGMA synchronous = " + ("FULL" if batch else "NORMAL"))
             connection.execute("BEGIN IMMEDIATE")
@@ -342,15 +359,14 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            log.error("the store could not write: %s", error)
-            trouble = trouble_of(error)
-            left = notes
-            if not isinstance(error, sqlite3.OperationalError | OSError):
-                left = self._one_by_one(connection, notes)
-        if batch:
-            told = [(self._told.pop(mail.id), trouble) for mail in batch]
-            self._tell([functools.partial(_call_all, told)])
-        return left
+            if not self._failing:  # once when it begins, once when it is over
+                log.error("the store can't write: %s", error)
+            self._failing = True
+            return error
+        if self._failing:
+            log.info("the store can write again")
+        self._failing = False
+        return None
 
     def _insert(self, connection: sqlite3.Connection, batch: list[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
@@ -514,7 +530,8 @@ class Store:
                 yield "PRAGMA incremental_vacuum(1000)", ()
 
             self.note(statements)
-            await self.flush()
+            if not await self.flush():
+                break
             for _, _, file in batch:
                 if file:
                     (self.spool / file).unlink(missing_ok=True)
@@ -553,6 +570,14 @@ def trouble_of(error: Exception) -> StoreTrouble:
     return StoreFull("the disk is full") if full else StoreTrouble(text)
 
 
+def _may_pass(error: Exception) -> bool:
+    """Is it the disk, or a lock, rather than what was to be written?"""
+    name = getattr(error, "sqlite_errorname", "")
+    return isinstance(error, OSError) or name.startswith(
+        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+    )
+
+
 def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
     """`head VALUES (?, …), (?, …)` for all rows: a statement for each would take the interpreter lock once for each."""
     for start in range(0, len(rows), _ROWS):
@@ -566,10 +591,10 @@ def _call_all(told: list[tuple[Callable[[StoreTrouble | None], None], StoreTroub
         done(trouble)
 
 
-def _set_all(waiting: list[asyncio.Future[None]]) -> None:
+def _set_all(waiting: list[asyncio.Future[bool]], written: bool) -> None:
     for future in waiting:
         if not future.done():
-            future.set_result(None)
+            future.set_result(written)
 
 
 def _mail(row: tuple[Any, ...]) -> Mail:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -10,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -89,6 +91,38 @@ async def test_faulty_bookkeeping_does_not_hold_up_the_rest_nor_a_mail(tmp_path,
         assert await keep(store, mail()) is None
         assert [row[0] for row in store.rows("SELECT id FROM devices ORDER BY id")] == ["b", "same"]
     assert "bookkeeping was dropped" in caplog.text
+
+
+async def test_a_promise_does_not_fail_for_the_sake_of_bookkeeping(tmp_path, caplog):
+    async with started(tmp_path) as store:
+        store.note_one("INSERT INTO no_such_table VALUES (1)")
+        assert await keep(store, mail()) is None
+        store.note_one("INSERT INTO devices (id, document) VALUES ('b', '{}')")
+        await store.flush()
+        assert store.rows("SELECT id FROM devices") == [("b",)]
+    assert "bookkeeping was dropped" in caplog.text
+
+
+async def test_much_owed_bookkeeping_keeps_no_mail_waiting(tmp_path, caplog):
+    def devices(number):
+        if full.is_set():
+            raise OSError(28, "No space left on device")
+        return [("INSERT INTO devices (id, document) VALUES (?, '')", [str(number)])]
+
+    caplog.set_level("INFO")
+    full = threading.Event()
+    full.set()
+    async with started(tmp_path) as store:
+        for number in range(2000):
+            store.note(functools.partial(devices, number))
+        assert not await store.flush()
+        assert await keep(store, mail()) is None
+        full.clear()
+        while not await store.flush():
+            pass
+        assert store.rows("SELECT count(*) FROM devices") == [(2000,)]
+    assert caplog.messages.count("the store can't write: [Errno 28] No space left on device") <= 3
+    assert caplog.messages[-1] == "the store can write again"
 
 
 async def test_a_newer_schema_is_refused_in_words(tmp_path):
