@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Meaning", "Reading", "attachment", "meaning", "read"]
 
-MAX_TEXT = 64 * 1024  # characters of text in an event
+MAX_TEXT = 32 * 1024  # characters of text in an event; the mail itself is kept whole
 MAX_HTML = 256 * 1024  # characters of HTML that are turned into text
 MAX_ATTACHMENTS = 100
 MAX_SUBJECT = 1000
@@ -200,17 +200,19 @@ def _body(raw: Buffer, part: mime.Part, hint: str, reading: Reading) -> str:
         reading.truncated.append("text that was declared as base64 is none: it was taken as it is")
     damage: list[str] = []
     data = b""
+    limit = 0
     for piece in transfer.decoded(raw, part.start, part.end, encoding, damage):
         data = data + piece if data else piece
-        if len(data) > 4 * most:
+        limit = 2 * most if data.isascii() else 4 * most  # bytes: two for a line's end, four for a character of UTF-8
+        if len(data) > limit:
             break
     if damage:
         reading.truncated.append(f"{damage[0]} in the text")
     declared = _charset(part)
     if not declared and _is_html(part) and (meta := _META_CHARSET.search(data[:2048])):
         declared = meta[1].decode()
-    cut = len(data) > 4 * most
-    text, how = charset.decode(data[: 4 * most], declared, hint, cut)
+    cut = len(data) > limit
+    text, how = charset.decode(data[:limit], declared, hint, cut)
     if how and (how := f"text: {how}") not in reading.charsets:
         reading.charsets.append(how)
     if "\0" in text:

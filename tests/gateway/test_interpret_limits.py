@@ -91,38 +91,38 @@ def test_fields_of_a_part() -> None:
 
 
 def test_text() -> None:
-    assert read(text_mail(b"x" * 65536)).truncated == []
+    assert read(text_mail(b"x" * 32768)).truncated == []
     reading = read(text_mail(b"x" * 8_000_000))
-    assert len(reading.text) == 65536
-    assert reading.truncated == ["the text was cut at 65536 characters"]
-    assert len(read(b"A" * 8_000_000).text) == 65536
+    assert len(reading.text) == 32768
+    assert reading.truncated == ["the text was cut at 32768 characters"]
+    assert len(read(b"A" * 8_000_000).text) == 32768
     # Characters are counted, and none is cut in two.
-    assert read(text_mail("温".encode() * 100_000, b"text/plain; charset=utf-8")).text == "温" * 65536
-    assert read(text_mail(base64.b64encode("温".encode() * 100_000), encoding=b"base64")).text == "温" * 65536
+    assert read(text_mail("温".encode() * 100_000, b"text/plain; charset=utf-8")).text == "温" * 32768
+    assert read(text_mail(base64.b64encode("温".encode() * 100_000), encoding=b"base64")).text == "温" * 32768
 
 
 def test_no_cut_goes_unsaid() -> None:
     """Where the bytes are cut before anyone knows how many characters they are."""
-    cut = ["NUL characters were taken out of the text", "the text was cut at 65536 characters"]
+    cut = ["NUL characters were taken out of the text", "the text was cut at 32768 characters"]
     assert read(text_mail(b"\0" * 300_000 + b"alarm")).truncated == cut
     reading = read(text_mail(b"<i>x</i>" * 30_000, b"text/html"))
     assert (len(reading.text), reading.truncated) == (30_000, [])
     reading = read(text_mail(b"<i>xyz</i>" * 25_000, b"text/html"))
-    assert (len(reading.text), reading.truncated) == (65536, cut[1:])
+    assert (len(reading.text), reading.truncated) == (32768, cut[1:])
 
 
 def test_many_texts() -> None:
     part = b"--b\r\n\r\n" + b"x" * 1000 + b"\r\n"
     reading = read(MULTIPART + part * 500)
-    assert len(reading.text) == 65536
-    assert "the text was cut at 65536 characters" in reading.truncated
+    assert len(reading.text) == 32768
+    assert "the text was cut at 32768 characters" in reading.truncated
 
 
 def test_html() -> None:
     reading = read(text_mail(b"<p>x</p>" * 100_000, b"text/html"))
-    assert reading.truncated == ["the HTML was cut at 262144 characters", "the text was cut at 65536 characters"]
+    assert reading.truncated == ["the HTML was cut at 262144 characters", "the text was cut at 32768 characters"]
     assert reading.text.startswith("x\n\nx\n\nx")
-    assert len(reading.text) == 65536
+    assert len(reading.text) == 32768
 
 
 def test_field_values() -> None:
