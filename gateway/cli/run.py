@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import shlex
@@ -76,6 +77,8 @@ async def _serve(app: App) -> int:
     await _wait_for_targets(app, ended)
     for line in greeting(app):
         print(line, flush=True)
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not look at it again and again while mail comes in
     await ended.wait()
     log.info("stopping: what is in flight is finished first")
     await app.stop()
