@@ -170,6 +170,7 @@ class Store:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
         self._lock: Any = None
         self._last_seq = 0
         self._failing = False
@@ -216,13 +217,17 @@ class Store:
         path = self.folder / FILE
         new = not path.exists()
         connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        if new:
-            path.chmod(0o600)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a checkpoint costs two fsyncs
-        connection.execute("PRAGMA journal_size_limit = 67108864")
+        try:
+            if new:
+                path.chmod(0o600)
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a checkpoint costs two fsyncs
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
@@ -253,6 +258,15 @@ class Store:
             self._thread = None
         if self._lock:
             self._lock.close()
+        self._close_readers()
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+        self._local = threading.local()
+
+    def __del__(self) -> None:
+        self._close_readers()  # a command that only looks has no better moment
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -418,7 +432,8 @@ class Store:
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None)
+            connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None, check_same_thread=False)
+            self._readers.append(connection)
             connection.execute("PRAGMA query_only = ON")
             self._local.connection = connection
         return connection
