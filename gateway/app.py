@@ -260,6 +260,7 @@ class App:
                 self._device_changed(device)
             if time.monotonic() >= prune_at:
                 prune_at = time.monotonic() + _PRUNE_EVERY
+                self.store.expire_orphans(list(self.pipeline.workers), time.time())
                 with contextlib.suppress(OSError):
                     dropped = await self.store.prune(
                         self.settings.store.keep_days * 86400, self.settings.store.keep_size

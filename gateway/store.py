@@ -529,6 +529,15 @@ class Store:
 
     # --- retention ---------------------------------------------------------------------------------------------
 
+    def expire_orphans(self, targets: Sequence[str], now: float) -> None:
+        """End what is owed to targets that nobody serves any more, when its time is over; else it is kept for ever."""
+        self.note_one(
+            "UPDATE deliveries SET state = 'expired', reason = 'there is no such target any more' "
+            "WHERE state = 'waiting' AND expires < ? AND target NOT IN (SELECT value FROM json_each(?))",
+            now,
+            json.dumps(targets),
+        )
+
     async def prune(self, keep_seconds: float, keep_bytes: int) -> int:
         """Drop mails that are too old, or the oldest beyond the size, if nothing is owed for them. How many."""
         oldest = time.time() - keep_seconds

@@ -196,6 +196,27 @@ async def test_retention_by_age_keeps_what_is_owed_or_not_interpreted(tmp_path):
             store.content(Mail(gone.id, old, gone.envelope, gone.size, seq=gone.seq))
 
 
+async def test_what_is_owed_to_a_target_that_is_gone_ends_with_its_time(tmp_path):
+    async with started(tmp_path) as store:
+        for event, target, expires in (("a", "gone", 10), ("b", "gone", 30), ("c", "served", 10)):
+            store.note_one(
+                "INSERT INTO deliveries (event, target, state, expires) VALUES (?, ?, 'waiting', ?)",
+                event,
+                target,
+                expires,
+            )
+        store.expire_orphans(["served", "other"], 20)
+        await store.flush()
+        assert [(one.event_id, one.state, one.reason) for one in store.deliveries()] == [
+            ("a", "expired", "there is no such target any more"),
+            ("b", "waiting", ""),
+            ("c", "waiting", ""),
+        ]
+        store.expire_orphans([], 40)
+        await store.flush()
+        assert [one.state for one in store.deliveries()] == ["expired"] * 3
+
+
 async def test_retention_by_size_drops_the_oldest(tmp_path):
     async with started(tmp_path) as store:
         mails = [mail(b"x" * 1000, state="done") for _ in range(10)]
