@@ -97,9 +97,10 @@ class App:
         for name, setting in self.settings.integrations.items():
             self._make(name, setting)
         self._rebuild_router()
-        for kind in (Target, Source):
+        everyone = list(self.running.values())
+        for targets in (True, False):  # one that is both is a target here, and a source when it is stopped
             await asyncio.gather(
-                *[self._launch(one) for one in self.running.values() if isinstance(one.instance, kind)]
+                *[self._launch(one) for one in everyone if isinstance(one.instance, Target) == targets]
             )
         self.pipeline.resume()
         self._ticker = asyncio.create_task(self._tick(), name="ticker")

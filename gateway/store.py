@@ -507,11 +507,6 @@ class Store:
             for row in self.rows(sql, target, target, state, state, after, limit)
         ]
 
-    def waiting_ids(self, target: str) -> set[str]:
-        return {
-            row[0] for row in self.rows("SELECT event FROM deliveries WHERE target = ? AND state = 'waiting'", target)
-        }
-
     def owed(self) -> dict[str, int]:
         """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired. Cheap."""
         open_ = self.rows("SELECT count(*) FROM mails WHERE state IN ('received', 'replay')")[0][0]

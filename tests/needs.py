@@ -5,21 +5,24 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 CACHE = Path(__file__).parent.parent / ".cache"
 
 
-def program(name: str, package: str) -> str:
-    """The path of a program, also from /usr/sbin."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found:
-        return found
-    hint = f"{name} is not installed: apt-get install {package}"
+def missing(hint: str) -> NoReturn:
+    """In CI nothing may be missing; a person is told what to install."""
     if os.environ.get("CI"):
         pytest.fail(hint)
     pytest.skip(hint)
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program, also from /usr/sbin."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return found or missing(f"{name} is not installed: apt-get install {package}")
 
 
 def node_package(name: str) -> Path:
@@ -38,8 +41,5 @@ def node_package(name: str) -> Path:
             check=False,
         )
     if done.returncode:
-        hint = f"npm could not install {name}: {done.stderr.strip()[-300:]}"
-        if os.environ.get("CI"):
-            pytest.fail(hint)
-        pytest.skip(hint)
+        missing(f"npm could not install {name}: {done.stderr.strip()[-300:]}")
     return folder

@@ -41,9 +41,6 @@ class Topics:
     def image(self, device: str) -> str:
         return self.base + "/" + device + "/image"
 
-    def availability(self, device: str) -> str:
-        return self.base + "/" + device + "/availability"
-
     def config(self, device: str) -> str:
         """Home Assistant's device-based discovery topic; `bridge` names the gateway itself."""
         return self.discovery + "/device/" + self.node + "_" + device + "/config"

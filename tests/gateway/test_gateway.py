@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import Gateway, until
+from tests.live import DEFAULT, Gateway, until
 from tests.mosquitto import Listener, Mosquitto, free_port
 
 WITH_BROKER = """
@@ -275,6 +275,42 @@ def test_a_gateway_that_can_never_listen_ends_and_says_why(tmp_path):
     done = gateway.cli("run", check=False)
     assert done.returncode == 1
     assert str(missing) in done.stderr.decode()
+
+
+BOTH = """
+from gateway.api import ConfigModel, ConfigPath, Source, Target
+
+class Config(ConfigModel):
+    notes: ConfigPath
+
+class Both(Source, Target):
+    def note(self, text):
+        with self.config.notes.open("a") as notes:
+            notes.write(text + "\\n")
+
+    async def start(self):
+        self.note("start")
+
+    async def stop(self):
+        self.note("stop")
+
+    async def deliver(self, event):
+        self.note(event["title"])
+"""
+
+
+def test_an_integration_may_be_source_and_target_at_once(tmp_path):
+    folder = tmp_path / "custom_integrations" / "both"
+    folder.mkdir(parents=True)
+    manifest = {"domain": "both", "name": "Both", "version": "1", "provides": ["source", "target"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "__init__.py").write_text(BOTH)
+    config = DEFAULT + "  both: {type: both, notes: notes.txt}\nroutes: [{to: both}]\n"
+    with Gateway(tmp_path, config) as gateway:
+        send(gateway.port, [1])
+        gateway.settled(1)
+        until(lambda: "number 1" in (tmp_path / "notes.txt").read_text())
+    assert (tmp_path / "notes.txt").read_text().split("\n") == ["start", "number 1", "stop", ""]
 
 
 def test_two_gateways_do_not_share_a_data_folder(tmp_path):

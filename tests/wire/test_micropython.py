@@ -1,13 +1,13 @@
 """`gateway/wire` on MicroPython: it compiles for a board, and its session plays every dialog as it does on CPython."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.dialog import MemoryLine, load_all, play
 from tests.wire.owner import Owner
 
@@ -26,10 +26,7 @@ def test_compiles_for_a_board(path, tmp_path):
 @pytest.fixture(scope="session")
 def micropython():
     if not MICROPYTHON.exists():
-        hint = "No MicroPython here; script/micropython fetches one"
-        if os.environ.get("CI"):
-            pytest.fail(hint)
-        pytest.skip(hint)
+        needs.missing("No MicroPython here; script/micropython fetches one")
     return MICROPYTHON
 
 
