@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, StoreTrouble
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble
 from gateway.deliver import Ledger, Worker
 from gateway.registry import Registry, Sender
 from gateway.route import Router
@@ -55,7 +55,7 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
     data: dict[str, Any] = dict(meaning.data)
     if reading.truncated:
         data["truncated"] = reading.truncated
-    return {
+    event: Event = {
         "v": words.VERSION,
         "id": mail.id,
         "time": iso_time(mail.received),
@@ -77,6 +77,7 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
             "peer": mail.envelope.peer or None,
         },
     }
+    return cast(Event, MadeEvent(event))
 
 
 def iso_time(seconds: float) -> str:
