@@ -287,6 +287,10 @@ class Integration:
         """What a person may try, and the shell line for it; `mailwire` is how this program is called."""
         return None
 
+    def health(self) -> dict[str, Any]:
+        """What else there is to say of it in `bridge/health`, as JSON-able values. Asked every few seconds."""
+        return {}
+
 
 class Source(Integration):
     """Makes events or mail. See `Context.intake` and `Context.emit`."""

@@ -320,6 +320,7 @@ class App:
             "queue": self.store.owed(),
             "problems": {one.name: one.error for one in self.running.values() if one.error},
             "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
+            "integrations": {one.name: said for one in self.running.values() if (said := one.instance.health())},
         }
 
     async def attachment(self, event_id: str, index: int) -> bytes:
