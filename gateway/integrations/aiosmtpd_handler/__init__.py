@@ -23,7 +23,7 @@ from aiosmtpd.smtp import Envelope, LoginPassword, Session
 from pydantic import Field, field_validator
 
 from gateway import api
-from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target
+from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target, about
 from gateway.integrations.aiosmtpd_handler.stage import Stage, TooSlow
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
@@ -111,7 +111,8 @@ class AiosmtpdHandler(Target):
         except TooSlow as error:
             raise Retry(f"{self.config.handler} gave no answer in {self.config.timeout:g} s") from error
         except Exception as error:
-            self.context.log.warning("%s raised on event %s", self.config.handler, event["id"], exc_info=error)
+            words = "%s raised on event %s"
+            self.context.log.warning(words, self.config.handler, event["id"], exc_info=error, extra=about(event))
             raise Retry(f"{self.config.handler} raised {type(error).__name__}") from error
 
     # --- on the stage ------------------------------------------------------------------------------------------

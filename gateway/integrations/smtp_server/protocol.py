@@ -356,7 +356,7 @@ class Connection(asyncio.Protocol):
         session, log = self._session, self._shared.log
         self._since = time.monotonic()
         if trouble is None:
-            if log.isEnabledFor(logging.INFO):
+            if log.isEnabledFor(logging.DEBUG):  # it has a line of its own once it is known what it means
                 self._log_mail(mail_id)
             events = session.mail_done(mail_id)
         else:
@@ -370,13 +370,14 @@ class Connection(asyncio.Protocol):
 
     def _log_mail(self, mail_id: str) -> None:
         session = self._session
-        self._shared.log.info(
+        self._shared.log.debug(
             "mail %s from %s: sender <%s>, recipients: %d, bytes: %d",
             mail_id,
             self._who(),
             plain(session.mail_from or ""),
             len(session.recipients),
             session.size,
+            extra={"mail": mail_id, "peer": self._peer},
         )
 
     # --- TLS ---------------------------------------------------------------------------------------------------
