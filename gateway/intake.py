@@ -42,7 +42,7 @@ class Intake:
         self.disk = ThreadPoolExecutor(2, "spool")
         self.received: Counter[str] = Counter()  # source -> mails
         self.bytes: Counter[str] = Counter()
-        self.not_kept: Counter[str] = Counter()  # why -> mails
+        self.not_kept: Counter[str] = Counter(disk_full=0, store_trouble=0)  # why -> mails
         self.receiving = Histogram()  # first byte to final dot
         self.storing = Histogram()  # final dot to durable
         self._room = (0.0, 0)

@@ -89,7 +89,7 @@ class Observer:
         self._silent = False
         self._free = 0
         self._lag = Histogram()
-        self._complained: set[str] = set()
+        self._complained: set[tuple[str, str]] = set()
         self.stopping = False
 
     async def watch(self) -> None:
@@ -117,7 +117,10 @@ class Observer:
             self._free = shutil.disk_usage(self._store.folder).free
         began = time.monotonic()
         if count or began >= self._next_count:
-            self._queues = await asyncio.to_thread(self._store.queues)
+            try:
+                self._queues = await asyncio.to_thread(self._store.queues)
+            except Exception:  # noqa: BLE001  # a store that can't be read must not end the watch over it
+                self._complain("the store", "what is owed could not be counted")
             now = time.monotonic()
             self._next_count = now + _SHARE * (now - began)
 
@@ -201,12 +204,17 @@ class Observer:
     def _ask(self, one: Running, method: str, otherwise: Any) -> Any:
         """What an integration says of itself; a fault in it must not silence the others."""
         try:
-            return getattr(one.instance, method)()
-        except Exception:
-            if one.name not in self._complained:
-                self._complained.add(one.name)
-                log.exception("%s could not be asked for its %s", one.name, method, extra={"integration": one.name})
+            said = getattr(one.instance, method)()
+            return said if isinstance(said, dict) else list(said)
+        except Exception:  # noqa: BLE001  # whatever its code raises: it is logged
+            self._complain(one.name, f"it could not be asked for its {method}")
             return otherwise
+
+    def _complain(self, name: str, text: str) -> None:
+        """Log the present exception, once."""
+        if (name, text) not in self._complained:
+            self._complained.add((name, text))
+            log.exception("%s: %s", name, text)
 
     # --- how much ----------------------------------------------------------------------------------------------
 

@@ -287,12 +287,9 @@ class Pipeline:
 
     def _log_mail(self, mail: Mail, event: Event, made: float) -> None:
         """A mail's one line: what came, what it was taken for, and how long each step took."""
-        times = {"interpret_ms": round(1000 * (made - mail.kept), 1)}
+        times = [("interpret_ms", mail.kept, made)]
         if mail.began:
-            times |= {
-                "receive_ms": round(1000 * (mail.dot - mail.began), 1),
-                "store_ms": round(1000 * (mail.kept - mail.dot), 1),
-            }
+            times = [("receive_ms", mail.began, mail.dot), ("store_ms", mail.dot, mail.kept), *times]
         what = f"{event['kind']} {event['state']}" if event["state"] else event["kind"]
         log.info(
             "mail %s from %s is an event of %s: %s",
@@ -306,8 +303,9 @@ class Pipeline:
                 "peer": mail.envelope.peer,
                 "kind": event["kind"],
                 "state": event["state"],
+                "sender": mail.envelope.mail_from,
                 "size": mail.size,
-                **times,
+                **{name: round(1000 * (end - begin), 1) for name, begin, end in times},
             },
         )
 
