@@ -180,6 +180,7 @@ class Pipeline:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.ledger.write()
+        self.log_rest()
 
     @property
     def depth(self) -> int:

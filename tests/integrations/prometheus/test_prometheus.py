@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
@@ -71,7 +72,7 @@ def send(port: int, *texts: str) -> None:
 def test_a_scrape_counts_what_happened(tmp_path: Path) -> None:
     with Watched(tmp_path) as gateway:
         send(gateway.port, "Motion detected", "Motion ended", "Motion detected")
-        with smtplib.SMTP("127.0.0.1", gateway.port, timeout=20) as smtp:
+        with contextlib.closing(smtplib.SMTP("127.0.0.1", gateway.port, timeout=20)) as smtp:
             with pytest.raises(smtplib.SMTPRecipientsRefused):
                 smtp.sendmail("cam@lan", ["a@elsewhere"], "x")
             smtp.ehlo()
