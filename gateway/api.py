@@ -249,8 +249,8 @@ class Gateway(Protocol):
     def health(self) -> dict[str, Any]:
         """How the gateway is, and why (README, `bridge/health`)."""
 
-    async def metrics(self) -> list[Metric]:
-        """All that is counted, a name once. Those of integrations have the label `integration`."""
+    def metrics(self) -> list[Metric]:
+        """All that is counted, a name once; those of integrations have the label `integration`. Seconds old at most."""
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         """The decoded bytes of an attachment. Raises LookupError if the mail is no longer kept."""

@@ -309,9 +309,9 @@ class App:
         assert self._observer
         return self._observer.health()
 
-    async def metrics(self) -> list[Metric]:
+    def metrics(self) -> list[Metric]:
         assert self._observer
-        return await self._observer.metrics()
+        return self._observer.metrics()
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         _, content = self._stored(event_id)

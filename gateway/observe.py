@@ -87,7 +87,6 @@ class Observer:
         self._queues: list[tuple[str, str, int, str]] = []
         self._next_count = 0.0
         self._silent = False
-        self._free = 0
         self._lag = Histogram()
         self._complained: set[tuple[str, str]] = set()
         self.stopping = False
@@ -113,8 +112,6 @@ class Observer:
             self._silent = False
         except TimeoutError:
             self._silent = True
-        with suppress(OSError):
-            self._free = shutil.disk_usage(self._store.folder).free
         began = time.monotonic()
         if count or began >= self._next_count:
             try:
@@ -184,7 +181,7 @@ class Observer:
                 "devices": len(self._registry.devices()),
             },
             "latency_ms": {name: _milliseconds(histogram) for name, histogram in self._stages()},
-            "disk_free": self._free,
+            "disk_free": self._disk_free(),
             "integrations": {one.name: said for one in running if (said := self._ask(one, "health", {}))},
         }
 
@@ -218,9 +215,8 @@ class Observer:
 
     # --- how much ----------------------------------------------------------------------------------------------
 
-    async def metrics(self) -> list[Metric]:
+    def metrics(self) -> list[Metric]:
         """All that is counted, a name once; those of integrations have the label `integration`."""
-        await self.look()
         found: dict[str, Metric] = {}
         for metric in self._own_metrics():
             found[metric.name] = metric
@@ -291,7 +287,7 @@ class Observer:
         yield _one("mailwire_store_commit_mails", "histogram", batches, store.batches.distribution())
         yield _one("mailwire_store_writable", "gauge", "1 if the newest write succeeded.", not store.trouble)
         yield _one("mailwire_store_bytes", "gauge", "Size of the database, its log included.", self._size())
-        yield _one("mailwire_disk_free_bytes", "gauge", "Free space where the store is.", self._free)
+        yield _one("mailwire_disk_free_bytes", "gauge", "Free space where the store is.", self._disk_free())
         yield _one("mailwire_devices", "gauge", "Devices known.", len(self._registry.devices()))
         lag = "How late the event loop ran what was due, once a second."
         yield _one("mailwire_loop_lag_seconds", "histogram", lag, self._lag.distribution())
@@ -318,6 +314,12 @@ class Observer:
             "Age of the oldest delivery that waits.",
             [({"target": name}, oldest.get(name, 0)) for name in sorted(names)],
         )
+
+    def _disk_free(self) -> int:
+        try:
+            return shutil.disk_usage(self._store.folder).free
+        except OSError:
+            return 0
 
     def _size(self) -> int:
         size = 0

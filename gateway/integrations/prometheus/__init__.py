@@ -71,15 +71,14 @@ class Prometheus(Service):
     def describe(self) -> str:
         return f"metrics on http://{self._web.address or self.config.listen}/metrics, health on /healthz and /readyz"
 
-    async def _metrics(self, headers: Mapping[str, str]) -> Page:
-        metrics = await self.context.gateway.metrics()
-        return Page(200, *self._exposition.render(metrics, headers.get("accept", "")))
+    def _metrics(self, headers: Mapping[str, str]) -> Page:
+        return Page(200, *self._exposition.render(self.context.gateway.metrics(), headers.get("accept", "")))
 
-    async def _healthz(self, _: Mapping[str, str]) -> Page:
+    def _healthz(self, _: Mapping[str, str]) -> Page:
         health = self.context.gateway.health()
         return _verdict(health, well=health["status"] != "failing")
 
-    async def _readyz(self, _: Mapping[str, str]) -> Page:
+    def _readyz(self, _: Mapping[str, str]) -> Page:
         health = self.context.gateway.health()
         return _verdict(health, well=health["ready"])
 

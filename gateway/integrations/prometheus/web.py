@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Page(NamedTuple):
     media_type: str = "text/plain; charset=utf-8"
 
 
-Answer = Callable[[Mapping[str, str]], Awaitable[Page]]
+Answer = Callable[[Mapping[str, str]], Page]
 """Given the headers of the request, by their names in small letters."""
 
 
@@ -86,7 +86,7 @@ class Web:
             return _response(_plainly(404, f"There are {', '.join(self._pages)}."))
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         try:
-            response = _response(await page(headers))
+            response = _response(page(headers))
         except Exception:  # noqa: BLE001  # whatever is wrong, the one who asks is told so
             self._log.exception("%s could not be answered", target.partition("?")[0])
             response = _response(_plainly(500, "See the gateway's log."))

@@ -164,6 +164,9 @@ def test_a_broker_that_is_away_is_no_reason_to_start_anew(tmp_path: Path) -> Non
         assert gateway.samples()["mailwire_integration_up", "broker", "mqtt"] == 0
         send(gateway.port, "Motion detected")
         until(lambda: gateway.samples()["mailwire_queue_deliveries", "waiting", "broker"] == 1)
+        gateway.kill()
+        gateway.start()
+        until(lambda: gateway.samples()["mailwire_queue_deliveries", "waiting", "broker"] == 1)
         broker = Mosquitto(tmp_path / "mosquitto")
         broker.port = port
         broker.start()
@@ -171,6 +174,8 @@ def test_a_broker_that_is_away_is_no_reason_to_start_anew(tmp_path: Path) -> Non
             until(lambda: gateway.health()[1]["status"] == "ok")
             until(lambda: gateway.samples()["mailwire_deliveries_total", "done", "broker"] == 1)
             until(lambda: gateway.samples()["mailwire_queue_deliveries", "waiting", "broker"] == 0)
+            assert gateway.samples()["mailwire_whole_seconds_count", "broker"] == 1
+            assert gateway.samples()["mailwire_whole_seconds_sum", "broker"] > 0
         finally:
             broker.stop()
 

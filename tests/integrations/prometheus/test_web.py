@@ -24,13 +24,13 @@ class Asked:
         self.writers: list[asyncio.StreamWriter] = []
         self.web = Web({"/": self.hello, "/broken": self.broken, "/much": self.much}, logging.getLogger("web"))
 
-    async def hello(self, headers: Mapping[str, str]) -> Page:
+    def hello(self, headers: Mapping[str, str]) -> Page:
         return Page(200, f"hello {headers.get('accept', '')}".encode())
 
-    async def broken(self, _: Mapping[str, str]) -> Page:
+    def broken(self, _: Mapping[str, str]) -> Page:
         raise RuntimeError("no")
 
-    async def much(self, _: Mapping[str, str]) -> Page:
+    def much(self, _: Mapping[str, str]) -> Page:
         self.answering.set()
         return Page(200, b"x" * 50_000_000)
 
