@@ -78,8 +78,9 @@ class App:
         self.registry.load(self.store.devices())
         self.pipeline.on_device = self._device_changed
         self._configure()
-        self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
-        self._observer = Observer(self.store, self._intake, self.pipeline, self.registry, self.running)
+        intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        self.pipeline.coming = lambda: intake.coming
+        self._observer = Observer(self.store, intake, self.pipeline, self.registry, self.running)
         self._watch = asyncio.create_task(self._observer.watch(), name="watch")
         self.store.changed_elsewhere = self._changed_elsewhere
         for name, setting in self.settings.integrations.items():

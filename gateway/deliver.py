@@ -20,7 +20,8 @@ from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target, about
 from gateway.stats import Histogram
-from gateway.store import Delivery, Statement, Store, rows_of
+from gateway.store import Delivery, Store, rows_of
+from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
 

@@ -78,7 +78,9 @@ class Observer:
         registry: Registry,
         running: Mapping[str, Running],
     ) -> None:
+        assert store.writer
         self._store = store
+        self._writer = store.writer
         self._intake = intake
         self._pipeline = pipeline
         self._registry = registry
@@ -104,7 +106,7 @@ class Observer:
 
     async def look(self, count: bool = False) -> None:
         """At the store: does it write, what is owed? `count` it in any case: somebody waits for the answer."""
-        if self._store.trouble:
+        if self._writer.trouble:
             self._store.probe()
         try:
             async with asyncio.timeout(_SILENCE):
@@ -124,8 +126,8 @@ class Observer:
     # --- how it is ---------------------------------------------------------------------------------------------
 
     def _failures(self) -> Iterator[str]:
-        trouble = self._store.trouble
-        if not self._store.writes:
+        trouble = self._writer.trouble
+        if not self._writer.runs:
             yield "the store's writer has ended"
         elif self._silent:
             yield f"the store's writer has not answered for {_SILENCE:.0f} seconds"
@@ -136,7 +138,7 @@ class Observer:
             yield f"no source of mail runs: {'; '.join(f'{one.name} is {one.state}: {one.error}' for one in sources)}"
 
     def _worries(self) -> Iterator[str]:
-        if isinstance(self._store.trouble, StoreFull) or not self._intake.room():
+        if isinstance(self._writer.trouble, StoreFull) or not self._intake.room():
             yield "the disk is full: mail is answered with 452"
         for one in self._running.values():
             if one.error or one.state != "running":
@@ -148,7 +150,7 @@ class Observer:
         """`status` (ok, degraded, failing), `ready`, and `reasons` in words."""
         failures, worries = list(self._failures()), list(self._worries())
         ready = (
-            not (failures or self.stopping or self._store.trouble)
+            not (failures or self.stopping or self._writer.trouble)
             and self._intake.room() > 0
             and all(one.state == "running" for one in self._running.values() if isinstance(one.instance, Source))
         )
@@ -227,7 +229,7 @@ class Observer:
         return list(found.values())
 
     def _own_metrics(self) -> Iterator[Metric]:
-        intake, pipeline, store = self._intake, self._pipeline, self._store
+        intake, pipeline, writer = self._intake, self._pipeline, self._writer
         verdict = self.verdict()
         workers = [one.worker for one in self._running.values() if one.worker]
         yield Metric("mailwire_info", "gauge", "The version that runs.", [({"version": __version__}, 1)])
@@ -282,10 +284,10 @@ class Observer:
         )
         yield from self._queue_metrics(workers)
         commits = "Time of a commit of mails, its fsync included."
-        yield _one("mailwire_store_commit_seconds", "histogram", commits, store.commits.distribution())
+        yield _one("mailwire_store_commit_seconds", "histogram", commits, writer.commits.distribution())
         batches = "Mails that shared a commit."
-        yield _one("mailwire_store_commit_mails", "histogram", batches, store.batches.distribution())
-        yield _one("mailwire_store_writable", "gauge", "1 if the newest write succeeded.", not store.trouble)
+        yield _one("mailwire_store_commit_mails", "histogram", batches, writer.batches.distribution())
+        yield _one("mailwire_store_writable", "gauge", "1 if the newest write succeeded.", not writer.trouble)
         yield _one("mailwire_store_bytes", "gauge", "Size of the database, its log included.", self._size())
         yield _one("mailwire_disk_free_bytes", "gauge", "Free space where the store is.", self._disk_free())
         yield _one("mailwire_devices", "gauge", "Devices known.", len(self._registry.devices()))
