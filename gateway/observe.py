@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from gateway import __version__
 from gateway.api import Distribution, Integration, Metric, Source, StoreFull
@@ -33,6 +33,8 @@ from gateway.store import FILE, Store, total
 from gateway.ulid import time_of
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["counter", "gauge", "histogram"]
 
 _LOOK = 5.0  # seconds between two looks at the store
 _SILENCE = 30.0  # seconds that its writer may take for a sign
@@ -336,7 +338,7 @@ def _age(row: tuple[str, str, int, str] | None) -> int:
     return max(0, round(time.time() - time_of(row[3]))) if row and row[3] else 0
 
 
-def _one(name: str, kind: Any, text: str, value: float | Distribution) -> Metric:
+def _one(name: str, kind: Kind, text: str, value: float | Distribution) -> Metric:
     return Metric(name, kind, text, [({}, value)])
 
 

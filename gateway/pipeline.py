@@ -300,7 +300,7 @@ class Pipeline:
             self._log_mail(mail, event, made)
 
     def _may_log(self, now: float) -> bool:
-        return log.isEnabledFor(logging.INFO) and (self._lines.take(now) or log.isEnabledFor(logging.DEBUG))
+        return log.isEnabledFor(logging.INFO) and (log.isEnabledFor(logging.DEBUG) or self._lines.take(now))
 
     def _log_mail(self, mail: Mail, event: Event, made: float) -> None:
         """A mail's one line: what came, what it was taken for, and how long each step took."""

@@ -105,7 +105,7 @@ class AiosmtpdHandler(Target):
         except LookupError as error:
             raise Refused(str(error)) from error
         try:
-            await self._stage.run(lambda: self._converse(envelope, content), self.config.timeout)
+            await self._stage.run(lambda: self._converse(envelope, content, about(event)), self.config.timeout)
         except (Retry, Refused):
             raise
         except TooSlow as error:
@@ -152,8 +152,11 @@ class AiosmtpdHandler(Target):
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Broken(f"{self.config.handler}: the module {module_name} has no {name}{hint}") from None
 
-    async def _converse(self, mail: api.Envelope, content: bytes) -> None:
-        """The hooks of one mail. Raises Retry or Refused by the handler's replies, or what it raises."""
+    async def _converse(self, mail: api.Envelope, content: bytes, extra: dict[str, str]) -> None:
+        """The hooks of one mail. Raises Retry or Refused by the handler's replies, or what it raises.
+
+        `extra` is for the log.
+        """
         session, envelope = _session(mail), Envelope()
         server = Server(session, envelope)
         options = [f"{name}={value}" if value else name for name, value in mail.details.get("params", {}).items()]
@@ -178,7 +181,8 @@ class AiosmtpdHandler(Target):
             if reply is None:
                 envelope.rcpt_tos.append(recipient)
             elif reply.startswith("5"):
-                self.context.log.info("%s refused the recipient %s: %s", self.config.handler, recipient, reply)
+                words = "%s refused the recipient %s: %s"
+                self.context.log.info(words, self.config.handler, recipient, reply, extra=extra)
                 refusals.append(reply)
             else:
                 _obey(reply)
