@@ -77,6 +77,8 @@ FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
+_STATES = ("waiting", "dead", "expired")  # of a delivery
+
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
     "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
@@ -393,11 +395,18 @@ class Store:
     def queues(self) -> list[tuple[str, str, int, str]]:
         """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
 
-        Its time grows with what is owed, about 0.1 s for a million.
+        Its time grows with what is owed. Grouped by target alone, which is the order of the rows: with their states,
+        SQLite would have to sort them.
         """
+        each = ", ".join(f"sum(state = '{state}'), min(iif(state = '{state}', event, NULL))" for state in _STATES)
         open_ = self.rows("SELECT count(*), coalesce(min(id), '') FROM mails WHERE state IN ('received', 'replay')")
-        owed = self.rows("SELECT target, state, count(*), min(event) FROM deliveries GROUP BY target, state")
-        return [("", "", *open_[0]), *((str(row[0]), str(row[1]), row[2], row[3]) for row in owed)]
+        owed = self.rows(f"SELECT target, {each} FROM deliveries GROUP BY target")  # noqa: S608  # our own words
+        found: list[tuple[str, str, int, str]] = [("", "", *open_[0])]
+        for target, *columns in owed:
+            for state, count, oldest in zip(_STATES, columns[::2], columns[1::2], strict=True):
+                if count:
+                    found.append((target, state, count, oldest))
+        return found
 
     def owed(self) -> dict[str, int]:
         """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
@@ -475,7 +484,7 @@ class Store:
 def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:
     """Of `Store.queues`, for all targets together."""
     words = {"": "uninterpreted"}
-    totals = dict.fromkeys(("uninterpreted", "waiting", "dead", "expired"), 0)
+    totals = dict.fromkeys(("uninterpreted", *_STATES), 0)
     for _, state, count, _ in queues:
         totals[words.get(state, state)] += count
     return totals
