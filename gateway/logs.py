@@ -71,7 +71,7 @@ class TextFormatter(_Formatter):
         fields = _fields(record)
         if fields:
             said = {word.strip(".:") for word in _WORD.findall(text)} | {record.name.removeprefix(_INTEGRATION)}
-            more = [f"{key}={value}" for key, value in fields.items() if str(value) not in said]
+            more = [f"{key}={value}" for key, value in fields.items() if value is not None and str(value) not in said]
             if more:
                 text += f" [{' '.join(more)}]"
         return text

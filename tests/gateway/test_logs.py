@@ -40,7 +40,9 @@ def test_json_has_all_that_is_known() -> None:
 
 def test_text_adds_what_the_message_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs.time, "localtime", logs.time.gmtime)
-    made = record("mail %s from %s: put off", "01K", "192.168.1.20", mail="01K", peer="192.168.1.20", device="cam")
+    made = record(
+        "mail %s from %s: put off", "01K", "192.168.1.20", mail="01K", peer="192.168.1.20", device="cam", state=None
+    )
     assert logs.TextFormatter().format(made) == (
         "2025-11-25 10:07:29.123 WARNING gateway.x: mail 01K from 192.168.1.20: put off [device=cam]"
     )
