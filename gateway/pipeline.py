@@ -17,10 +17,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, StoreTrouble, about
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
 from gateway.deliver import Ledger, Worker
 from gateway.logs import Budget
 from gateway.registry import Registry, Sender
@@ -58,7 +58,7 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
     data: dict[str, Any] = dict(meaning.data)
     if reading.truncated:
         data["truncated"] = reading.truncated
-    return {
+    event: Event = {
         "v": words.VERSION,
         "id": mail.id,
         "time": iso_time(mail.received),
@@ -80,6 +80,7 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
             "peer": mail.envelope.peer or None,
         },
     }
+    return cast(Event, MadeEvent(event))
 
 
 def iso_time(seconds: float) -> str:
@@ -283,9 +284,10 @@ class Pipeline:
         if mail.state == "received" and (first := self._duplicate_of(mail)):
             self._set_state(mail, "duplicate")
             self.duplicates += 1
-            if self._may_log(mail.kept):
-                about = {"mail": mail.id, "peer": mail.envelope.peer}
-                log.info("mail %s from %s repeats %s: no second event", mail.id, mail.envelope.peer, first, extra=about)
+            if self._may_log(time.monotonic()):
+                peer = mail.envelope.peer
+                fields = {"mail": mail.id, "peer": peer}
+                log.info("mail %s from %s repeats %s: no second event", mail.id, peer, first, extra=fields)
             return
         device, _ = self.registry.identify(
             mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received

@@ -190,7 +190,12 @@ class Server:
         return self.stopped
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.loop.call_soon_threadsafe(function, *arguments)
+        """Call it in the server's thread; it is done when this returns."""
+
+        async def call() -> None:
+            function(*arguments)
+
+        asyncio.run_coroutine_threadsafe(call(), self.loop).result(PATIENCE)
 
     def release(self) -> None:
         """The intake answers what it has held back."""
