@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.api import Envelope, Event, StoreTrouble
+from gateway.stats import monotonic_of
 from gateway.writer import Note, Statement, Writer
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
+_STATES = ("waiting", "dead", "expired")  # of a delivery
+
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
     "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
@@ -99,6 +102,10 @@ class Mail:
     content: bytes | None = None
     file: str | None = None
     seq: int = 0
+    # When its first byte and its final dot came and when it was kept, on the monotonic clock; 0: before this start.
+    began: float = 0.0
+    dot: float = 0.0
+    kept: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +120,9 @@ class Delivery:
     due: float = 0.0
     reason: str = ""
     event: Event | None = field(default=None, repr=False)
+    # When its mail's final dot came and when its event was made, on the monotonic clock.
+    dot: float = 0.0
+    made: float = 0.0
 
 
 class Spooled(mmap.mmap):
@@ -295,6 +305,10 @@ class Store:
         with contextlib.closing(self.connect()) as connection:
             return connection.execute(sql, values).rowcount
 
+    def probe(self) -> None:
+        """Write something that changes nothing, to find out whether it can be written again."""
+        self.note_one(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     @property
@@ -358,7 +372,7 @@ class Store:
     ) -> list[Delivery]:
         """What is owed (or dead, or expired), by the order of its events; each with its event."""
         sql = (
-            "SELECT d.event, target, state, attempts, due, expires, reason, e.event FROM deliveries d "
+            "SELECT d.event, target, state, attempts, due, expires, reason, e.event, e.time FROM deliveries d "
             "LEFT JOIN events e ON e.id = d.event "
             "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
         )
@@ -372,15 +386,31 @@ class Store:
                 expires=row[5],
                 reason=row[6],
                 event=json.loads(row[7]) if row[7] else None,
+                dot=(dot := monotonic_of(row[8] or 0.0)),
+                made=dot,
             )
             for row in self.rows(sql, target, target, state, state, after, limit)
         ]
 
+    def queues(self) -> list[tuple[str, str, int, str]]:
+        """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
+
+        Its time grows with what is owed. Grouped by target alone, which is the order of the rows: with their states,
+        SQLite would have to sort them.
+        """
+        each = ", ".join(f"sum(state = '{state}'), min(iif(state = '{state}', event, NULL))" for state in _STATES)
+        open_ = self.rows("SELECT count(*), coalesce(min(id), '') FROM mails WHERE state IN ('received', 'replay')")
+        owed = self.rows(f"SELECT target, {each} FROM deliveries GROUP BY target")  # noqa: S608  # our own words
+        found: list[tuple[str, str, int, str]] = [("", "", *open_[0])]
+        for target, *columns in owed:
+            for state, count, oldest in zip(_STATES, columns[::2], columns[1::2], strict=True):
+                if count:
+                    found.append((target, state, count, oldest))
+        return found
+
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired. Cheap."""
-        open_ = self.rows("SELECT count(*) FROM mails WHERE state IN ('received', 'replay')")[0][0]
-        states = dict(self.rows("SELECT state, count(*) FROM deliveries GROUP BY state"))
-        return {"uninterpreted": open_} | {state: states.get(state, 0) for state in ("waiting", "dead", "expired")}
+        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
         """(mails, bytes) in the store. Reads the whole table."""
@@ -449,6 +479,15 @@ class Store:
         for path in strays:
             path.unlink(missing_ok=True)
         return len(strays)
+
+
+def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:
+    """Of `Store.queues`, for all targets together."""
+    words = {"": "uninterpreted"}
+    totals = dict.fromkeys(("uninterpreted", *_STATES), 0)
+    for _, state, count, _ in queues:
+        totals[words.get(state, state)] += count
+    return totals
 
 
 def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
