@@ -209,7 +209,7 @@ def test_bench_judges_each_goal_of_the_rows_that_were_asked_for() -> None:
         "receive-1k-10-kept": {"servers": {"mailwire": {"to_sink": 0.5, "to_storing": 2.9}}},
         "start": {"failed": "it never came"},
     }
-    program = "import json, sys, report; print(json.dumps(report.goals(json.load(sys.stdin))))"
+    program = "import json, sys, goals; print(json.dumps(goals.check(json.load(sys.stdin))))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT / "script/bench.d",
