@@ -37,9 +37,7 @@ def store(bench: Bench) -> dict[str, Any]:
     for count in STORED:
         ports[count] = free_port()
         if count:
-            full = prefill.filled(source, count, bench.progress)
-            bench.progress(f"growth: copying a store of {count:,} mails")
-            prefill.copy(full, servers.data_of(bench.folder, ports[count]))
+            prefill.fill(servers.data_of(bench.folder, ports[count]), source, count, bench.progress)
     broker = {count: servers.mosquitto(bench.kit, bench.folder) for count in STORED}
 
     starts: dict[int, list[float]] = {count: [] for count in STORED}
@@ -99,7 +97,7 @@ def routes(bench: Bench) -> dict[str, Any]:
 
 
 _PATTERNS = '{{if: {{from: "*@plant-{n}.example", severity: [warning, critical]}}, to: [broker]}}'
-_TEMPLATES = "{{if: {{template: \"event.data.line == {n} and event.severity == 'critical'\"}}, to: [broker]}}"
+_TEMPLATES = "{{if: {{template: \"data.line == {n} and severity == 'critical'\"}}, to: [broker]}}"
 _LAST_ROUTE = '{if: {subject: "Status*"}, to: [broker]}'
 
 
