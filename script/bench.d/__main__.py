@@ -88,10 +88,12 @@ def main() -> int:
     if options.measured:
         try:
             everything = json.loads(options.measured.read_text())
-            show(everything)
-        except (OSError, ValueError, KeyError) as error:
+            if not everything.keys() >= {"machine", "rows", "goals"}:
+                raise ValueError("it has no rows")
+        except (OSError, ValueError, AttributeError) as error:
             print(f"--from: {options.measured} is not what --json wrote: {error}", file=sys.stderr)
             return 2
+        show(everything)
         return write(everything, None, options.svg)
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +42,16 @@ class Bench:
                 yield turn, name
 
     def measure(self, row: Row) -> dict[str, Any]:
-        """A row's result, `{"failed": reason}` if there is none; its servers are ended and its data is removed."""
+        """A row's result and how long it took; `{"failed": reason}` if there is none.
+
+        Its servers are ended and its data is removed.
+        """
+        begun = time.monotonic()
         if shutil.disk_usage(self.folder.parent).free < FREE_DISK:
             return {"failed": f"less than {FREE_DISK >> 30} GiB are free"}
         self.folder.mkdir()
         try:
-            return row(self)
+            return row(self) | {"took_s": round(time.monotonic() - begun, 1)}
         except Failed as failure:
             return {"failed": str(failure)}
         finally:

@@ -14,6 +14,7 @@ from ways import GOAL_OF_THE_WAY, OBVIOUS
 _STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
   .page { fill: #ffffff; }
+  .value { stroke: #ffffff; stroke-width: 4; paint-order: stroke; }
   .title { font-size: 18px; font-weight: 600; }
   .row { font-size: 14px; font-weight: 600; }
   .small { font-size: 12px; fill: #59636e; }
@@ -25,6 +26,7 @@ _STYLE = """
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .page { fill: #0d1117; }
+    .value { stroke: #0d1117; }
     .small { fill: #9198a1; }
     .ours { fill: #3fb950; }
     .stores { fill: #8b949e; }
@@ -61,7 +63,7 @@ def draw(results: Results, machine: dict[str, Any]) -> str:
         if servers := results.get(panel.row, {}).get("servers"):
             parts += _panel(panel, servers, y)
             y += 26 + len(servers) * _LINE + 26
-    height = y + 14
+    height = y + 30
     machine_is = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {machine['time'][:10]}"
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
@@ -95,22 +97,22 @@ def _panel(panel: _Panel, servers: dict[str, Any], y: int) -> Iterator[str]:
     longest = max([goal, *(figures["rate"] for figures in servers.values())])
     yield _text(20, y + 12, panel.title, "row")
     top = y + 26
+    words: list[str] = []  # drawn last, over the line
     for i, (name, figures) in enumerate(servers.items()):
         line = top + i * _LINE
         wide = max(2, round(_BAR * figures["rate"] / longest))
         kind = "ours" if name == OURS else "stores" if name in STORES else "keeps-nothing"
-        ratio = figures.get("to_sink", figures.get("ratio"))
-        words = f"{figures['rate']:,.0f}"
-        if ratio is not None and name != panel.against:
-            words += f"  ({ratio:.2f} x)"
-        yield _text(_LEFT - 10, line + 12, name, anchor="end")
         yield f'<rect class="{kind}" x="{_LEFT}" y="{line}" width="{wide}" height="16" rx="2"/>'
-        yield _text(_LEFT + wide + 8, line + 12, words)
+        ratio = figures.get("to_sink", figures.get("ratio"))
+        times = "" if ratio is None or name == panel.against else f"  ({ratio:.2f} x)"
+        words.append(_text(_LEFT - 10, line + 12, name, anchor="end"))
+        words.append(_text(_LEFT + wide + 8, line + 12, f"{figures['rate']:,.0f}{times}", "value"))
     if goal:
         x = _LEFT + round(_BAR * goal / longest)
         bottom = top + len(servers) * _LINE - 2
         yield f'<line class="goal" x1="{x}" x2="{x}" y1="{top - 4}" y2="{bottom}"/>'
         yield _text(x, bottom + 13, f"{panel.goal:g} x {panel.against}", "goal-text", anchor="middle")
+    yield from words
 
 
 def _text(x: int, y: int, words: str, kind: str = "", anchor: str = "") -> str:

@@ -63,10 +63,12 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._running.remove(self)
+        deadline = time.monotonic() + 5
         for process, begun in family.items():
-            with suppress(OSError):
-                if process != self._process.pid and int(_stat(process)[_BEGUN]) == begun:
+            while _lives(process, begun) and time.monotonic() < deadline:
+                with suppress(OSError):
                     os.kill(process, signal.SIGKILL)
+                time.sleep(0.005)
 
     def connect(self, first: bytes = b"") -> socket.socket:
         """A connection, as soon as one is taken; with `first`, after bytes that begin so have come (b"220")."""
@@ -160,12 +162,26 @@ class Server:
             return {}
 
 
-_PARENT, _USED, _BEGUN = 1, slice(11, 15), 19  # see proc(5); used: user, system, and both of the children that ended
+_STATE, _PARENT, _USED, _BEGUN = (
+    0,
+    1,
+    slice(11, 15),
+    19,
+)  # see proc(5); used: user, system, and both of the children that ended
 
 
 def _stat(process: int) -> list[str]:
     """The fields of /proc/PID/stat after the program's name. Raises OSError when it is gone."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def _lives(process: int, begun: int) -> bool:
+    """Does it still run, and is it the one that began then? One that has ended may wait for its parent's attention."""
+    try:
+        stat = _stat(process)
+    except OSError:
+        return False
+    return int(stat[_BEGUN]) == begun and stat[_STATE] not in "ZX"
 
 
 def _figures(path: Path) -> dict[str, float]:

@@ -24,7 +24,8 @@ RECEIVERS: dict[str, servers.Start] = {
     NULL: servers.aiosmtpd_null,
     HARAKA: servers.haraka,
 }
-QUICK = (SINK, OURS, STORING, POSTFIX, HARAKA_QUEUE)  # and mailrise where there is a goal that names it
+SIDE = (SINK, OURS, STORING, HARAKA_QUEUE, POSTFIX)
+QUICK = (SINK, OURS, STORING, POSTFIX)  # and mailrise where there is a goal that names it
 MOST_BYTES = 160 << 20  # that one run may send: what is stored for all rounds must fit on the disk
 IDLE = (1000, 5000)
 IDLERS = (SINK, OURS, NULL, HARAKA)  # Postfix has a process for each connection, and a limit of a hundred
@@ -37,11 +38,11 @@ def receive(kind: str, connections: int, *, kept: bool) -> Row:
 
     def measure(bench: Bench) -> dict[str, Any]:
         row = f"receive {kind}, {connections} connections, {'kept' if kept else 'one mail each'}"
-        names = list(RECEIVERS)
         if bench.quick:
-            names = [name for name in names if name in QUICK or (name == MAILRISE and kind == "1k" and kept)]
-        elif not main:
-            names = [name for name in names if name != MAILRISE]
+            wanted = {*QUICK, MAILRISE} if kind == "1k" and kept else {*QUICK}
+        else:
+            wanted = {*RECEIVERS} if main else {*SIDE}
+        names = [name for name in RECEIVERS if name in wanted]
         rounds = bench.rounds if main else min(bench.rounds, 3)
         seconds = bench.seconds if main else bench.seconds / 2
         few = max(2 * connections, 20)
