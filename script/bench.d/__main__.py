@@ -13,6 +13,7 @@ import platform
 import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ import picture
 import report
 from measure import Bench
 from rows import QUICK, ROWS
+
+BUSY = 0.5  # programs that want a core, from where on measuring is a waste of time
 
 
 def arguments() -> argparse.Namespace:
@@ -73,7 +76,22 @@ def machine() -> dict[str, Any]:
         "processor": model[0] if model else platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "fsync_ms": fsync_ms(),
+        "busy": os.getloadavg()[0],
     }
+
+
+def fsync_ms() -> float:
+    """What the disk below the bench takes to keep 4 KiB: the median of 50 times."""
+    with tempfile.TemporaryFile(dir=kit.CACHE) as file:
+        times = []
+        for _ in range(50):
+            file.write(bytes(4096))
+            file.flush()
+            start = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -107,11 +125,14 @@ def main() -> int:
         return 2
     for reason in tools.missing:
         print(f"Note: {reason}.", file=sys.stderr)
+    on = machine()  # before the bench itself makes it busy
+    if on["busy"] > BUSY:
+        print(f"Note: this machine is busy (load {on['busy']:.1f}), and the numbers will tell.", file=sys.stderr)
     results: goals.Results = {}
     interrupted = False
     with tempfile.TemporaryDirectory(prefix="run-", dir=kit.CACHE) as folder:
         # The project's own disk, since a temporary folder in memory would make fsync free.
-        rounds, seconds = (3, 0.6) if options.quick else (5, 1.0)
+        rounds, seconds = (3, 0.6) if options.quick else (5, 0.8)
         bench = Bench(tools, Path(folder) / "row", options.rounds or rounds, seconds, options.quick, progress)
         try:
             for name in options.rows:
@@ -119,7 +140,7 @@ def main() -> int:
         except KeyboardInterrupt:
             interrupted = True
     progress("")
-    everything = {"machine": machine(), "rounds": bench.rounds, "rows": results, "goals": goals.check(results)}
+    everything = {"machine": on, "rounds": bench.rounds, "rows": results, "goals": goals.check(results)}
     show(everything)
     took = f"{time.monotonic() - started:.0f} s, {bench.rounds} rounds"
     print(f"{'Interrupted' if interrupted else 'Done'} after {took}.")
@@ -127,6 +148,8 @@ def main() -> int:
 
 
 def show(everything: dict[str, Any]) -> None:
+    on = everything["machine"]
+    print(f"{report.machine(on)}; fsync {on['fsync_ms']:.2f} ms, load before {on['busy']:.1f}")
     for line in (*report.tables(everything["rows"]), *goals.lines(everything["goals"])):
         print(line)
 

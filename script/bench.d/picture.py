@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+import report
 from goals import Results
 from servers import OURS, STORES
 from ways import GOAL_OF_THE_WAY, OBVIOUS
@@ -64,7 +65,6 @@ def draw(results: Results, machine: dict[str, Any]) -> str:
             parts += _panel(panel, servers, y)
             y += 26 + len(servers) * _LINE + 26
     height = y + 30
-    machine_is = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {machine['time'][:10]}"
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
         'role="img" aria-labelledby="title">',
@@ -74,7 +74,7 @@ def draw(results: Results, machine: dict[str, Any]) -> str:
         _text(20, 32, "Mails per second, medians of interleaved runs on one machine", "title"),
         *_legend(54),
     ]
-    return "\n".join([*head, *parts, _text(20, height - 14, machine_is, "small"), "</svg>"]) + "\n"
+    return "\n".join([*head, *parts, _text(20, height - 14, report.machine(machine), "small"), "</svg>"]) + "\n"
 
 
 def _legend(y: int) -> Iterator[str]:

@@ -27,6 +27,7 @@ RECEIVERS: dict[str, servers.Start] = {
 SIDE = (SINK, OURS, STORING, HARAKA_QUEUE, POSTFIX)
 QUICK = (SINK, OURS, STORING, POSTFIX)  # and mailrise where there is a goal that names it
 MOST_BYTES = 160 << 20  # that one run may send: what is stored for all rounds must fit on the disk
+WARM_UP = 0.4  # seconds that the last run before the first round takes: what compiles as it goes has done so then
 IDLE = (1000, 5000)
 IDLERS = (SINK, OURS, NULL, HARAKA)  # Postfix has a process for each connection, and a limit of a hundred
 FREE_MEMORY = 4096  # MiB; smtp-sink alone takes more than one GiB for 5,000
@@ -45,7 +46,7 @@ def receive(kind: str, connections: int, *, kept: bool) -> Row:
         names = [name for name in RECEIVERS if name in wanted]
         rounds = bench.rounds if main else min(bench.rounds, 3)
         seconds = bench.seconds if main else bench.seconds / 2
-        few = max(2 * connections, 20)
+        few, most = max(2 * connections, 20), MOST_BYTES // mails.SIZES[kind]
         tallies: dict[str, Tally] = {}
         failed: dict[str, str] = {}
 
@@ -56,10 +57,11 @@ def receive(kind: str, connections: int, *, kept: bool) -> Row:
             bench.progress(f"{row}: starting {name}")
             try:
                 server = RECEIVERS[name](bench.kit, bench.folder)
-                send(server, few)  # warms it up
-                rate = send(server, 3 * few)
+                count = few
+                while (rate := send(server, count)) * WARM_UP > count < most:
+                    count = min(2 * count, most)
                 server.settle()
-                tallies[name] = Tally(server, max(few, min(int(rate * seconds), MOST_BYTES // mails.SIZES[kind])))
+                tallies[name] = Tally(server, max(few, min(int(rate * seconds), most)))
             except Failed as failure:
                 failed[name] = str(failure)
         for _, name in bench.turns(row, list(tallies), rounds):

@@ -65,6 +65,11 @@ _DROP: tuple[Column, ...] = (
 _WIDTH = 36
 
 
+def machine(on: dict[str, Any]) -> str:
+    """What the numbers were measured on, and when."""
+    return f"{on['processor']}, {on['cores']} cores, Python {on['python']}, {on['time'][:10]}"
+
+
 def tables(results: Results) -> Iterator[str]:
     """The lines of all tables."""
     yield from _rows("receiving", _RECEIVING, results, "receive-")

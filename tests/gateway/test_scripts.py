@@ -236,7 +236,14 @@ def test_bench_shows_and_draws_what_was_measured_before(tmp_path: Path) -> None:
         "mailwire": rate | {"rate": 5000.0, "to_sink": 0.5},
     }
     measured = {
-        "machine": {"processor": "A <fast> one", "cores": 2, "python": "3.12.1", "time": "2026-11-25T10:00:00+00:00"},
+        "machine": {
+            "time": "2026-11-25T10:00:00+00:00",
+            "processor": "A <fast> one",
+            "cores": 2,
+            "python": "3.12.1",
+            "fsync_ms": 0.1234,
+            "busy": 0.04,
+        },
         "rounds": 5,
         "rows": {
             "receive-1k-10-kept": {"servers": servers, "failed": {"mailrise": "pip failed"}},
@@ -250,6 +257,7 @@ def test_bench_shows_and_draws_what_was_measured_before(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "A <fast> one, 2 cores, Python 3.12.1, 2026-11-25; fsync 0.12 ms, load before 0.0"
     assert "receiving mails/s spread x sink x storing CPU µs peak MiB" in lines
     assert "mailwire 5,000 10% 0.50 - 31 8" in lines
     assert "mailrise: not measured: pip failed" in lines
