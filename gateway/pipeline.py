@@ -336,9 +336,8 @@ class Pipeline:
 
     def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
         self.events[event["kind"]] += 1
-        verdict = self.router.targets(event)
         now = time.time()
-        targets = {name: now + seconds for name, seconds in verdict.targets.items() if name in self.workers}
+        targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
         self.ledger.add(event, received, targets)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))

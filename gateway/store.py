@@ -71,6 +71,8 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE devices (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # So that a start among a million mails finds the few that have a file.
+    "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
 )
 
 FILE = "mailwire.db"
@@ -436,11 +438,11 @@ class Store:
         """Drop mails that are too old, or the oldest beyond the size, if nothing is owed for them. How many."""
         oldest = time.time() - keep_seconds
         dropped = 0
-        while batch := await asyncio.to_thread(self._prunable, oldest, keep_bytes):
-            ids = [(mail_id,) for _, mail_id, _ in batch]
+        excess = (await asyncio.to_thread(self.kept))[1] - keep_bytes
+        while batch := await asyncio.to_thread(self._prunable, oldest, excess):
 
-            def statements(batch: list[tuple[int, str, str | None]] = batch) -> Iterator[Statement]:
-                for seq, mail_id, _ in batch:
+            def statements(batch: list[tuple[int, str, str | None, int]] = batch) -> Iterator[Statement]:
+                for seq, mail_id, _, _ in batch:
                     yield "DELETE FROM mails WHERE seq = ?", (seq,)
                     yield "DELETE FROM contents WHERE seq = ?", (seq,)
                     yield "DELETE FROM deliveries WHERE event = ?", (mail_id,)
@@ -450,26 +452,27 @@ class Store:
             self.note(statements)
             if not await self.flush():
                 break
-            for _, _, file in batch:
+            for _, _, file, size in batch:
+                excess -= size
                 if file:
                     (self.spool / file).unlink(missing_ok=True)
-            dropped += len(ids)
+            dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
         return dropped
 
-    def _prunable(self, oldest: float, keep_bytes: int) -> list[tuple[int, str, str | None]]:
-        excess = self.rows("SELECT coalesce(sum(size), 0) FROM mails")[0][0] - keep_bytes
+    def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
+        """The next (seq, id, file, size) to drop: a few, because mails wait while they are dropped."""
         sql = (
-            "SELECT m.seq, id, file, received, size FROM mails m JOIN contents c ON c.seq = m.seq "
+            "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 500"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
         )
         batch = []
-        for seq, mail_id, file, received, size in self.rows(sql):
+        for *mail, received in self.rows(sql):
             if received >= oldest and excess <= 0:
                 break
-            batch.append((seq, mail_id, file))
-            excess -= size
+            batch.append((mail[0], mail[1], mail[2], mail[3]))
+            excess -= mail[3]
         return batch
 
     def sweep_spool(self) -> int:
