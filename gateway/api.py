@@ -111,6 +111,9 @@ class Event(TypedDict):
     mail: MailFacts | None
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 class MadeEvent(dict[str, Any]):
     """An event that the gateway has made, with its JSON: several parts of the gateway need it."""
 
@@ -122,7 +125,7 @@ def to_json(event: Event) -> bytes:
     made: object = event
     if isinstance(made, MadeEvent) and made.json is not None:
         return made.json
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = _ENCODER.encode(event).encode("utf-8", "replace")
     if isinstance(made, MadeEvent):
         made.json = text
     return text

@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 
 from gateway import interpret
@@ -36,6 +37,7 @@ _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
 _PAGE = 50  # mails read from the store at a time
+_TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
 _LINES = 20  # of the log, in a second, about mails
 
@@ -85,7 +87,13 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
 
 def iso_time(seconds: float) -> str:
     """UTC with milliseconds, as events carry it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
+    return f"{_iso_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class Pipeline:
@@ -208,17 +216,19 @@ class Pipeline:
                 loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """One mail; the next when each of those that are coming in has had as much time."""
+        """A few mails; the next when each of those that are coming in has had as much time."""
         self._scheduled = False
         if self._stopped:
             return
         now = time.perf_counter()
-        if self._queue:
-            self._take(self._queue.popleft())
-        else:
+        if not self._queue:
             self._read_more()
-        self._ended = time.perf_counter()
-        self._took = self._ended - now
+        while self._queue:
+            self._take(self._queue.popleft())
+            self._ended = time.perf_counter()
+            self._took = self._ended - now
+            if self._took >= _TURN:
+                break
         if self._queue or self._behind:
             self._schedule()
 
