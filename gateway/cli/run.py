@@ -91,6 +91,7 @@ async def _serve(app: App) -> int:
     for line in greeting(app):
         print(line, flush=True)
     gc.collect()
+    gc.set_threshold(50_000, 50, 100)  # what a mail leaves behind is rarely a cycle: look for those a hundredth as often
     gc.freeze()  # what is there now stays: the collector need not look at it again and again while mail comes in
     await ended.wait()
     log.info("stopping: what is in flight is finished first")
