@@ -16,13 +16,14 @@ may acknowledge upstream before that has answered: "250 means stored".
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from gateway import bans, systemd, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "DeviceFacts",
     "Envelope",
     "Event",
+    "Finding",
     "Gateway",
     "Intake",
     "Integration",
@@ -49,6 +51,9 @@ __all__ = [
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "bans",
+    "systemd",
+    "users",
     "words",
 ]
 
@@ -266,6 +271,15 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class Finding(NamedTuple):
+    """What one check of `mailwire doctor` found; `advice` says what to do, if anything."""
+
+    check: str
+    result: Literal["ok", "warn", "fail"]
+    text: str
+    advice: str = ""
+
+
 class Integration:
     """Common to sources and targets."""
 
@@ -278,6 +292,18 @@ class Integration:
 
     async def stop(self) -> None:
         """Finish what is in flight, release everything. Called once, also after a failed start."""
+
+    def reload(self) -> None:
+        """The configuration was read again, and ours is as it was: look again at the files that it names. Quick."""
+
+    def health(self) -> dict[str, Any]:
+        """What `bridge/health` tells about this integration beside its problem; nothing secret."""
+        return {}
+
+    @classmethod
+    def examine(cls, name: str, config: Any, data_dir: Path) -> Iterator[Finding]:
+        """What `mailwire doctor` is to say about it, whether the gateway runs or not; `data_dir` may not be there."""
+        yield from ()
 
     def describe(self) -> str:
         """One friendly line for the start-up message: where it listens, what it is connected to."""

@@ -226,6 +226,9 @@ class App:
                 if name in old and (new[name].type, new[name].config) != (old[name].type, old[name].config)
             ]
             added = [name for name in new if name not in old]
+            for name in old:
+                if name not in gone + changed and (one := self.running.get(name)):
+                    one.instance.reload()
             self.settings = settings
             for name in gone + changed:
                 if one := self.running.get(name):
@@ -320,6 +323,7 @@ class App:
             "queue": self.store.owed(),
             "problems": {one.name: one.error for one in self.running.values() if one.error},
             "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
+            "integrations": {one.name: facts for one in self.running.values() if (facts := one.instance.health())},
         }
 
     async def attachment(self, event_id: str, index: int) -> bytes:
