@@ -2,6 +2,7 @@
 
 SIGTERM and SIGINT stop it gracefully (a second one at once), SIGHUP makes it read its configuration again. What a
 person needs to know at the start goes to standard output in a few lines, everything else to the log on standard error.
+Under systemd it says when it is ready, and gives signs of life (see `gateway.systemd`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import logging
 import os
 import shlex
 import signal
+import stat
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from gateway import __version__
+from gateway import __version__, systemd
 from gateway.api import Source, Target
 from gateway.app import App
-from gateway.cli import common
+from gateway.cli import common, show
 from gateway.config import ConfigErrors
-from gateway.store import StoreBroken
+from gateway.store import SPOOL, StoreBroken
 
 log = logging.getLogger("mailwire")
 
@@ -41,12 +45,42 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, stream=sys.stderr)
     # What the format above never shows is not worked out (logging's own advice, "Optimization" in the Python manual).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    _keep_private(chosen.folder)
     app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
     try:
         return asyncio.run(_serve(app))
     except StoreBroken as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _keep_private(folder: Path) -> None:
+    """What is made from now on is for this user alone, and so is what is there already."""
+    os.umask(0o077)
+    widened = []
+    for path in _kept(folder):
+        try:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & 0o077 and not path.is_symlink():
+                path.chmod(mode & ~0o077)
+                widened.append(path)
+        except FileNotFoundError:  # a passing file
+            continue
+        except OSError as error:
+            log.warning("other users may read %s, and this can't be changed: %s", path, error.strerror)
+    if widened:
+        more = f" and {len(widened) - 1} more below" if len(widened) > 1 else ""
+        log.warning("other users could read %s%s: now they can't", widened[0], more)
+
+
+def _kept(folder: Path) -> Iterator[Path]:
+    """The data folder and what is in it; but spooled mails, which may be many, were made for this user alone."""
+    if folder.is_dir():
+        yield folder
+        for root, folders, files in os.walk(folder):
+            if Path(root) == folder and SPOOL in folders:
+                folders.remove(SPOOL)
+            yield from (Path(root, name) for name in (*folders, *files))
 
 
 async def _serve(app: App) -> int:
@@ -79,10 +113,33 @@ async def _serve(app: App) -> int:
         print(line, flush=True)
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again and again while mail comes in
+    _say_unused()
+    systemd.notify("READY=1", f"STATUS=Mailwire {__version__}, data in {app.folder}")
+    watchdog = asyncio.create_task(_give_signs_of_life(app), name="watchdog")
     await ended.wait()
+    systemd.notify("STOPPING=1")
     log.info("stopping: what is in flight is finished first")
     await app.stop()
+    watchdog.cancel()
     return 0
+
+
+async def _give_signs_of_life(app: App) -> None:
+    """Each proves that the event loop turns and that the store's writer answers; whether its disk is full or not."""
+    within = systemd.watchdog_seconds()
+    while within:
+        await app.store.flush()
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(within / 3)
+
+
+def _say_unused() -> None:
+    for host, port in systemd.passed.unused():
+        log.warning(
+            "systemd listens on %s for this gateway, but no SMTP server does: add it to 'listen', or remove it from "
+            "the socket unit. Who connects there waits in vain.",
+            show.address(host, port),
+        )
 
 
 async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
@@ -121,9 +178,13 @@ def greeting(app: App) -> list[str]:
 
 
 async def _reload(app: App) -> None:
+    systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
         await app.reload()
+        _say_unused()
     except ConfigErrors as error:
         log.error("the new configuration is refused, the old one goes on:\n%s", error)
     except OSError as error:
         log.error("the configuration could not be read, the old one goes on: %s", error)
+    finally:
+        systemd.notify("READY=1")
