@@ -1,8 +1,8 @@
 """Make the gateway a service of this machine: systemd's unit files, written, shown or removed.
 
 `install` writes the units (for the whole machine also a user `mailwire` for them to run as, and a configuration if
-there is none yet), and says what to type next; nothing is started. What somebody has changed is never overwritten or removed
-without --force, and then kept beside it as .old. To change a unit's settings, better use `systemctl edit mailwire`.
+there is none yet), and says what to type next; nothing is started. What somebody has changed is never overwritten or
+removed without --force, and then kept beside it as .old. To change a unit's settings, use `systemctl edit mailwire`.
 """
 
 from __future__ import annotations
