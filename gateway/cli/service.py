@@ -90,7 +90,7 @@ def _service(args: argparse.Namespace, name: str) -> str:
         if path:
             options += f" {option} {_quoted(path.absolute())}"
     filled = {
-        "@python@": _quoted(Path(sys.executable)),
+        "@python@": _program_word(Path(sys.executable)),
         "@options@": options,
         "@home@": "read-only" if _in_a_home(args) else "yes",
         "@data@": f"ReadWritePaths={_quoted(args.data.absolute())}" if args.data else _STATE,
@@ -109,6 +109,13 @@ def _socket(args: argparse.Namespace) -> str:
         settings = load(path if path and path.exists() else None, loader=common.make_loader(path))
     places = [show.address(one.host, one.port) for one in common.listeners(settings) if one.port]
     return _signed(_template("mailwire.socket").replace("@listen@", "\n".join(f"ListenStream={one}" for one in places)))
+
+
+def _program_word(path: Path) -> str:
+    """The first word of a command line, in which systemd replaces no `$`, and takes neither quotes nor backslashes."""
+    if re.search(r"""["'\\]""", str(path)):
+        show.fail(f"{path}: systemd can't start a program whose path has a quote or a backslash. Install it elsewhere.")
+    return _quoted(path).replace("$$", "$")
 
 
 def _quoted(path: Path) -> str:
