@@ -37,7 +37,7 @@ class Passed:
 
     def __init__(self) -> None:
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._taken: set[socket.socket] = set()
+        self._copies: dict[socket.socket, socket.socket] = {}  # the newest of each that was taken
         count = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
         for descriptor in range(_FIRST, _FIRST + int(count) if count.isdigit() else _FIRST):
             os.set_inheritable(descriptor, False)
@@ -60,14 +60,14 @@ class Passed:
         one = self._sockets.get((host, port))
         if one is None:
             return None
-        self._taken.add(one)
-        copy = one.dup()
+        copy = self._copies[one] = one.dup()
         copy.setblocking(False)
         return copy
 
     def unused(self) -> list[tuple[str, int]]:
-        """Where connections would wait for ever, because nobody has taken the socket."""
-        return [place for place, one in self._sockets.items() if one not in self._taken]
+        """Where connections would wait for ever, because nobody has taken the socket, or has it any more."""
+        used = {one for one, copy in self._copies.items() if copy.fileno() >= 0}
+        return [place for place, one in self._sockets.items() if one not in used]
 
 
 passed = Passed()

@@ -78,9 +78,9 @@ def _kept(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield folder
         for root, folders, files in os.walk(folder):
+            yield from (Path(root, name) for name in (*folders, *files))
             if Path(root) == folder and SPOOL in folders:
                 folders.remove(SPOOL)
-            yield from (Path(root, name) for name in (*folders, *files))
 
 
 async def _serve(app: App) -> int:
