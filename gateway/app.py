@@ -126,6 +126,9 @@ class App:
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
 
+    def _hide(self, text: str) -> str:
+        return self.settings.hide(text)
+
     def _rebuild_router(self) -> None:
         buses = [
             one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
@@ -152,7 +155,7 @@ class App:
         instance = self.loader.load(setting.type).factory(context, setting.config)
         one = self.running[name] = Running(name, setting, instance)
         if isinstance(instance, Target):
-            one.worker = Worker(name, instance, self.store, self.pipeline.ledger)
+            one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -321,7 +324,7 @@ class App:
         return {
             "uptime": round(time.time() - self.started),
             "queue": self.store.owed(),
-            "problems": {one.name: one.error for one in self.running.values() if one.error},
+            "problems": {one.name: self._hide(one.error) for one in self.running.values() if one.error},
             "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
             "integrations": {one.name: facts for one in self.running.values() if (facts := one.instance.health())},
         }

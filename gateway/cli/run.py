@@ -16,9 +16,12 @@ import shlex
 import signal
 import stat
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import TextIO
 
 from gateway import __version__, systemd
 from gateway.api import Source, Target
@@ -42,16 +45,35 @@ def run(args: argparse.Namespace) -> int:
     """Run until a signal; 1 if the store can't be used or no source of mail could start."""
     chosen = common.settings(args)
     level = (args.log or chosen.settings.log).upper()
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, stream=sys.stderr)
+    handler = _Discreet(sys.stderr)
+    handler.hide = chosen.settings.hide
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, handlers=[handler])
+    sys.excepthook = _log_fault  # what is printed otherwise is not looked through for secrets
+    threading.excepthook = lambda fault: _log_fault(fault.exc_type, fault.exc_value, fault.exc_traceback)
     # What the format above never shows is not worked out (logging's own advice, "Optimization" in the Python manual).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _keep_private(chosen.folder)
     app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    handler.hide = lambda text: app.settings.hide(text)  # which are others after a reload
     try:
         return asyncio.run(_serve(app))
     except StoreBroken as error:
         print(error, file=sys.stderr)
         return 1
+
+
+class _Discreet(logging.StreamHandler[TextIO]):
+    """Writes no secret, whoever has put it into a message or an exception."""
+
+    hide: Callable[[str], str]
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.hide(super().format(record))
+
+
+def _log_fault(kind: type[BaseException], fault: BaseException | None, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit | KeyboardInterrupt):
+        log.critical("this must not happen", exc_info=(kind, fault or kind(), traceback))
 
 
 def _keep_private(folder: Path) -> None:
@@ -105,7 +127,7 @@ async def _serve(app: App) -> int:
     sources = [one for one in app.running.values() if isinstance(one.instance, Source)]
     if sources and all(one.state == "broken" for one in sources):
         for one in sources:
-            print(f"{one.name}: {one.error}", file=sys.stderr)
+            print(app.settings.hide(f"{one.name}: {one.error}"), file=sys.stderr)
         await app.stop()
         return 1
     await _wait_for_targets(app, ended)
@@ -166,7 +188,7 @@ def greeting(app: App) -> list[str]:
     lines = [f"Mailwire {__version__} is running. Ctrl-C stops it."]
     for one in app.running.values():
         about = one.instance.describe() if one.state == "running" else f"{one.state}: {one.error}"
-        lines.append(f"  {one.name:<12} {about}")
+        lines.append(app.settings.hide(f"  {one.name:<12} {about}"))
     lines.append(f"  {'data':<12} {app.folder}")
     if app.config_file:
         lines.append(f"  {'settings':<12} {app.config_file}")

@@ -1,0 +1,142 @@
+"""Run inside a network namespace of its own, where public addresses are on this machine; prints what it saw as JSON.
+
+`python outside.py FOLDER`. See test_outside.
+"""
+
+import contextlib
+import json
+import smtplib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.live import PATIENCE, Gateway
+
+ADDRESSES = ("198.51.100.1/32", "192.168.77.1/24", "2001:db8::1/128", "fd00::1/64", "169.254.7.7/16")
+CONFIG = """
+integrations:
+  lan: {type: smtp_server, listen: ["0.0.0.0:2525", "[::]:2525"]}
+  both: {type: smtp_server, listen: ["[::]:2526"]}
+duplicates: 0
+"""
+MAIL_PORTS = (25, 465, 587)
+# What an open relay would send on. RFC 5321 §3.3, §3.6.1, appendix C (source routes), and the older ways around.
+RECIPIENTS = (
+    "victim@outside.example",
+    "victim%outside.example@gw",
+    "victim%outside.example",
+    "outside.example!victim",
+    "outside.example!victim@gw",
+    "@gw,@hop.example:victim@outside.example",
+    "@gw:victim@outside.example",
+    '"victim@outside.example"',
+    '"victim@outside.example"@gw',
+    '"victim%outside.example"@gw',
+    "victim@outside.example@gw",
+    "victim@[198.51.100.1]",
+    "victim@[IPv6:2001:db8::1]",
+    "victim@outside.example.",
+    "victim@198.51.100.1",
+    "smtp:victim@outside.example",
+    "postmaster",
+)
+
+
+class Activated(Gateway):
+    """Port 2526 is opened as `ListenStream=2526` does it: one socket for IPv4 and IPv6."""
+
+    def command(self, *args):
+        words = super().command(*args)
+        return ["systemd-socket-activate", "--listen=2526", *words] if args[0] == "run" else words
+
+    def start(self):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("run"), stdout=subprocess.PIPE, stderr=log, env=self.environment()
+            )
+        while True:  # it is started by the first connection
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", 2526)).close()
+                break
+        self.greeting = self._read_greeting()
+        return self
+
+
+def first_words(source, target, port):
+    """What a peer hears, and whether it is hung up on."""
+    with socket.create_connection((target, port), PATIENCE, (source, 0)) as peer:
+        heard = peer.recv(512).decode().strip()
+        if heard.startswith("220"):
+            return heard[:3], False
+        return heard, peer.recv(512) == b""
+
+
+def relay(address):
+    """Whether a mail for it is taken."""
+    with smtplib.SMTP("127.0.0.1", 2525, timeout=PATIENCE) as client:
+        client.ehlo("a")
+        client.mail("device@lan")
+        code, _ = client.docmd(f"RCPT TO:<{address}>")
+        if code == 250:
+            client.data(f"Subject: {len(address)}\r\n\r\n{address}\r\n".encode())
+        return code
+
+
+def connections():
+    """(own port, other port) of all TCP connections in this namespace, also those just closed."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, here, there, state, *_ = line.split()
+            if state != "0A":  # listening
+                found.add((int(here[-4:], 16), int(there[-4:], 16)))
+    return sorted(found)
+
+
+def main(folder):
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for address in ADDRESSES:
+        subprocess.run(["ip", "address", "add", address, "dev", "lo", "nodad"], check=True)
+    with contextlib.ExitStack() as stack:
+        exchangers = [stack.enter_context(socket.create_server(("", port))) for port in MAIL_PORTS]
+        gateway = stack.enter_context(Activated(folder, CONFIG))
+        peers = {}
+        for source, target in (
+            ("127.0.0.1", "127.0.0.1"),
+            ("192.168.77.1", "192.168.77.1"),
+            ("169.254.7.7", "192.168.77.1"),
+            ("198.51.100.1", "192.168.77.1"),
+            ("::1", "::1"),
+            ("fd00::1", "fd00::1"),
+            ("2001:db8::1", "fd00::1"),
+        ):
+            for port in (2525, 2526):
+                peers[f"{source} {port}"] = first_words(source, target, port)
+        codes = {address: relay(address) for address in RECIPIENTS}
+        events = gateway.settled(sum(code == 250 for code in codes.values()))
+        owed = gateway.json("queue")
+        gateway.process.terminate()  # what it wanted to send it would send now
+        gateway.process.wait(PATIENCE)
+        visited = []
+        for exchanger in exchangers:
+            exchanger.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                exchanger.accept()
+                visited.append(exchanger.getsockname()[1])
+        seen = {
+            "peers": peers,
+            "codes": codes,
+            "to": [event["mail"]["to"] for event in events],
+            "owed": owed,
+            "visited": visited,
+            "connections": connections(),
+            "log": gateway.log.read_text(),
+        }
+        json.dump(seen, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
