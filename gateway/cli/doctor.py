@@ -212,6 +212,8 @@ def _listener(listener: common.Listener, *, running: bool) -> Finding:
         if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and listener.host == "::":
             return Finding("smtp", "ok", f"{name}: this machine has no IPv6")
         return Finding("smtp", "fail", f"{name}: {error.strerror or error}", _taken(listener.port))
+    if running and greeting[:3] in ("421", "554"):  # by 'allow', by a ban, or for want of room
+        return Finding("smtp", "warn", f"{name}: answers, but not this machine: {greeting}")
     if not greeting.startswith("220"):
         return Finding("smtp", "fail", f"{name}: no SMTP server answers there: {greeting!r}", _taken(listener.port))
     if not running:

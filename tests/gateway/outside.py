@@ -13,13 +13,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.live import PATIENCE, Gateway
+from tests.live import PATIENCE, Gateway, until
+from tests.mosquitto import Listener, Mosquitto
 
 ADDRESSES = ("198.51.100.1/32", "192.168.77.1/24", "2001:db8::1/128", "fd00::1/64", "169.254.7.7/16")
 CONFIG = """
 integrations:
   lan: {type: smtp_server, listen: ["0.0.0.0:2525", "[::]:2525"]}
   both: {type: smtp_server, listen: ["[::]:2526"]}
+  strict: {type: smtp_server, listen: ["192.168.77.1:2527"], users: {cam: sesame}, bans: {after: 2}, tls: none}
+  broker: {type: mqtt, url: "mqtt://127.0.0.1:%d"}
+routes: [{to: [], stop: true}]
 duplicates: 0
 """
 MAIL_PORTS = (25, 465, 587)
@@ -85,13 +89,55 @@ def relay(address):
         return code
 
 
+def guess():
+    """Two wrong logins of a device in the house: smtplib tries PLAIN, and then LOGIN."""
+    source = ("192.168.77.1", 0)
+    with (
+        contextlib.suppress(smtplib.SMTPAuthenticationError),
+        smtplib.SMTP("192.168.77.1", 2527, timeout=PATIENCE, source_address=source) as client,
+    ):
+        client.login("cam", "wrong")
+
+
+def ban(gateway, listener):
+    """What is seen of a ban where, and after it was lifted."""
+
+    def told(wanted):
+        def look():
+            for topic, payload, _ in reversed(list(listener.messages)):
+                if topic == "mailwire/bridge/health":
+                    found = json.loads(payload)["integrations"]["strict"]["bans"]
+                    return (found or [None]) if bool(found) == wanted else None
+            return None
+
+        return until(look, "health")
+
+    def doctor():
+        return [one["text"] for one in gateway.json("doctor") if one["check"] == "ban"]
+
+    guess()
+    seen = {
+        "refused": first_words("192.168.77.1", "192.168.77.1", 2527),
+        "elsewhere": first_words("192.168.77.1", "192.168.77.1", 2525),
+        "listed": gateway.json("bans"),
+        "health": told(True),
+        "doctor": doctor(),
+    }
+    seen["lifted"] = gateway.cli("bans", "lift", "192.168.77.1").stdout.decode()
+    gateway.logged("192.168.77.1 is let in again")
+    seen |= {"let_in": first_words("192.168.77.1", "192.168.77.1", 2527), "listed_then": gateway.json("bans")}
+    seen |= {"health_then": told(False), "doctor_then": doctor()}
+    return seen
+
+
 def connections():
-    """(own port, other port) of all TCP connections in this namespace, also those just closed."""
+    """(own port, other port) of all TCP connections in this namespace but loopback's own, also those just closed."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             _, here, there, state, *_ = line.split()
-            if state != "0A":  # listening
+            inside = here.startswith("0100007F:") and there.startswith("0100007F:")  # paho wakes itself up so
+            if state != "0A" and not inside:  # listening
                 found.add((int(here[-4:], 16), int(there[-4:], 16)))
     return sorted(found)
 
@@ -102,7 +148,10 @@ def main(folder):
         subprocess.run(["ip", "address", "add", address, "dev", "lo", "nodad"], check=True)
     with contextlib.ExitStack() as stack:
         exchangers = [stack.enter_context(socket.create_server(("", port))) for port in MAIL_PORTS]
-        gateway = stack.enter_context(Activated(folder, CONFIG))
+        broker = Mosquitto(folder / "broker").start()
+        stack.callback(broker.stop)
+        gateway = stack.enter_context(Activated(folder, CONFIG % broker.port))
+        listener = stack.enter_context(Listener(broker.port, "mailwire/bridge/health"))
         peers = {}
         for source, target in (
             ("127.0.0.1", "127.0.0.1"),
@@ -118,6 +167,7 @@ def main(folder):
         codes = {address: relay(address) for address in RECIPIENTS}
         events = gateway.settled(sum(code == 250 for code in codes.values()))
         owed = gateway.json("queue")
+        banned = ban(gateway, listener)
         gateway.process.terminate()  # what it wanted to send it would send now
         gateway.process.wait(PATIENCE)
         visited = []
@@ -131,6 +181,7 @@ def main(folder):
             "codes": codes,
             "to": [event["mail"]["to"] for event in events],
             "owed": owed,
+            "ban": banned,
             "visited": visited,
             "connections": connections(),
             "log": gateway.log.read_text(),

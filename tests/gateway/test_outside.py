@@ -55,6 +55,21 @@ def test_whatever_is_taken_becomes_an_event_here_and_nothing_leaves(seen):
     assert seen["owed"] == []
     assert seen["visited"] == []
     # Every connection in this namespace, closed ones too, was one to the gateway.
-    strays = [pair for pair in seen["connections"] if not {2525, 2526} & set(pair)]
+    strays = [pair for pair in seen["connections"] if not {2525, 2526, 2527} & set(pair)]
     assert strays == []
     assert seen["connections"]
+
+
+def test_a_ban_is_seen_everywhere_and_can_be_lifted(seen):
+    ban = seen["ban"]
+    assert ban["refused"] == ["421 4.7.0 Too many failed logins, try again later", True]
+    assert ban["elsewhere"] == ["220", False]  # one server is one policy
+    (listed,) = ban["listed"]
+    assert (listed["peer"], listed["server"], listed["failures"]) == ("192.168.77.1", "strict", 2)
+    (told,) = ban["health"]
+    assert (told["peer"], told["failures"]) == ("192.168.77.1", 2)
+    (said,) = ban["doctor"]
+    assert said == f"strict: 192.168.77.1 is kept out until {told['until']}: 2 of its logins failed"
+    assert ban["lifted"] == "192.168.77.1 is let in again.\n"
+    assert ban["let_in"] == ["220", False]
+    assert (ban["listed_then"], ban["health_then"], ban["doctor_then"]) == ([], [None], [])
