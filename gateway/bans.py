@@ -88,11 +88,11 @@ class Bans:
         seconds = min(self._first * 2.0 ** min(times - 1, 32), self._longest)
         if len(self._records) >= _LIMIT:
             self._forget(min(self._records.values(), key=lambda one: one.end).ban.peer)
-        ban = Ban(peer, time.time() + seconds, failures, times)
+        ban = Ban(peer, round(time.time() + seconds), failures, times)
         written = True
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            facts = {"until": round(ban.until), "failures": failures, "times": times}
+            facts = {"until": ban.until, "failures": failures, "times": times}
             (self._folder / peer).write_text(json.dumps(facts) + "\n")
         except OSError:
             written = False
