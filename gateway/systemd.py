@@ -40,8 +40,8 @@ class Passed:
         self._copies: dict[socket.socket, socket.socket] = {}  # the newest of each that was taken
         count = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
         for descriptor in range(_FIRST, _FIRST + int(count) if count.isdigit() else _FIRST):
-            os.set_inheritable(descriptor, False)
             with contextlib.suppress(OSError):  # no socket at all
+                os.set_inheritable(descriptor, False)
                 one = socket.socket(fileno=descriptor)
                 if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
                     self._add(one)

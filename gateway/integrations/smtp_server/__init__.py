@@ -43,6 +43,7 @@ class SmtpServer(Source):
     _renewing: asyncio.Task[None] | None = None
     _certificate: Certificate
     _refused = False
+    _expiry_sought = False
     _renew_at = 0.0
     _servers: Sequence[asyncio.Server] = ()
     _addresses: Sequence[str] = ()
@@ -99,8 +100,8 @@ class SmtpServer(Source):
         if renewed:
             shared.modern, shared.old = renewed
             self._refused = False
-            certificate.expires = None
-        if certificate.expires is None:
+        if renewed or not self._expiry_sought:
+            self._expiry_sought = True
             try:
                 await asyncio.to_thread(certificate.find_expiry)
             except OSError as error:

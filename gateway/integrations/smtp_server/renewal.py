@@ -36,12 +36,8 @@ class Certificate:
         self.expires: datetime | None = None
         """In UTC. None: not known, or our own, which outlives the machine."""
 
-    @property
-    def own(self) -> bool:
-        return self._config.certificate is None
-
     def to_be_made(self) -> bool:
-        return self.own and not exists(self._folder, "ec")
+        return self._config.certificate is None and not exists(self._folder, "ec")
 
     def load(self) -> Contexts:
         """Raises Broken."""
@@ -64,7 +60,8 @@ class Certificate:
         return self.load() if self._config.certificate and self._state() != self._seen else None
 
     def find_expiry(self) -> None:
-        """Raises OSError."""
+        """Raises OSError, and then it is not known."""
+        self.expires = None
         if self._config.certificate:
             self.expires = expires(self._config.certificate)
 
