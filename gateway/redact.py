@@ -26,6 +26,9 @@ class Redactor:
         self._spellings = sorted(spellings, key=len, reverse=True)  # one may be a part of another
         self._pattern = re.compile("|".join(map(re.escape, self._spellings)))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Redactor) and self._spellings == other._spellings
+
     def hide(self, text: str) -> str:
         for spelt in self._spellings:
             if spelt in text:
