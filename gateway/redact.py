@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 
-SHORTEST = 4
+SHORTEST = 6
 """Characters. A shorter secret is in many a word, and to take it out would garble the text and tell where it was."""
 
 
