@@ -196,10 +196,14 @@ class SmtpServer(Source):
             connection.check(now)
         for peer in shared.bans.look():
             self.context.log.info("%s is let in again: its ban was lifted.", peer)
-        if self.config.certificate and self.config.tls != "none" and now >= self._renew_at:
+        if self._shall_renew(now):
             self._renew_at = now + RENEWAL
-            if self._renewing is None or self._renewing.done():
-                self._renewing = asyncio.create_task(self._renew(shared))
+            self._renewing = asyncio.create_task(self._renew(shared))
+
+    def _shall_renew(self, now: float) -> bool:
+        if self.config.certificate is None or self.config.tls == "none" or now < self._renew_at:
+            return False
+        return self._renewing is None or self._renewing.done()
 
 
 def _iso(seconds: float) -> str:

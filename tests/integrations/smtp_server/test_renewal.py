@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import smtplib
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from gateway.integrations.smtp_server import Config, SmtpServer
 from gateway.integrations.smtp_server.certificate import self_signed
 from tests.integrations.smtp_server.harness import Peer, Serve, Server, eventually
 from tests.integrations.smtp_server.test_tls import careless, start_tls
+from tests.live import PATIENCE, Gateway
 
 
 def issue(folder: Path, name: str, left: timedelta = timedelta(days=90)) -> tuple[Path, Path]:
@@ -175,3 +177,22 @@ def test_the_doctor_and_our_own(tmp_path: Path, certificate_folder: Path) -> Non
 
 def test_our_own_files_are_nobody_elses(tmp_path: Path) -> None:
     assert [path.stat().st_mode & 0o777 for path in self_signed(tmp_path, ["gw"])] == [0o600, 0o600]
+
+
+def test_a_running_gateway_takes_it_at_sighup(live: Path, tmp_path: Path) -> None:
+    """Though nothing in the configuration has changed. The next look of its own would be a minute away."""
+    config = (
+        'integrations:\n  lan: {type: smtp_server, listen: ["127.0.0.1:0"], '
+        f"certificate: {live}/cert.pem, key: {live}/key.pem}}\n"
+    )
+    with Gateway(tmp_path / "gw", config) as gateway:
+        link(live, *issue(tmp_path / "second", "second", timedelta(days=5)))
+        gateway.hang_up()
+        gateway.logged("INFO .*The certificate was renewed; it expires on ")
+        gateway.logged(
+            rf"WARNING .* lan: {live}/cert.pem expires in 4 days, on .*: renew it; it is taken within a minute"
+        )
+        with smtplib.SMTP("127.0.0.1", gateway.port, timeout=PATIENCE) as client:
+            client.starttls(context=careless())
+            raw = client.sock.getpeercert(binary_form=True)  # type: ignore[union-attr]
+    assert "CN=second" in x509.load_der_x509_certificate(raw).subject.rfc4514_string()
