@@ -176,8 +176,8 @@ def _write(path: Path, text: str, *, keep: bool) -> None:
 
 
 def _uninstall(args: argparse.Namespace, files: list[_File]) -> int:
-    if not args.root and not args.dry_run:
-        manager = "systemctl --user" if args.user else "systemctl"
+    manager = "systemctl --user" if args.user else "systemctl"
+    if not args.root:
         print(f"If it runs, stop it: {manager} disable --now mailwire.service mailwire.socket")
     code = 0
     for file in files:
@@ -194,6 +194,8 @@ def _uninstall(args: argparse.Namespace, files: list[_File]) -> int:
         else:
             path.unlink()
             print(f"{path}: removed")
+    if not args.root:
+        print(f"When all is removed: {manager} daemon-reload")
     return code
 
 
