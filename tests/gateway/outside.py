@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import re
 import smtplib
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from tests.mosquitto import Listener, Mosquitto
 ADDRESSES = ("198.51.100.1/32", "192.168.77.1/24", "2001:db8::1/128", "fd00::1/64", "169.254.7.7/16")
 CONFIG = """
 integrations:
-  lan: {type: smtp_server, listen: ["0.0.0.0:2525", "[::]:2525"]}
+  lan: {type: smtp_server, listen: ["0.0.0.0:2525", "[::]:2525", "127.0.0.1:24"]}
   both: {type: smtp_server, listen: ["[::]:2526"]}
   strict: {type: smtp_server, listen: ["192.168.77.1:2527"], users: {cam: sesame}, bans: {after: 2}, tls: none}
   broker: {type: mqtt, url: "mqtt://127.0.0.1:%d"}
@@ -49,12 +50,20 @@ RECIPIENTS = (
 )
 
 
+RIGHTS = "-all,+net_bind_service"
+
+
 class Activated(Gateway):
-    """Port 2526 is opened as `ListenStream=2526` does it: one socket for IPv4 and IPv6."""
+    """Port 2526 is opened as `ListenStream=2526` does it: one socket for IPv4 and IPv6. Port 24 it opens itself, with
+    the one right that the service has beyond a common user's.
+    """
 
     def command(self, *args):
         words = super().command(*args)
-        return ["systemd-socket-activate", "--listen=2526", *words] if args[0] == "run" else words
+        if args[0] != "run":
+            return words
+        rights = ["setpriv", "--no-new-privs", f"--inh-caps={RIGHTS}", f"--bounding-set={RIGHTS}"]
+        return [*rights, "systemd-socket-activate", "--listen=2526", *words]
 
     def start(self):
         with self.log.open("ab") as log:
@@ -164,6 +173,8 @@ def main(folder):
         ):
             for port in (2525, 2526):
                 peers[f"{source} {port}"] = first_words(source, target, port)
+        peers["127.0.0.1 24"] = first_words("127.0.0.1", "127.0.0.1", 24)
+        rights = re.findall(r"Cap(?:Prm|Eff|Bnd):\s+(\w+)", Path(f"/proc/{gateway.pid}/status").read_text())
         codes = {address: relay(address) for address in RECIPIENTS}
         events = gateway.settled(sum(code == 250 for code in codes.values()))
         owed = gateway.json("queue")
@@ -181,6 +192,7 @@ def main(folder):
             "codes": codes,
             "to": [event["mail"]["to"] for event in events],
             "owed": owed,
+            "rights": rights,
             "ban": banned,
             "visited": visited,
             "connections": connections(),

@@ -16,7 +16,12 @@ SCRIPT = Path(__file__).with_name("outside.py")
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    for name, package in (("unshare", "util-linux"), ("ip", "iproute2"), ("systemd-socket-activate", "systemd")):
+    for name, package in (
+        ("unshare", "util-linux"),
+        ("setpriv", "util-linux"),
+        ("ip", "iproute2"),
+        ("systemd-socket-activate", "systemd"),
+    ):
         needs.program(name, package)
     namespace = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
@@ -44,6 +49,11 @@ def test_public_peers_are_refused_at_connect(seen, peer, port):
     """Also those that come by IPv4 to a socket for both, as ::ffff:198.51.100.1."""
     assert seen["peers"][f"{peer} {port}"] == [f"554 5.7.1 {peer} may not send mail to this gateway", True]
     assert f"{peer} was refused: it is in none of the networks under 'allow'." in seen["log"]
+
+
+def test_a_port_below_1024_needs_one_right_and_nothing_else_needs_any(seen):
+    assert seen["rights"] == [f"{1 << 10:016x}"] * 3  # CAP_NET_BIND_SERVICE, capabilities(7)
+    assert seen["peers"]["127.0.0.1 24"] == ["220", False]
 
 
 def test_whatever_is_taken_becomes_an_event_here_and_nothing_leaves(seen):
