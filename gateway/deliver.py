@@ -81,12 +81,15 @@ class Ledger:
 
 def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
     """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
-    events, mails, owed = [], [], []
+    events: list[Any] = []
+    owed: list[Any] = []
+    mails: list[str] = []
     for event_id, (event, received, targets) in entries.items():
-        events.append((event_id, received, event["device"]["id"], to_json(event).decode()))
+        events += (event_id, received, event["device"]["id"], to_json(event).decode())
         if event["mail"]:
             mails.append(event_id)
-        owed += [(event_id, target, "waiting", expires) for target, expires in list(targets.items())]
+        for target, expires in list(targets.items()):
+            owed += (event_id, target, "waiting", expires)
     yield from rows_of("INSERT OR REPLACE INTO events (id, time, device, event)", 4, events)
     yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, expires)", 4, owed)
     for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):

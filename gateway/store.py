@@ -21,6 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -283,16 +285,19 @@ class Store:
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
-        mails, contents = [], []
+        mails: list[Any] = []
+        contents: list[Any] = []
         for mail in batch:
             self._last_seq = mail.seq = self._last_seq + 1
             if not mail.sha256:
                 mail.sha256 = hashlib.sha256(mail.content or b"").hexdigest()
             one = mail.envelope
-            rcpt_to, details = json.dumps(one.rcpt_to), json.dumps(one.details) if one.details else "{}"
-            sender = (mail.received, one.source, one.peer, one.helo, one.mail_from)
-            mails.append((mail.seq, mail.id, *sender, rcpt_to, details, mail.size, mail.sha256, mail.state))
-            contents.append((mail.seq, None if mail.file else mail.content, mail.file))
+            rcpt_to = f"[{', '.join(map(encode_basestring_ascii, one.rcpt_to))}]"
+            mails += (
+                *(mail.seq, mail.id, mail.received, one.source, one.peer, one.helo, one.mail_from, rcpt_to),
+                *(json.dumps(one.details) if one.details else "{}", mail.size, mail.sha256, mail.state),
+            )
+            contents += (mail.seq, None if mail.file else mail.content, mail.file)
         for statement in rows_of(_INSERT_MAILS, 12, mails):
             connection.execute(*statement)
         for statement in rows_of("INSERT INTO contents (seq, content, file)", 3, contents):
@@ -493,12 +498,20 @@ def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:
     return totals
 
 
-def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
-    """`head VALUES (?, …), (?, …)` for all rows: a statement for each would take the interpreter lock once for each."""
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
-        yield f"{head} VALUES {marks}", [value for row in some for value in row]
+def rows_of(head: str, width: int, values: Sequence[Any]) -> Iterator[Statement]:
+    """`head VALUES (?, …), (?, …)` for rows of so many values, one after the other.
+
+    A statement for each row would take the interpreter lock once for each.
+    """
+    for start in range(0, len(values), _ROWS * width):
+        some = values[start : start + _ROWS * width]
+        yield _insertion(head, width, len(some) // width), some
+
+
+@lru_cache(maxsize=256)
+def _insertion(head: str, width: int, rows: int) -> str:
+    marks = f"({', '.join('?' * width)})"
+    return f"{head} VALUES {', '.join([marks] * rows)}"
 
 
 def _mail(row: tuple[Any, ...]) -> Mail:

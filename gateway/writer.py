@@ -167,8 +167,15 @@ class Writer:
         for _, done in mails:
             done(trouble)
 
-    def _free(self, left: list[Note], flushes: list[asyncio.Future[bool]]) -> None:
+    def _free(
+        self,
+        told: tuple[Sequence[Any], StoreTrouble | None, float] | None,
+        left: list[Note],
+        flushes: list[asyncio.Future[bool]],
+    ) -> None:
         """The thread is done with what it had; `left` is bookkeeping that could not be written."""
+        if told:
+            self._told(*told)
         self._busy = False
         for future in flushes:
             if not future.done():
@@ -203,9 +210,11 @@ class Writer:
                 if work is None:
                     break
                 mails, notes, flushes = work
-                if mails:
-                    self._promise(connection, mails)
-                self._tell(self._free, self._write(connection, notes) if notes else [], flushes)
+                told = self._promise(connection, mails) if mails else None
+                if told and notes:  # who waits for a promise does not wait for bookkeeping
+                    self._tell(self._told, *told)
+                    told = None
+                self._tell(self._free, told, self._write(connection, notes) if notes else [], flushes)
             if time.monotonic() - looked >= _LOOK_ROUND:
                 looked = time.monotonic()
                 seen = connection.execute("PRAGMA data_version").fetchone()[0]
@@ -214,15 +223,18 @@ class Writer:
                 version = seen
         connection.close()
 
-    def _promise(self, connection: sqlite3.Connection, mails: Sequence[Any]) -> None:
+    def _promise(
+        self, connection: sqlite3.Connection, mails: Sequence[Any]
+    ) -> tuple[Sequence[Any], StoreTrouble | None, float]:
+        """What is to be told of it."""
         began = time.perf_counter()
         error = self._transaction(connection, "FULL", lambda: self._insert(connection, [mail for mail, _ in mails]))
         took = time.perf_counter() - began
-        self._tell(self._told, mails, trouble_of(error) if error else None, took)
         if error is None:
             self.commits.observe(took)
             self.batches.observe(len(mails))
         self._checkpoints.wrote(sum(mail.size for mail, _ in mails))
+        return mails, trouble_of(error) if error else None, took
 
     def _write(self, connection: sqlite3.Connection, notes: list[Note]) -> list[Note]:
         """All of them in one transaction. Returns those that are still owed (the disk was full, say)."""
