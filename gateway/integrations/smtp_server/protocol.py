@@ -22,6 +22,7 @@ from typing import Any, cast
 from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble
 from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
 
+from . import crowd
 from .access import Access, Peers, matcher
 from .config import Config
 from .tls import Tls, failure
@@ -85,6 +86,7 @@ class Shared:
             "room": intake.room,
         }
         self.connections: set[Connection] = set()
+        self.crowd = crowd.Crowd(self.connections, time.monotonic)
         self.stopping = False
         self.empty = asyncio.Event()
         """Set when the last connection is done, once `stopping`."""
@@ -149,7 +151,7 @@ class Connection(asyncio.Protocol):
                 f"{peer} was refused: it is in none of the networks under 'allow'. To let it in, add '{peer}' there.",
             )
             return
-        full = peers.enter(peer, rights.counted)
+        full = peers.enter(peer, rights.counted, shared.crowd.make_room)
         if full:
             self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
             return
@@ -534,6 +536,35 @@ class Connection(asyncio.Protocol):
         self._shared.log.debug("%s is cut off: %s", self._who(), why)
         self._drop(why)
         self._say_goodbye(session.timeout())
+
+    def spare(self, now: float) -> tuple[bool, float] | None:
+        """See `crowd.Guest`: without a mail, the longest time counts most; with one, the lowest speed."""
+        session, lasted = self._session, now - self._since
+        if self._held & _DISK or (session.waiting and not self._handshaking()):
+            return None
+        if self._receipt is not None:
+            speed = session.size / lasted if lasted > crowd.SLOW_AFTER else crowd.SLOW
+            return (True, speed) if speed < crowd.SLOW else None
+        if session.user is not None and self._shared.users:
+            return None
+        # What comes of a mail that is refused already is no progress.
+        idle = now - self._seen > crowd.SILENT or lasted > crowd.NO_MAIL
+        return (False, -lasted) if idle else None
+
+    def make_room(self) -> None:
+        """Another needs this place."""
+        shared = self._shared
+        if shared.peers.said_this_hour.note("crowded") == 1:
+            shared.log.warning(
+                "All connections are taken ('max_connections'): those that bring no mail make room for others, "
+                "%s was the first.",
+                self._who(),
+            )
+        self._drop("it came too slowly, and all connections are taken")
+        self._say_goodbye(self._session.timeout())
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
+        self._finish()
 
     def stop(self) -> None:
         """The server stops: end now, unless a mail is under way."""
