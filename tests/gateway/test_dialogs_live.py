@@ -20,11 +20,16 @@ CONFIGS = {
     "implicit": "tls: implicit, login: optional, users: {cam: secret}",
     "strict": "tls: none, tolerance: strict, login: optional, users: {cam: secret}",
 }
-OPTIONS = {"bare_lf": 'bare_lf: ["127.0.0.1"]', "max_commands": "max_commands: 10"}
-# Options of the session alone: what only a board switches off, and a limit smaller than a listener may have.
-SESSION_ONLY = {"chunking", "dsn", "max_size"}
+OPTIONS = {"bare_lf": 'bare_lf: ["127.0.0.1"]', "max_commands": "max_commands: 10", "max_size": "max_size: 65536"}
+SESSION_ONLY = {"chunking", "dsn"}  # options that only a board switches off
 
-DIALOGS = [dialog for dialog in load_all() if not SESSION_ONLY & set(dialog.options)]
+
+def is_for_listeners(dialog):
+    """Whether a listener can be as the dialog wants it: none may take less than 64 KiB."""
+    return not SESSION_ONLY & set(dialog.options) and dialog.options.get("max_size", 65536) == 65536
+
+
+DIALOGS = [dialog for dialog in load_all() if is_for_listeners(dialog)]
 
 
 def listener_name(dialog):
