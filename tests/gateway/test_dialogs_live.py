@@ -90,11 +90,35 @@ def test_every_listener_has_its_configuration():
 @pytest.mark.parametrize("dialog", DIALOGS, ids=lambda dialog: dialog.name)
 def test_dialog(dialog, request):
     live = request.getfixturevalue("live" if dialog.events is None else "live_with_duplicates")
-    port = live.ports[listener_name(dialog)]
+    play_and_check(dialog, live, listener_name(dialog))
+
+
+# What an attacker says, and where: cut into segments and TLS records of a byte, inside TLS, and at a strict listener.
+PIECES = [
+    pytest.param(dialog, listener, size, id=f"{dialog.name}-{listener}-{size or 'whole'}")
+    for dialog in DIALOGS
+    if dialog.name.startswith(("hostile-smuggling-", "bdat-", "tls-"))
+    and not any(step.verb == "starttls" and step.data for step in dialog.steps)  # that goes out with STARTTLS or never
+    for listener, size in [
+        (listener_name(dialog), 1),
+        *([("implicit", None), ("implicit", 1), ("strict", None)] if dialog.session_options == {} else []),
+    ]
+    if listener != "strict" or dialog.name.startswith("hostile-smuggling-")
+]
+
+
+@pytest.mark.parametrize(("dialog", "listener", "size"), PIECES)
+def test_dialog_in_pieces(dialog, listener, size, live):
+    play_and_check(dialog, live, listener, size)
+
+
+def play_and_check(dialog, live, listener, size=None):
+    port = live.ports[listener]
+    implicit = listener == "implicit"
     start = time.monotonic()
-    play_over_tcp(dialog, "127.0.0.1", port)
+    play_over_tcp(dialog, "127.0.0.1", port, implicit=implicit, size=size)
     # What breaks off is worked off without anybody waiting; a whole dialog with the gateway comes after it.
-    assert answers("127.0.0.1", port, implicit=dialog.listener == "implicit")
+    assert answers("127.0.0.1", port, implicit=implicit)
     if not dialog.steps[-1].verb.startswith("<"):
         until(lambda: len(live.new_mails()) >= dialog.mails[0], "keeping the mail")
     mails = live.interpreted()
