@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,49 @@ def test_a_mail_of_20_mb_passes_through(process: Process) -> None:
     with peer, peer.makefile("rb") as replies:
         assert replies.read().endswith(b"250 2.0.0 Ok: stored as ID\r\n221 2.0.0 Bye\r\n")
     assert process.resident() - before < 4 * 1024 * 1024
+
+
+def test_a_hundred_thousand_recipients_are_refused_at_no_cost(process: Process) -> None:
+    peer = process.connect()
+    peer.sendall(b"HELO cam\r\nMAIL FROM:<a>\r\n")
+    before = process.resident()
+    asking = threading.Thread(
+        target=peer.sendall, args=(b"".join(b"RCPT TO:<r%d@gw.local>\r\n" % n for n in range(100_000)) + b"QUIT\r\n",)
+    )
+    asking.start()
+    with peer, peer.makefile("rb") as replies:
+        codes = [line[:3] for line in replies]
+    asking.join()
+    assert codes == [b"250"] * 1002 + [b"452"] * 99_000 + [b"221"]
+    assert process.resident() - before < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"A", b"\0", b"AUTH PLAIN A", b"RCPT TO:<", b"\r", b"BDAT 1 ", b"EHLO \xff"],
+    ids=["letters", "nuls", "login", "recipient", "cr", "bdat", "hello"],
+)
+def test_a_line_that_never_ends_is_not_kept(process: Process, endless: bytes) -> None:
+    peer = process.connect()
+    peer.sendall(b"EHLO cam\r\n")
+    peer.recv(1000)
+    before = process.resident()
+    for _ in range(200):
+        peer.sendall(endless + endless[-1:] * 100_000)
+    peer.sendall(b"\r\nQUIT\r\n")
+    with peer, peer.makefile("rb") as replies:
+        assert [line[:3] for line in replies] == [b"500", b"221"]
+    assert process.resident() - before < 2 * 1024 * 1024
+
+
+def test_a_thousand_who_log_in_wrongly_leave_nothing_behind(process: Process) -> None:
+    """The default listener takes any password; so they try what it does not offer, and break off."""
+    peer = process.connect()
+    before = process.resident()
+    for number in range(1000):
+        with process.connect() as guest:
+            guest.sendall(b"EHLO g%d\r\nAUTH CRAM-MD5\r\nAUTH LOGIN\r\nZXZl\r\n*\r\nAUTH PLAIN !\r\nQUIT\r\n" % number)
+            while guest.recv(65536):
+                pass
+    assert process.resident() - before < 2 * 1024 * 1024
+    peer.close()
