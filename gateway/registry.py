@@ -33,6 +33,8 @@ ENDS_BY_ITSELF = dict.fromkeys(
 )
 UNKNOWN = "unknown"
 _GENERIC_PROFILE = "generic"
+_LONGEST_ID = 64
+_LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names begin alike
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
@@ -312,7 +314,8 @@ class Registry:
         telling = [text for text in candidates if slug(text) not in _GENERIC] or ["device"]
         name = telling[0]
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
-            device_id = slug(f"{name} {extra}" if extra else name)
+            tail = slug(extra, _LONGEST_EXTRA)
+            device_id = f"{slug(name, _LONGEST_ID - 1 - len(tail))}_{tail}" if tail else slug(name)
             if device_id and device_id not in self._known and device_id not in RESERVED_IDS:
                 return device_id, _friendly(f"{name} {extra}".strip())
         raise AssertionError("unreachable: some number is free")
