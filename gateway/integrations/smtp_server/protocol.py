@@ -29,7 +29,7 @@ from .tls import Tls, failure
 
 Events = Sequence[tuple[Any, ...]]
 
-_DISK, _STORE, _PEER = 1, 2, 4  # whom reading waits for: bits
+_DISK, _STORE, _PEER, _REPLIES = 1, 2, 4, 8  # whom, or what, reading waits for: bits
 AHEAD = 64 * 1024
 """Bytes that may come while a mail is being kept, before reading is paused."""
 PROBE = 2.0
@@ -186,7 +186,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer will send nothing more. It may well listen yet: our side stays open until all is answered."""
         self._ended = True
-        if not self._session.waiting or self._handshaking():
+        session = self._session
+        if not (session.waiting or session.more) or self._handshaking():
             self._close()
         return True
 
@@ -196,14 +197,18 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(exc, OSError) and not self._over and transport is not None:
             self._read_rest(transport)
-        if self._over or not self._session.waiting or self._handshaking():
+        session = self._session
+        if self._over or not (session.waiting or session.more) or self._handshaking():
             self._finish()
+        elif session.more:
+            self._shared.loop.call_soon(self._go_on)
 
     def pause_writing(self) -> None:
         self._hold(_PEER)
 
     def resume_writing(self) -> None:
         self._release(_PEER)
+        self._go_on()
 
     def _read_rest(self, transport: asyncio.Transport) -> None:
         """A failed write makes asyncio close the socket, but what the peer sent before it left is still in there."""
@@ -262,12 +267,22 @@ class Connection(asyncio.Protocol):
             progress = True
         if progress:
             self._seen = time.monotonic()
+        if not session.more:
+            self._release(_REPLIES)
         if close:
             self._close()
         elif starttls:
             self._start_tls()
+        elif session.more:
+            self._hold(_REPLIES)
+            self._shared.loop.call_soon(self._go_on)
         else:
             self._settle()
+
+    def _go_on(self) -> None:
+        """With what is left over, when the peer has taken the replies to what was before it."""
+        if self._session.more and not self._over and (self._transport is None or not self._held & _PEER):
+            self._work(self._session.go_on())
 
     def _settle(self) -> None:
         """After each piece of work: is there a reason to end here, or to read on?"""

@@ -110,6 +110,24 @@ def test_a_hundred_thousand_recipients_are_refused_at_no_cost(process: Process) 
     assert process.resident() - before < 4 * 1024 * 1024
 
 
+@pytest.mark.parametrize("ahead", [b"", b"EHLO a\r\nMAIL FROM:<a>\r\nRCPT TO:<b>\r\nDATA\r\n.\r\n"], ids=["", "mail"])
+def test_who_asks_and_never_reads_fills_no_memory(process: Process, ahead: bytes) -> None:
+    """The answer to HELP is eight times the question, that to EHLO thirty times."""
+    before = process.resident()
+    peers = []
+    for _ in range(20):
+        peer = process.connect()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.setblocking(False)
+        peers.append(peer)
+        sent = peer.send(ahead + b"EHLO a\r\n" * 100_000)
+        assert sent > 10_000
+    answered = process.connect()  # so it has got round to all of them
+    assert process.resident() - before < 6 * 1024 * 1024
+    for peer in [*peers, answered]:
+        peer.close()
+
+
 @pytest.mark.parametrize(
     "endless",
     [b"A", b"\0", b"AUTH PLAIN A", b"RCPT TO:<", b"\r", b"BDAT 1 ", b"EHLO \xff"],
