@@ -15,6 +15,8 @@ may acknowledge upstream before that has answered: "250 means stored".
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +51,7 @@ __all__ = [
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "to_json",
     "words",
 ]
 
@@ -102,6 +105,23 @@ class Event(TypedDict):
     data: dict[str, Any]
     attachments: list[Attachment]
     mail: MailFacts | None
+
+
+class MadeEvent(dict[str, Any]):
+    """An event that the gateway has made, with its JSON: several parts of the gateway need it."""
+
+    json: bytes | None = None
+
+
+def to_json(event: Event) -> bytes:
+    """An event as compact JSON in UTF-8. It is worked out once, for an event never changes."""
+    made: object = event
+    if isinstance(made, MadeEvent) and made.json is not None:
+        return made.json
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    if isinstance(made, MadeEvent):
+        made.json = text
+    return text
 
 
 @dataclass(slots=True)
@@ -207,6 +227,10 @@ class Receipt(Protocol):
 class Intake(Protocol):
     """The one durable front door for raw mail."""
 
+    coming: int
+    """How many mails are about to come to their end: a commit waits a moment for them, and they go before those that
+    wait to be interpreted. A source counts them up and down; one that can't leaves it alone."""
+
     def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt: ...
 
     def room(self) -> int:
@@ -301,6 +325,13 @@ class Target(Integration):
 
     async def deliver(self, event: Event) -> None:
         raise NotImplementedError
+
+    def begin(self, event: Event) -> asyncio.Future[None] | None:
+        """The quick way, for targets that may offer it: what is returned is done when the event is delivered.
+
+        None: use `deliver`. So does the gateway when the future fails or is cancelled; it must not raise.
+        """
+        return None
 
     def device_changed(self, device: Device) -> None:
         """A device was learned, renamed, changed state or was seen. Must be quick."""

@@ -9,8 +9,8 @@ events. A worker holds a bounded number of deliveries in memory; what is beyond 
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
-import json
 import logging
 import random
 import time
@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.api import Event, NotReady, Refused, Retry, Target
-from gateway.store import Delivery, Statement, Store, rows_of
+from gateway.api import Event, NotReady, Refused, Retry, Target, to_json
+from gateway.store import Delivery, Store, rows_of
+from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]])
     """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
     events, mails, owed = [], [], []
     for event_id, (event, received, targets) in entries.items():
-        events.append((event_id, received, event["device"]["id"], json.dumps(event)))
+        events.append((event_id, received, event["device"]["id"], to_json(event).decode()))
         if event["mail"]:
             mails.append(event_id)
         owed += [(event_id, target, "waiting", expires) for target, expires in list(targets.items())]
@@ -112,22 +113,23 @@ class Worker:
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._wake = asyncio.Event()
-        self._slots = asyncio.Semaphore(target.concurrency)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._runner: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         self._runner = asyncio.create_task(self._run(), name=f"deliver {self.name}")
 
     async def stop(self, patience: float = 5.0) -> None:
         """End; deliveries under way have `patience` seconds, what is left stays owed."""
+        self._stopped = True
         if self._runner:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=patience)
-            for task in late:
-                task.cancel()
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=patience)
+            for one in late:
+                one.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     @property
@@ -141,6 +143,8 @@ class Worker:
         elif delivery.event_id not in self._held:
             self._held.add(delivery.event_id)
             self._ready.append(delivery)
+            self._launch()
+            return
         self._wake.set()
 
     def ready(self) -> None:
@@ -180,11 +184,9 @@ class Worker:
                 self._ready.append(heapq.heappop(self._later)[2])
             pause = self._paused_until - time.monotonic()
             may_read = self._behind and self._read_after <= time.monotonic()
+            self._launch()
             if may_read and len(self._held) < _HELD // 2:
                 await self._read_more()
-            elif pause <= 0 and self._ready:
-                await self._slots.acquire()
-                self._launch()
             else:
                 wait = pause if pause > 0 else self._later[0][0] - now if self._later else None
                 await self._sleep(_FIRST_PAUSE if self._behind and not may_read else wait)
@@ -224,22 +226,38 @@ class Worker:
         self._behind = True
 
     def _launch(self) -> None:
-        """Start the next delivery; the caller holds a slot for it."""
-        if not self._ready or self._paused_until > time.monotonic():
-            self._slots.release()
-            return
-        delivery = self._ready.popleft()
-        if delivery.expires <= time.time():
-            self._expired(delivery)
-            self._slots.release()
-            return
+        """Start as many deliveries as may be under way."""
+        while self._ready and len(self._under_way) < self.target.concurrency and not self._stopped:
+            if self._paused_until and self._paused_until > time.monotonic():
+                return
+            delivery = self._ready.popleft()
+            if delivery.expires <= time.time():
+                self._expired(delivery)
+                continue
+            assert delivery.event is not None
+            begun = self.target.begin(delivery.event)
+            if begun is None:
+                self._start(delivery)
+            else:
+                self._under_way.add(begun)
+                begun.add_done_callback(functools.partial(self._begun_ended, delivery))
+
+    def _start(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._deliver(delivery))
-        self._tasks.add(task)
+        self._under_way.add(task)
         task.add_done_callback(self._landed)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
+    def _landed(self, task: asyncio.Future[None]) -> None:
+        self._under_way.discard(task)
+        self._launch()
+
+    def _begun_ended(self, delivery: Delivery, begun: asyncio.Future[None]) -> None:
+        self._under_way.discard(begun)
+        if not begun.cancelled() and begun.exception() is None:
+            self._done(delivery)
+        elif not self._stopped:
+            self._start(delivery)  # whose way it is to say what is wrong
+        self._launch()
 
     async def _deliver(self, delivery: Delivery) -> None:
         assert delivery.event is not None
@@ -263,13 +281,17 @@ class Worker:
             log.exception("%s failed on event %s", self.name, delivery.event_id)
             self._again(delivery, f"{type(error).__name__}: {error}", None)
         else:
-            self._release(delivery)
-            self._pause = _FIRST_PAUSE
-            self.delivered += 1
+            self._done(delivery)
+
+    def _done(self, delivery: Delivery) -> None:
+        self._release(delivery)
+        self._pause = _FIRST_PAUSE
+        self.delivered += 1
+        if self.last_error:
             self._say(None)
-            self._ledger.done(self.name, delivery.event_id)
-            if self._behind:
-                self._wake.set()
+        self._ledger.done(self.name, delivery.event_id)
+        if self._behind:
+            self._wake.set()
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
         self._say(reason)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gateway.api import ConfigModel, ConfigPath, Context, Event, NotReady, Retry, Target
+from gateway.api import ConfigModel, ConfigPath, Context, Event, NotReady, Retry, Target, to_json
 
 _NEWEST = 1024 * 1024  # bytes at the end of events.jsonl in which a repeated event is looked for
 _REMEMBERED = 10_000  # events of which it is known that they are archived
@@ -89,7 +89,7 @@ class Archive(Target):
             return
         if mail is not None:
             self._write_mail(f"{event['id']}.eml", mail)
-        line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        line = to_json(event) + b"\n"
         with self._open_lines() as file:
             before = os.fstat(file).st_size
             try:
