@@ -207,14 +207,16 @@ class Pipeline:
         if self._stopped:
             return
         now = time.perf_counter()
-        if self._queue:
-            self._take(self._queue.popleft())
-        else:
-            self._read_more()
-        self._ended = time.perf_counter()
-        self._took = self._ended - now
-        if self._queue or self._behind:
-            self._schedule()
+        try:
+            if self._queue:
+                self._take(self._queue.popleft())
+            else:
+                self._read_more()
+        finally:  # a mail that we fail on stays `received`, and those behind it are not held up
+            self._ended = time.perf_counter()
+            self._took = self._ended - now
+            if self._queue or self._behind:
+                self._schedule()
 
     def _read_more(self) -> None:
         mails = self.store.open_mails(self._read_up_to, _PAGE)

@@ -1,6 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -114,6 +115,27 @@ async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
     assert sorted(await bench.heard(200)) == sorted(str(number) for number in range(200))
     assert len(bench.target.heard) == 200
     assert bench.pipeline._queued_bytes == 0
+
+
+@pytest.mark.parametrize("padding", [0, 100_000], ids=["on the loop", "in a thread"])
+async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, padding):
+    identify = bench.pipeline.registry.identify
+
+    def fails(envelope, sender, subject, now):
+        if subject == "poison":
+            raise RuntimeError(subject)
+        return identify(envelope, sender, subject, now)
+
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context["exception"])))
+    monkeypatch.setattr(bench.pipeline.registry, "identify", fails)
+    for subject in ("before", "poison", "after"):
+        await bench.kept(mail(subject, padding), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(2) == ["before", "after"]
+    assert await bench.states() == ["done", "received", "done"]
+    gc.collect()
+    assert said == ["poison"]
 
 
 async def test_a_small_mail_never_overtakes_a_large_one_of_its_peer(bench):
