@@ -1,8 +1,8 @@
 """All that an integration may import: the contract between the gateway and what plugs into it.
 
 An integration is a folder with `manifest.json` and an `__init__.py` that holds a pydantic model named `Config` and
-one class, a `Source`, a `Target` or both. The gateway makes it with `(context, config)`, awaits `start()`, and later
-`stop()`; the constructor does nothing but keep its arguments.
+one class, a `Source`, a `Target` or both, or a `Service`. The gateway makes it with `(context, config)`, awaits
+`start()`, and later `stop()`; the constructor does nothing but keep its arguments.
 
 A target's `deliver` says one of four things: it returns (done, the other side has acknowledged), or raises `Retry`
 (this event, later), `NotReady` (the whole target is away; nothing is counted against the event) or `Refused` (never;
@@ -18,10 +18,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
@@ -36,21 +36,25 @@ __all__ = [
     "CredentialsRefused",
     "Device",
     "DeviceFacts",
+    "Distribution",
     "Envelope",
     "Event",
     "Gateway",
     "Intake",
     "Integration",
     "MailFacts",
+    "Metric",
     "NotReady",
     "Receipt",
     "Refused",
     "RequestRefused",
     "Retry",
+    "Service",
     "Source",
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "about",
     "to_json",
     "words",
 ]
@@ -107,6 +111,9 @@ class Event(TypedDict):
     mail: MailFacts | None
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 class MadeEvent(dict[str, Any]):
     """An event that the gateway has made, with its JSON: several parts of the gateway need it."""
 
@@ -118,7 +125,7 @@ def to_json(event: Event) -> bytes:
     made: object = event
     if isinstance(made, MadeEvent) and made.json is not None:
         return made.json
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = _ENCODER.encode(event).encode("utf-8", "replace")
     if isinstance(made, MadeEvent):
         made.json = text
     return text
@@ -170,6 +177,27 @@ class Device:
             "model": self.model,
             "profile": self.profile,
         }
+
+
+class Distribution(NamedTuple):
+    """A histogram. `counts[i]` values were at most `bounds[i]` (and above the bound before); the last one: the rest."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+class Metric(NamedTuple):
+    """Something counted, for people's monitoring; the name and the help follow Prometheus' conventions.
+
+    A sample is its labels and its value. Labels take their values from a list that is known (integrations, kinds,
+    reply codes), never from what a peer says, or a peer could fill the monitoring's memory.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[tuple[dict[str, str], float | Distribution]]
 
 
 class Retry(Exception):
@@ -246,7 +274,10 @@ class Gateway(Protocol):
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
     def health(self) -> dict[str, Any]:
-        """Queue depth, last error, uptime: the payload of `bridge/health`."""
+        """How the gateway is, and why (README, `bridge/health`)."""
+
+    def metrics(self) -> list[Metric]:
+        """All that is counted, a name once; those of integrations have the label `integration`. Seconds old at most."""
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         """The decoded bytes of an attachment. Raises LookupError if the mail is no longer kept."""
@@ -271,6 +302,11 @@ class Context:
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
+
+
+def about(event: Event) -> dict[str, str]:
+    """What a log line says of an event, for its `extra`: `log.warning("…", extra=about(event))`."""
+    return {"mail": event["id"], "device": event["device"]["id"]}
 
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
@@ -311,9 +347,21 @@ class Integration:
         """What a person may try, and the shell line for it; `mailwire` is how this program is called."""
         return None
 
+    def health(self) -> dict[str, Any]:
+        """What else there is to say of it in `bridge/health`, as JSON-able values. Asked every few seconds."""
+        return {}
+
+    def metrics(self) -> Iterable[Metric]:
+        """What it counts, for people's monitoring. Asked at each of their looks; must be quick."""
+        return ()
+
 
 class Source(Integration):
     """Makes events or mail. See `Context.intake` and `Context.emit`."""
+
+
+class Service(Integration):
+    """Neither: it shows the gateway to people or programs. Started last and stopped last."""
 
 
 class Target(Integration):

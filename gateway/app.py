@@ -14,7 +14,6 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from gateway.api import (
     CredentialsRefused,
     Device,
     Envelope,
-    Integration,
+    Metric,
     NotReady,
     RequestRefused,
     Source,
@@ -35,6 +34,7 @@ from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
 from gateway.intake import Intake
 from gateway.loader import Loader
+from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline
 from gateway.registry import Registry
 from gateway.route import Router
@@ -45,21 +45,6 @@ log = logging.getLogger(__name__)
 _PRUNE_EVERY = 600.0  # seconds
 _FIRST_RETRY, _LONGEST_RETRY = 2.0, 300.0  # seconds between attempts to start an integration
 _ATTACHMENT_IN_THREAD = 64 * 1024  # bytes of mail
-
-
-@dataclass(slots=True)
-class Running:
-    """One integration of the configuration, and how it is."""
-
-    name: str
-    setting: IntegrationSetting
-    instance: Integration
-    worker: Worker | None = None
-    state: str = "starting"  # starting, running, retrying, refused, broken
-    error: str | None = None
-    task: asyncio.Task[None] | None = None
-    first_try: asyncio.Event = field(default_factory=asyncio.Event)
-    is_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class App:
@@ -74,8 +59,9 @@ class App:
         self.registry = Registry(self._save_device)
         self.pipeline = Pipeline(self.store, self.registry)
         self.running: dict[str, Running] = {}
-        self.started = time.time()
         self._intake: Intake | None = None
+        self._observer: Observer | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -94,6 +80,8 @@ class App:
         self._configure()
         intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
         self.pipeline.coming = lambda: intake.coming
+        self._observer = Observer(self.store, intake, self.pipeline, self.registry, self.running)
+        self._watch = asyncio.create_task(self._observer.watch(), name="watch")
         self.store.changed_elsewhere = self._changed_elsewhere
         for name, setting in self.settings.integrations.items():
             self._make(name, setting)
@@ -107,9 +95,11 @@ class App:
         self._ticker = asyncio.create_task(self._tick(), name="ticker")
 
     async def stop(self) -> None:
-        if self._ticker:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        if self._observer:
+            self._observer.stopping = True
+        for task in filter(None, (self._ticker, self._watch)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         everyone = list(self.running.values())
         await asyncio.gather(*[self._stop_one(one) for one in everyone if isinstance(one.instance, Source)])
         if self._leaving:
@@ -165,24 +155,25 @@ class App:
 
     async def _keep_starting(self, one: Running) -> None:
         wait = _FIRST_RETRY
+        about = {"integration": one.name}
         while one.state in ("starting", "retrying"):
             try:
                 await one.instance.start()
-                one.state, one.error = "running", None
-                log.debug("%s: %s", one.name, one.instance.describe())
+                one.note(None, "running")
+                log.debug("%s: %s", one.name, one.instance.describe(), extra=about)
             except NotReady as error:
                 if one.state != "retrying":
-                    log.warning("%s: not ready: %s; trying again", one.name, error)
-                one.state, one.error = "retrying", str(error)
+                    log.warning("%s: not ready: %s; trying again", one.name, error, extra=about)
+                one.note(str(error), "retrying")
             except CredentialsRefused as error:
-                one.state, one.error = "refused", str(error)
-                log.error("%s: the login was refused: %s", one.name, error)
+                one.note(str(error), "refused")
+                log.error("%s: the login was refused: %s", one.name, error, extra=about)
             except Broken as error:
-                one.state, one.error = "broken", str(error)
-                log.error("%s: %s", one.name, error)
+                one.note(str(error), "broken")
+                log.error("%s: %s", one.name, error, extra=about)
             except Exception as error:  # a fault in one integration must not stop the others
-                one.state, one.error = "broken", f"{type(error).__name__}: {error}"
-                log.exception("%s: could not be started", one.name)
+                one.note(f"{type(error).__name__}: {error}", "broken")
+                log.exception("%s: could not be started", one.name, extra=about)
             one.first_try.set()
             if one.state == "retrying":
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret
@@ -198,7 +189,7 @@ class App:
         try:
             await one.instance.stop()
         except Exception:  # its fault must not keep the others from stopping
-            log.exception("%s: could not be stopped cleanly", one.name)
+            log.exception("%s: could not be stopped cleanly", one.name, extra={"integration": one.name})
 
     def _ready(self, name: str) -> None:
         one = self.running.get(name)
@@ -210,8 +201,8 @@ class App:
     def _problem(self, name: str, text: str | None) -> None:
         one = self.running.get(name)
         if one and one.error != text:
-            (log.warning if text else log.info)("%s: %s", name, text or "well again")
-            one.error = text
+            (log.warning if text else log.info)("%s: %s", name, text or "well again", extra={"integration": name})
+            one.note(text)
 
     # --- reload ------------------------------------------------------------------------------------------------
 
@@ -294,7 +285,7 @@ class App:
                 one.instance.device_changed(device)
 
     def _device_forgotten(self, device_id: str) -> None:
-        log.info("forgot device %s", device_id)
+        log.info("forgot device %s", device_id, extra={"device": device_id})
         for one in self.running.values():
             if isinstance(one.instance, Target):
                 one.instance.device_forgotten(device_id)
@@ -316,12 +307,12 @@ class App:
         }
 
     def health(self) -> dict[str, Any]:
-        return {
-            "uptime": round(time.time() - self.started),
-            "queue": self.store.owed(),
-            "problems": {one.name: one.error for one in self.running.values() if one.error},
-            "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
-        }
+        assert self._observer
+        return self._observer.health()
+
+    def metrics(self) -> list[Metric]:
+        assert self._observer
+        return self._observer.metrics()
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         _, content = self._stored(event_id)
@@ -348,6 +339,8 @@ class App:
         if verb == "info":
             return self.info()
         if verb == "health":
+            assert self._observer
+            await self._observer.look(count=True)
             return self.health()
         if verb == "devices":
             return {"devices": [device.facts() for device in self.devices()]}

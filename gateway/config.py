@@ -34,6 +34,7 @@ from pydantic import (
 from gateway import template
 from gateway.api import ConfigPath
 from gateway.loader import Loader, LoadError
+from gateway.logs import Form
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
 from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
@@ -218,6 +219,8 @@ class Settings(_Model):
     duplicates: Duration = 60
     """An equal event of a device within so many seconds is not told again; 0: it is."""
     log: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Form = "auto"
+    """auto: text on a terminal and in systemd's journal, JSON elsewhere."""
     _hash: str = PrivateAttr("")
 
     def model_post_init(self, context: Any) -> None:
@@ -325,7 +328,7 @@ def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
             elif "target" not in kinds[name]:
                 hint = nearest("", targets, "Targets are")
-                yield Finding(place, f"nothing can be sent to '{name}', which is a source", hint)
+                yield Finding(place, f"nothing can be sent to '{name}', which is a {kinds[name][0]}", hint)
         for place, name in _names(route.get("if") if isinstance(route, dict) else None, "source", (*at, "if")):
             if not fnmatch.filter([*kinds, *_OWN_SOURCES], name):
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, kinds, "There are"))

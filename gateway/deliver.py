@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.api import Event, NotReady, Refused, Retry, Target, to_json
+from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
+from gateway.stats import Histogram
 from gateway.store import Delivery, Store, rows_of
 from gateway.writer import Statement
 
@@ -100,7 +101,12 @@ class Worker:
         self.name = name
         self.target = target
         self.last_error: str | None = None
+        self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
         self.delivered = 0
+        self.retried = 0
+        self.ended = {"dead": 0, "expired": 0}
+        self.delivering = Histogram()  # event made to acknowledged
+        self.whole = Histogram()  # final dot to acknowledged
         self._store = store
         self._ledger = ledger
         self._ready: deque[Delivery] = deque()
@@ -274,11 +280,13 @@ class Worker:
             self._again(delivery, str(error), error.after)
         except Refused as error:
             self._end(delivery, "dead", str(error))
-            log.warning("%s refused event %s for good: %s", self.name, delivery.event_id, error)
+            log.warning(
+                "%s refused event %s for good: %s", self.name, delivery.event_id, error, extra=self._about(delivery)
+            )
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a fault in one integration must cost nobody an event
-            log.exception("%s failed on event %s", self.name, delivery.event_id)
+            log.exception("%s failed on event %s", self.name, delivery.event_id, extra=self._about(delivery))
             self._again(delivery, f"{type(error).__name__}: {error}", None)
         else:
             self._done(delivery)
@@ -287,6 +295,9 @@ class Worker:
         self._release(delivery)
         self._pause = _FIRST_PAUSE
         self.delivered += 1
+        now = time.monotonic()
+        self.delivering.observe(now - delivery.made)
+        self.whole.observe(now - delivery.dot)
         if self.last_error:
             self._say(None)
         self._ledger.done(self.name, delivery.event_id)
@@ -294,6 +305,7 @@ class Worker:
             self._wake.set()
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
+        self.retried += 1
         self._say(reason)
         wait = min(_FIRST_RETRY * 2 ** min(delivery.attempts, 16), _LONGEST_RETRY) if after is None else after
         delivery.attempts += 1
@@ -311,6 +323,8 @@ class Worker:
 
     def _end(self, delivery: Delivery, state: str, reason: str) -> None:
         self._release(delivery)
+        self.ended[state] += 1
+        self.trouble = (time.time(), reason)
         delivery.state, delivery.reason = state, reason
         self._ledger.put_off(delivery)
 
@@ -318,7 +332,12 @@ class Worker:
         self._end(
             delivery, "expired", delivery.reason or self.last_error or "its time was over before it could be sent"
         )
-        log.warning("%s: event %s expired before it could be delivered", self.name, delivery.event_id)
+        log.warning(
+            "%s: event %s expired before it could be delivered",
+            self.name,
+            delivery.event_id,
+            extra=self._about(delivery),
+        )
 
     def _expire_old(self) -> None:
         now = time.time()
@@ -332,11 +351,16 @@ class Worker:
 
     def _say(self, error: str | None) -> None:
         """Log once when it breaks and once when it is well again."""
+        if error:
+            self.trouble = (time.time(), error)
         if error and not self.last_error:
-            log.warning("%s: deliveries wait: %s", self.name, error)
+            log.warning("%s: deliveries wait: %s", self.name, error, extra={"target": self.name})
         elif self.last_error and not error:
-            log.info("%s: deliveries go out again", self.name)
+            log.info("%s: deliveries go out again", self.name, extra={"target": self.name})
         self.last_error = error
+
+    def _about(self, delivery: Delivery) -> dict[str, str]:
+        return {"target": self.name, **(about(delivery.event) if delivery.event else {"mail": delivery.event_id})}
 
     def health(self) -> dict[str, Any]:
         return {"held": self.depth, "delivered": self.delivered, "error": self.last_error}

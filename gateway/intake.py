@@ -12,11 +12,13 @@ import hashlib
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from gateway.api import Envelope, StoreFull, StoreTrouble
+from gateway.stats import Histogram
 from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker
 from gateway.writer import trouble_of
@@ -41,6 +43,11 @@ class Intake:
         self.new_id = UlidMaker().new
         self.loop = asyncio.get_running_loop()
         self.disk = ThreadPoolExecutor(2, "spool")
+        self.received: Counter[str] = Counter()  # source -> mails
+        self.bytes: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter(disk_full=0, store_trouble=0)  # why -> mails
+        self.receiving = Histogram()  # first byte to final dot
+        self.storing = Histogram()  # final dot to durable
         self._room = (0.0, 0)
         if store.writer:
             store.writer.coming = lambda: self.coming
@@ -58,6 +65,14 @@ class Intake:
             self._room = (now, max(0, free - self.reserve))
         return self._room[1]
 
+    def note(self, mail: Mail) -> None:
+        """It was kept."""
+        source = mail.envelope.source
+        self.received[source] += 1
+        self.bytes[source] += mail.size
+        self.receiving.observe(mail.dot - mail.began)
+        self.storing.observe(mail.kept - mail.dot)
+
     def close(self) -> None:
         self.disk.shutdown(cancel_futures=True)
 
@@ -67,9 +82,11 @@ class Receipt:
 
     __slots__ = (
         "_aborted",
+        "_began",
         "_busy",
         "_chunks",
         "_commit",
+        "_dot",
         "_file",
         "_hash",
         "_intake",
@@ -87,6 +104,7 @@ class Receipt:
         self._chunks: list[bytes] = []
         self._pending = 0
         self._size = 0
+        self._began = self._dot = 0.0
         self._file: IO[bytes] | None = None
         self._name = ""
         self._hash: Any = None
@@ -97,6 +115,8 @@ class Receipt:
         self._commit: tuple[Envelope, Callable[[str, StoreTrouble | None], None]] | None = None
 
     def write(self, chunk: bytes) -> bool:
+        if not self._size:
+            self._began = time.monotonic()
         length = len(chunk)
         intake = self._intake
         if length < _TINY and self._chunks and len(self._chunks[-1]) < _JOINED:
@@ -115,6 +135,7 @@ class Receipt:
         return not self._paused
 
     def commit(self, envelope: Envelope, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        self._dot = time.monotonic()
         self._commit = (envelope, done)
         if not self._name:
             self._keep()
@@ -208,11 +229,11 @@ class Receipt:
         intake = self._intake
         if self._trouble:
             self._drop()
-            done("", self._trouble)
+            self._failed(self._trouble, done)
             return
         if intake.room() < self._pending:
             self._drop()
-            done("", StoreFull("the disk is full"))
+            self._failed(StoreFull("the disk is full"), done)
             return
         content = None
         if not self._name:
@@ -226,15 +247,23 @@ class Receipt:
             sha256=digest,
             content=content,
             file=self._name or None,
+            began=self._began or self._dot,
+            dot=self._dot,
         )
 
         def kept(trouble: StoreTrouble | None) -> None:
             if trouble is None:
+                mail.kept = time.monotonic()
                 self._drop()
                 done(mail.id, None)
+                intake.note(mail)
                 intake.arrived(mail)
             else:
                 self._discard()
-                done("", trouble)
+                self._failed(trouble, done)
 
         intake.store.keep(mail, kept)
+
+    def _failed(self, trouble: StoreTrouble, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        self._intake.not_kept["disk_full" if isinstance(trouble, StoreFull) else "store_trouble"] += 1
+        done("", trouble)

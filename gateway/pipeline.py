@@ -15,16 +15,19 @@ import asyncio
 import json
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
 from gateway.deliver import Ledger, Worker
+from gateway.logs import Budget
 from gateway.registry import Registry, Sender
 from gateway.route import Router
+from gateway.stats import Histogram, monotonic_of
 from gateway.store import Delivery, Mail, Store
 from gateway.ulid import UlidMaker
 from gateway.wire import event as words
@@ -36,7 +39,9 @@ _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it 
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
 _RECENT = 10_000  # mails in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
+_TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
+_LINES = 20  # of the log, in a second, about mails
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
@@ -84,7 +89,13 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
 
 def iso_time(seconds: float) -> str:
     """UTC with milliseconds, as events carry it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
+    return f"{_iso_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class Pipeline:
@@ -112,6 +123,11 @@ class Pipeline:
         self._replaying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._lines = Budget(_LINES)
+        self.events: Counter[str] = Counter()  # kind -> events made
+        self.duplicates = 0
+        self.lost = 0  # mails whose content was gone
+        self.interpreting = Histogram()  # kept to event
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -146,6 +162,7 @@ class Pipeline:
         for mail in self.store.open_mails(0, _BACKLOG):
             if mail.state == "replay" and mail.id not in self._replaying:
                 self._replaying.add(mail.id)
+                mail.dot = mail.kept = time.monotonic()
                 self._queue.append(mail)
         self._schedule()
 
@@ -172,7 +189,8 @@ class Pipeline:
             "attachments": [],
             "mail": None,
         }
-        self._hand_out(event, received)
+        made = time.monotonic()
+        self._hand_out(event, received, made, made)
         self.ledger.write()
         if not await self.store.flush():
             raise StoreTrouble("the store can't write now")
@@ -184,6 +202,7 @@ class Pipeline:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.ledger.write()
+        self.log_rest()
 
     @property
     def depth(self) -> int:
@@ -202,19 +221,21 @@ class Pipeline:
                 loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """One mail; the next when each of those that are coming in has had as much time."""
+        """A few mails; the next when each of those that are coming in has had as much time."""
         self._scheduled = False
         if self._stopped:
             return
         now = time.perf_counter()
         try:
-            if self._queue:
-                self._take(self._queue.popleft())
-            else:
+            if not self._queue:
                 self._read_more()
+            while self._queue:
+                self._take(self._queue.popleft())
+                self._ended = time.perf_counter()
+                self._took = self._ended - now
+                if self._took >= _TURN:
+                    break
         finally:  # a mail that we fail on stays `received`, and those behind it are not held up
-            self._ended = time.perf_counter()
-            self._took = self._ended - now
             if self._queue or self._behind:
                 self._schedule()
 
@@ -225,6 +246,8 @@ class Pipeline:
             return
         self._read_up_to = mails[-1].seq
         self._replaying.update(mail.id for mail in mails if mail.state == "replay")
+        for mail in mails:  # how long ago a mail came that is replayed says nothing about us
+            mail.dot = mail.kept = time.monotonic() if mail.state == "replay" else monotonic_of(mail.received)
         self._queue.extend(mails)
 
     def _take(self, mail: Mail) -> None:
@@ -264,7 +287,8 @@ class Pipeline:
             return self.store.content(mail)
         except LookupError as error:
             self._set_state(mail, "lost")
-            log.error("%s", error)
+            self.lost += 1
+            log.error("%s", error, extra={"mail": mail.id})
             return None
 
     # --- the event ---------------------------------------------------------------------------------------------
@@ -276,7 +300,11 @@ class Pipeline:
         self._replaying.discard(mail.id)
         if mail.state == "received" and (first := self._duplicate_of(mail)):
             self._set_state(mail, "duplicate")
-            log.info("mail %s repeats %s from %s: no second event", mail.id, first, mail.envelope.peer)
+            self.duplicates += 1
+            if self._may_log(time.monotonic()):
+                peer = mail.envelope.peer
+                fields = {"mail": mail.id, "peer": peer}
+                log.info("mail %s from %s repeats %s: no second event", mail.id, peer, first, extra=fields)
             return
         device, _ = self.registry.identify(
             mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received
@@ -284,17 +312,52 @@ class Pipeline:
         event = build_event(mail, reading, meaning, device)
         self.registry.saw(device, event, reading.picture, mail.received)
         self.on_device(device)
-        self._hand_out(event, mail.received)
-        if log.isEnabledFor(logging.DEBUG):  # the mail had its line when it was kept
-            log.debug("event %s: %s %s %s", event["id"], device.id, event["kind"], event["state"] or "")
+        made = time.monotonic()
+        self.interpreting.observe(made - mail.kept)
+        self._hand_out(event, mail.received, mail.dot, made)
+        if self._may_log(made):
+            self._log_mail(mail, event, made)
 
-    def _hand_out(self, event: Event, received: float) -> None:
-        verdict = self.router.targets(event)
+    def _may_log(self, now: float) -> bool:
+        return log.isEnabledFor(logging.INFO) and (log.isEnabledFor(logging.DEBUG) or self._lines.take(now))
+
+    def _log_mail(self, mail: Mail, event: Event, made: float) -> None:
+        """A mail's one line: what came, what it was taken for, and how long each step took."""
+        times = [("interpret_ms", mail.kept, made)]
+        if mail.began:
+            times = [("receive_ms", mail.began, mail.dot), ("store_ms", mail.dot, mail.kept), *times]
+        what = f"{event['kind']} {event['state']}" if event["state"] else event["kind"]
+        log.info(
+            "mail %s from %s is an event of %s: %s",
+            mail.id,
+            mail.envelope.peer,
+            event["device"]["id"],
+            what,
+            extra={
+                **about(event),
+                "source": event["source"],
+                "peer": mail.envelope.peer,
+                "kind": event["kind"],
+                "state": event["state"],
+                "sender": mail.envelope.mail_from,
+                "size": mail.size,
+                **{name: round(1000 * (end - begin), 1) for name, begin, end in times},
+            },
+        )
+
+    def log_rest(self) -> None:
+        """Once a second: how many mails had no line of their own."""
+        if count := self._lines.left_out:
+            self._lines.left_out = 0
+            log.info("%d more mails within a second (each has a line with 'log: debug')", count)
+
+    def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
+        self.events[event["kind"]] += 1
         now = time.time()
-        targets = {name: now + seconds for name, seconds in verdict.targets.items() if name in self.workers}
+        targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
         self.ledger.add(event, received, targets)
         for name, expires in targets.items():
-            self.workers[name].put(Delivery(event["id"], name, expires, event=event))
+            self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))
 
     def _duplicate_of(self, mail: Mail) -> str | None:
         """The id of the mail that this one repeats.

@@ -176,7 +176,7 @@ class Registry:
         device_id, name = self._name(envelope, sender)
         known = self._add(Known(Device(device_id, name, first_seen=now), [list(key)]))
         self._describe(known, sender)
-        log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key))
+        log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key), extra={"device": device_id})
         return known.device, True
 
     def saw(self, device: Device, event: Event, picture: int | None, now: float) -> bool:

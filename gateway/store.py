@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.api import Envelope, Event, StoreTrouble
+from gateway.stats import monotonic_of
 from gateway.writer import Note, Statement, Writer
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,15 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE devices (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # So that a start among a million mails finds the few that have a file.
+    "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
 )
 
 FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
+
+_STATES = ("waiting", "dead", "expired")  # of a delivery
 
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
@@ -99,6 +104,10 @@ class Mail:
     content: bytes | None = None
     file: str | None = None
     seq: int = 0
+    # When its first byte and its final dot came and when it was kept, on the monotonic clock; 0: before this start.
+    began: float = 0.0
+    dot: float = 0.0
+    kept: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +122,9 @@ class Delivery:
     due: float = 0.0
     reason: str = ""
     event: Event | None = field(default=None, repr=False)
+    # When its mail's final dot came and when its event was made, on the monotonic clock.
+    dot: float = 0.0
+    made: float = 0.0
 
 
 class Spooled(mmap.mmap):
@@ -295,6 +307,10 @@ class Store:
         with contextlib.closing(self.connect()) as connection:
             return connection.execute(sql, values).rowcount
 
+    def probe(self) -> None:
+        """Write something that changes nothing, to find out whether it can be written again."""
+        self.note_one(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     @property
@@ -358,7 +374,7 @@ class Store:
     ) -> list[Delivery]:
         """What is owed (or dead, or expired), by the order of its events; each with its event."""
         sql = (
-            "SELECT d.event, target, state, attempts, due, expires, reason, e.event FROM deliveries d "
+            "SELECT d.event, target, state, attempts, due, expires, reason, e.event, e.time FROM deliveries d "
             "LEFT JOIN events e ON e.id = d.event "
             "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
         )
@@ -372,15 +388,31 @@ class Store:
                 expires=row[5],
                 reason=row[6],
                 event=json.loads(row[7]) if row[7] else None,
+                dot=(dot := monotonic_of(row[8] or 0.0)),
+                made=dot,
             )
             for row in self.rows(sql, target, target, state, state, after, limit)
         ]
 
+    def queues(self) -> list[tuple[str, str, int, str]]:
+        """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
+
+        Its time grows with what is owed. Grouped by target alone, which is the order of the rows: with their states,
+        SQLite would have to sort them.
+        """
+        each = ", ".join(f"sum(state = '{state}'), min(iif(state = '{state}', event, NULL))" for state in _STATES)
+        open_ = self.rows("SELECT count(*), coalesce(min(id), '') FROM mails WHERE state IN ('received', 'replay')")
+        owed = self.rows(f"SELECT target, {each} FROM deliveries GROUP BY target")  # noqa: S608  # our own words
+        found: list[tuple[str, str, int, str]] = [("", "", *open_[0])]
+        for target, *columns in owed:
+            for state, count, oldest in zip(_STATES, columns[::2], columns[1::2], strict=True):
+                if count:
+                    found.append((target, state, count, oldest))
+        return found
+
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired. Cheap."""
-        open_ = self.rows("SELECT count(*) FROM mails WHERE state IN ('received', 'replay')")[0][0]
-        states = dict(self.rows("SELECT state, count(*) FROM deliveries GROUP BY state"))
-        return {"uninterpreted": open_} | {state: states.get(state, 0) for state in ("waiting", "dead", "expired")}
+        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
         """(mails, bytes) in the store. Reads the whole table."""
@@ -406,11 +438,11 @@ class Store:
         """Drop mails that are too old, or the oldest beyond the size, if nothing is owed for them. How many."""
         oldest = time.time() - keep_seconds
         dropped = 0
-        while batch := await asyncio.to_thread(self._prunable, oldest, keep_bytes):
-            ids = [(mail_id,) for _, mail_id, _ in batch]
+        excess = (await asyncio.to_thread(self.kept))[1] - keep_bytes
+        while batch := await asyncio.to_thread(self._prunable, oldest, excess):
 
-            def statements(batch: list[tuple[int, str, str | None]] = batch) -> Iterator[Statement]:
-                for seq, mail_id, _ in batch:
+            def statements(batch: list[tuple[int, str, str | None, int]] = batch) -> Iterator[Statement]:
+                for seq, mail_id, _, _ in batch:
                     yield "DELETE FROM mails WHERE seq = ?", (seq,)
                     yield "DELETE FROM contents WHERE seq = ?", (seq,)
                     yield "DELETE FROM deliveries WHERE event = ?", (mail_id,)
@@ -420,26 +452,27 @@ class Store:
             self.note(statements)
             if not await self.flush():
                 break
-            for _, _, file in batch:
+            for _, _, file, size in batch:
+                excess -= size
                 if file:
                     (self.spool / file).unlink(missing_ok=True)
-            dropped += len(ids)
+            dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
         return dropped
 
-    def _prunable(self, oldest: float, keep_bytes: int) -> list[tuple[int, str, str | None]]:
-        excess = self.rows("SELECT coalesce(sum(size), 0) FROM mails")[0][0] - keep_bytes
+    def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
+        """The next (seq, id, file, size) to drop: a few, because mails wait while they are dropped."""
         sql = (
-            "SELECT m.seq, id, file, received, size FROM mails m JOIN contents c ON c.seq = m.seq "
+            "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 500"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
         )
         batch = []
-        for seq, mail_id, file, received, size in self.rows(sql):
+        for *mail, received in self.rows(sql):
             if received >= oldest and excess <= 0:
                 break
-            batch.append((seq, mail_id, file))
-            excess -= size
+            batch.append((mail[0], mail[1], mail[2], mail[3]))
+            excess -= mail[3]
         return batch
 
     def sweep_spool(self) -> int:
@@ -449,6 +482,15 @@ class Store:
         for path in strays:
             path.unlink(missing_ok=True)
         return len(strays)
+
+
+def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:
+    """Of `Store.queues`, for all targets together."""
+    words = {"": "uninterpreted"}
+    totals = dict.fromkeys(("uninterpreted", *_STATES), 0)
+    for _, state, count, _ in queues:
+        totals[words.get(state, state)] += count
+    return totals
 
 
 def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:

@@ -14,6 +14,14 @@ _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _SHIFTS = range(120, -1, -10)  # thirteen pairs of letters, ten bits each
 
 
+def time_of(ulid: str) -> float:
+    """When it was made, in Unix seconds: the 48 bits of its first ten letters."""
+    milliseconds = 0
+    for letter in ulid[:10]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(letter)
+    return milliseconds / 1000
+
+
 class UlidMaker:
     """Makes rising ids; one per process."""
 

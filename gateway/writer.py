@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from gateway.api import StoreFull, StoreTrouble
+from gateway.stats import COUNTS, Histogram
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ class Writer:
         self._since = 0.0  # when the oldest promise that waits was given
         self._busy = False
         self._took = 0.0  # seconds of a commit, smoothed
-        self._failing = False
+        self.trouble: StoreTrouble | None = None  # why the newest write failed, if it did
+        self.commits = Histogram()  # seconds that a commit of mails took, its fsync included
+        self.batches = Histogram(COUNTS)  # mails in it
         self._synchronous = ""
         self._work: queue.SimpleQueue[tuple[list[Any], list[Note], list[asyncio.Future[bool]]] | None] = (
             queue.SimpleQueue()
@@ -104,6 +107,11 @@ class Writer:
         if not self._busy:
             self._hand_over()
         return await future
+
+    @property
+    def runs(self) -> bool:
+        """Is its thread there? Else nothing is ever written again."""
+        return self._thread.is_alive()
 
     async def close(self) -> None:
         """Write what is owed, and end the threads."""
@@ -209,7 +217,11 @@ class Writer:
     def _promise(self, connection: sqlite3.Connection, mails: Sequence[Any]) -> None:
         began = time.perf_counter()
         error = self._transaction(connection, "FULL", lambda: self._insert(connection, [mail for mail, _ in mails]))
-        self._tell(self._told, mails, trouble_of(error) if error else None, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._tell(self._told, mails, trouble_of(error) if error else None, took)
+        if error is None:
+            self.commits.observe(took)
+            self.batches.observe(len(mails))
         self._checkpoints.wrote(sum(mail.size for mail, _ in mails))
 
     def _write(self, connection: sqlite3.Connection, notes: list[Note]) -> list[Note]:
@@ -235,13 +247,13 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever it is: a writer that ends would keep no mail any more
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            if not self._failing:  # once when it begins, once when it is over
+            if not self.trouble:  # once when it begins, once when it is over
                 log.error("the store can't write: %s", error)
-            self._failing = True
+            self.trouble = trouble_of(error)
             return error
-        if self._failing:
+        if self.trouble:
             log.info("the store can write again")
-        self._failing = False
+        self.trouble = None
         return None
 
     def _one_by_one(self, connection: sqlite3.Connection, notes: Iterable[Note]) -> list[Note]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway import __version__
+from gateway import __version__, logs
 from gateway.api import Source, Target
 from gateway.app import App
 from gateway.cli import common
@@ -33,15 +33,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log", choices=("debug", "info", "warning", "error"), help="how much to log (default: the configuration's)"
     )
+    parser.add_argument(
+        "--log-format",
+        choices=("auto", "text", "json"),
+        help="auto: text on a terminal and in systemd's journal, JSON elsewhere (default: the configuration's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; 1 if the store can't be used or no source of mail could start."""
     chosen = common.settings(args)
-    level = (args.log or chosen.settings.log).upper()
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, stream=sys.stderr)
-    # What the format above never shows is not worked out (logging's own advice, "Optimization" in the Python manual).
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logs.begin(args.log_format or chosen.settings.log_format, args.log or chosen.settings.log, sys.stderr)
     app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -135,6 +137,8 @@ async def _reload(app: App) -> None:
     try:
         await app.reload()
     except ConfigErrors as error:
-        log.error("the new configuration is refused, the old one goes on:\n%s", error)
+        log.error("the new configuration is refused, the old one goes on")
+        for problem in error.problems:
+            log.error("%s", problem)
     except OSError as error:
         log.error("the configuration could not be read, the old one goes on: %s", error)

@@ -63,7 +63,7 @@ class Reading:
     sender_name: str = ""
     to: list[str] = field(default_factory=list)
     message_id: str | None = None
-    date_field: bytes = b""
+    date_field: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     text: str = ""
     attachments: list[Attachment] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Reading:
     @property
     def date(self) -> str | None:
         """The Date field, ISO 8601 in UTC; worked out when it is asked for, which no event does."""
-        return fields.date(self.date_field) if self.date_field else None
+        return fields.date(self.date_field.encode("latin-1")) if self.date_field else None
 
 
 def read(raw: Buffer) -> Reading:
@@ -150,7 +150,7 @@ def _read_header(header: dict[bytes, bytes], hint: str, reading: Reading) -> Non
     if b"message-id" in header:
         reading.message_id = fields.text(header[b"message-id"])[0] or None
     if b"date" in header:
-        reading.date_field = header[b"date"]
+        reading.date_field = header[b"date"][:100].decode("latin-1")
 
 
 def _charset(part: mime.Part) -> str:

@@ -222,13 +222,17 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
             key = f"{inside}){rest}"
         elif not separator:
             key, separator, value = line.partition(" = ")
-        value = value.strip()
-        if not separator or not value or len(key) > 2 * MAX_KEY or value.startswith("//"):
+            if not separator:
+                continue
+        slug, unit = _key(key) if len(key) <= 2 * MAX_KEY else ("", "")
+        if not slug or (slug in data and not unit):
             continue
-        slug, unit = _key(key)
-        if not slug or (key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" ")):
+        value = value.strip()
+        if not separator or not value or value.startswith("//"):
+            continue
+        if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
             continue  # prose, or a time of day
-        if unit in rules.keys["numbered"] and value.endswith(")"):
+        if unit and unit in rules.keys["numbered"] and value.endswith(")"):
             value, _, number = value[:-1].rpartition("(")
             data.setdefault("channel", one_line(number)[:MAX_VALUE])
         value = one_line(value)[:MAX_VALUE]

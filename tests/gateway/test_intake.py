@@ -127,3 +127,23 @@ async def test_without_room_on_the_disk_the_answer_is_full(door):
     assert mail_id == ""
     assert isinstance(trouble, StoreFull)
     assert door.seen == []
+
+
+async def test_what_was_kept_is_counted_and_timed(door):
+    await put(door, [b"x" * 100])
+    await put(door, [b"x" * SPOOL_ABOVE, b"y"])
+    await put(door, [])
+    assert door.received == {"lan-mail": 3}
+    assert door.bytes == {"lan-mail": 101 + SPOOL_ABOVE}
+    assert sum(door.receiving.counts) == sum(door.storing.counts) == 3
+    for mail in door.seen:
+        assert 0 < mail.began <= mail.dot <= mail.kept
+    assert door.not_kept.total() == 0
+
+
+async def test_what_was_not_kept_is_counted_by_its_reason(door):
+    door.reserve = 1 << 60
+    _, trouble = await put(door, [b"x"])
+    assert isinstance(trouble, StoreFull)
+    assert door.not_kept == {"disk_full": 1, "store_trouble": 0}
+    assert sum(door.storing.counts) == 0

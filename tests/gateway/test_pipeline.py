@@ -235,3 +235,21 @@ async def test_an_event_that_did_not_come_by_mail_is_kept_before_it_is_acknowled
     event = bench.store.event(event_id)
     assert (event["kind"], event["state"], len(event["title"]), event["mail"]) == ("other", None, 200, None)
     assert event["source"] == "panel"
+
+
+async def test_latency_counts_the_time_that_a_mail_waited_but_not_its_age_at_a_replay(bench):
+    await bench.kept(mail("kept before a crash"), tell=False, received=time.time() - 3600)
+    bench.pipeline.resume()
+    await bench.heard(1)
+    worker = bench.pipeline.workers["t"]
+    assert bench.pipeline.interpreting.sum == pytest.approx(3600, abs=60)
+    assert worker.whole.sum == pytest.approx(3600, abs=60)
+    assert worker.delivering.sum < 60
+    assert bench.pipeline.events == {"other": 1}
+
+    await bench.states()
+    bench.store.alter("UPDATE mails SET state = 'replay'")
+    bench.pipeline.replay()
+    await bench.heard(2)
+    assert worker.whole.sum == pytest.approx(3600, abs=120)
+    assert sum(worker.whole.counts) == sum(worker.delivering.counts) == 2

@@ -10,9 +10,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from gateway.api import Broken, Source
+from gateway.api import Broken, Metric, Source
 
 from .certificate import exists, self_signed
 from .config import Config
@@ -121,6 +121,10 @@ class SmtpServer(Source):
             "Send a test mail with a picture, from another terminal",
             f"{mailwire} send {joined(here, port)} --picture",
         )
+
+    def metrics(self) -> Iterable[Metric]:
+        shared = self._shared
+        return shared.counts.metrics(len(shared.connections)) if shared else ()
 
     def _sweep(self) -> None:
         shared = self._shared

@@ -25,6 +25,7 @@ from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STA
 from . import crowd
 from .access import Access, Peers, matcher
 from .config import Config
+from .counts import Counts
 from .tls import Tls, failure
 
 Events = Sequence[tuple[Any, ...]]
@@ -70,6 +71,7 @@ class Shared:
         self.old: ssl.SSLContext | None = None
         """For everybody, and for the peers of 'old_tls'; None as long as there are none."""
         self.loop = asyncio.get_running_loop()
+        self.counts = Counts()
         self.access = Access(config.allow, config.old_tls, config.bare_lf)
         self.peers = Peers(limit, config.max_connections_per_peer)
         self.users = {user: password.get_secret_value().encode() for user, password in config.users.items()}
@@ -155,12 +157,14 @@ class Connection(asyncio.Protocol):
             self._refuse(
                 f"554 5.7.1 {peer} may not send mail to this gateway",
                 f"{peer} was refused: it is in none of the networks under 'allow'. To let it in, add '{peer}' there.",
+                "not_allowed",
             )
             return
         full = peers.enter(peer, rights.counted, shared.crowd.make_room)
         if full:
-            self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
+            self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.", "full")
             return
+        shared.counts.connections += 1
         shared.connections.add(self)
         self._count(True)
         starttls = shared.starttls
@@ -326,7 +330,7 @@ class Connection(asyncio.Protocol):
             self._remarks = []
         self._remarks.append(code)
         if self._shared.peers.said_today.note((self._peer, code)) == 1:
-            self._shared.log.warning("%s: %s", self._who(), plain(text))
+            self._shared.log.warning("%s: %s", self._who(), plain(text), extra={"peer": self._peer})
 
     def _log_reason(self, reason: str) -> None:
         words = _REASONS.get(reason)
@@ -336,7 +340,7 @@ class Connection(asyncio.Protocol):
     def _warn(self, what: str, line: str) -> None:
         """Log it once an hour for a peer, which is named where `line` has its %s."""
         if self._shared.peers.said_this_hour.note((self._peer, what)) == 1:
-            self._shared.log.warning(line, self._who())
+            self._shared.log.warning(line, self._who(), extra={"peer": self._peer})
 
     # --- login -------------------------------------------------------------------------------------------------
 
@@ -349,7 +353,9 @@ class Connection(asyncio.Protocol):
             return
         count = failures.note(self._peer)
         what = "wrong password" if user in shared.users else "no such user"
-        shared.log.warning("Login of %s from %s refused: %s.", plain(repr(user)), self._who(), what)
+        shared.counts.login_failures += 1
+        words = "Login of %s from %s refused: %s."
+        shared.log.warning(words, plain(repr(user)), self._who(), what, extra={"peer": self._peer})
         shared.loop.call_later(min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN), self._refuse_login)
 
     def _refuse_login(self) -> None:
@@ -388,12 +394,13 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()
         self._fresh = False
         if trouble is None:
-            if log.isEnabledFor(logging.INFO):
+            if log.isEnabledFor(logging.DEBUG):  # it has a line of its own once it is known what it means
                 self._log_mail(mail_id)
             events = session.mail_done(mail_id)
         else:
             if self._shared.peers.said_this_hour.note("put off") == 1:
-                log.warning("A mail from %s was put off, not kept: %s.", self._who(), trouble)
+                words = "A mail from %s was put off, not kept: %s."
+                log.warning(words, self._who(), trouble, extra={"peer": self._peer})
             events = session.mail_failed(*(_FULL if isinstance(trouble, StoreFull) else _TROUBLE))
         if self._working:
             self._more = events
@@ -402,13 +409,14 @@ class Connection(asyncio.Protocol):
 
     def _log_mail(self, mail_id: str) -> None:
         session = self._session
-        self._shared.log.info(
+        self._shared.log.debug(
             "mail %s from %s: sender <%s>, recipients: %d, bytes: %d",
             mail_id,
             self._who(),
             plain(session.mail_from or ""),
             len(session.recipients),
             session.size,
+            extra={"mail": mail_id, "peer": self._peer},
         )
 
     # --- TLS ---------------------------------------------------------------------------------------------------
@@ -441,16 +449,19 @@ class Connection(asyncio.Protocol):
         shared = self._shared
         if shared.implicit and not tls.first and time.monotonic() - self._since < PROBE:
             return
+        shared.counts.tls_failures += 1
         if shared.peers.failed_tls.note(self._peer) > 1:
             return
         what, remedy = failure(tls, implicit=shared.implicit, old=shared.access.rights(self._peer).old_tls)
         withheld = shared.starttls == "offered" and not shared.peers.manages_tls(self._peer)
         then = " For an hour it is not offered STARTTLS." if withheld else ""
-        shared.log.warning("TLS with %s failed: %s. Remedy: %s.%s", self._who(), what, remedy, then)
+        words = "TLS with %s failed: %s. Remedy: %s.%s"
+        shared.log.warning(words, self._who(), what, remedy, then, extra={"peer": self._peer})
 
     # --- to the socket -----------------------------------------------------------------------------------------
 
     def _send(self, replies: bytes) -> None:
+        self._shared.counts.replies(replies)
         if self._tls is not None:
             replies = self._tls.send(replies)
         self._write(replies)
@@ -473,11 +484,12 @@ class Connection(asyncio.Protocol):
     def _drained(self) -> None:
         self._release(_DISK)
 
-    def _refuse(self, reply: str, line: str) -> None:
+    def _refuse(self, reply: str, line: str, reason: str) -> None:
         """Turn away a peer before its session begins."""
         shared = self._shared
+        shared.counts.turned_away[reason] += 1
         if shared.peers.said_this_hour.note((self._peer, reply)) == 1:
-            shared.log.warning(line)
+            shared.log.warning(line, extra={"peer": self._peer})
         if not shared.implicit:
             self._write(reply.encode() + b"\r\n")
         if self._transport is not None:
@@ -522,12 +534,14 @@ class Connection(asyncio.Protocol):
             self._receipt.abort()
             self._receipt = None
             session = self._session
+            self._shared.counts.broken_off += 1
             self._shared.log.warning(
                 "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.",
                 self._who(),
                 plain(session.mail_from or ""),
                 session.size,
                 why,
+                extra={"peer": self._peer},
             )
 
     # --- from the server ---------------------------------------------------------------------------------------
@@ -567,7 +581,7 @@ class Connection(asyncio.Protocol):
             why = f"it took more than {whole:g} seconds"
         else:
             return
-        self._shared.log.debug("%s is cut off: %s", self._who(), why)
+        self._shared.log.debug("%s is cut off: %s", self._who(), why, extra={"peer": self._peer})
         self._drop(why)
         self._say_goodbye(session.timeout())
 

@@ -152,7 +152,7 @@ class Log(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.INFO:
+        if record.levelno >= logging.DEBUG:
             self.lines.append(f"{record.levelname} {record.getMessage()}")
 
 
