@@ -131,6 +131,16 @@ def test_a_device_with_a_name_of_its_own_is_known_at_a_new_address(registry):
     assert not new
 
 
+def test_the_one_that_is_left_is_known_at_a_new_address(registry):
+    about = {"helo": "NPIF65E56", "sender": "printer@lan"}
+    first, _ = who(registry, **about, peer="192.168.1.20")
+    registry._by_names.clear()  # as if its name had been learned later
+    second, _ = who(registry, **about, peer="192.168.1.21")
+    assert first.id != second.id
+    registry.forget(second.id)
+    assert who(registry, **about, peer="192.168.1.99")[0].id == first.id
+
+
 def test_a_global_ipv6_address_counts_by_its_network(registry):
     one, _ = who(registry, peer="2001:4860:4860::8888")
     assert who(registry, peer="2001:4860:4860::1234")[0] is one
