@@ -37,6 +37,8 @@ PROBE = 2.0
 """Seconds within which a peer that leaves a TLS port without a word only looked whether anybody is there."""
 COMING = 1.0
 """Seconds of silence after which nobody counts on a mail of this peer any more."""
+BROKEN_OFF = 20
+"""Mails of one peer that break off within an hour, each with a line in the log: more would only fill the disk."""
 LINGER = 10.0
 """Seconds that a peer has to take our last words."""
 _FULL = (452, "4.3.1", "The gateway's disk is full, try again later")
@@ -533,16 +535,19 @@ class Connection(asyncio.Protocol):
         if self._receipt is not None:
             self._receipt.abort()
             self._receipt = None
-            session = self._session
-            self._shared.counts.broken_off += 1
-            self._shared.log.warning(
-                "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.",
-                self._who(),
-                plain(session.mail_from or ""),
-                session.size,
-                why,
-                extra={"peer": self._peer},
-            )
+            session, shared = self._session, self._shared
+            shared.counts.broken_off += 1
+            times = shared.peers.said_this_hour.note((self._peer, "broken off"))
+            if times <= BROKEN_OFF:
+                shared.log.warning(
+                    "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.%s",
+                    self._who(),
+                    plain(session.mail_from or ""),
+                    session.size,
+                    why,
+                    " More of them are only counted, for an hour." if times == BROKEN_OFF else "",
+                    extra={"peer": self._peer},
+                )
 
     # --- from the server ---------------------------------------------------------------------------------------
 

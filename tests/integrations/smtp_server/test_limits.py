@@ -229,6 +229,17 @@ class TestOneConnection:
         assert replies[-1] == "421 4.7.0 gw.lan Too many errors"
         server.logged("WARNING 127.0.0.1 (cam) was cut off: it sent more than 20 commands that make no sense.")
 
+    def test_mails_that_break_off_do_not_flood_the_log(self, serve: Serve) -> None:
+        server = serve()
+        for _ in range(protocol.BROKEN_OFF + 5):
+            peer = server.peer(*OPENING, b"DATA")
+            peer.reset()
+        eventually(lambda: server.intake.aborted == protocol.BROKEN_OFF + 5)
+        line = "WARNING A mail from 127.0.0.1 (cam), sender <cam@lan>, broke off after 0 bytes and was dropped: "
+        line += "it hung up."
+        more = " More of them are only counted, for an hour."
+        assert server.log.lines == [line] * (protocol.BROKEN_OFF - 1) + [line + more]
+
     def test_http(self, serve: Serve) -> None:
         server = serve()
         peer = server.connect()
