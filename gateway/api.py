@@ -18,13 +18,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from gateway import bans, systemd, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Distribution",
     "Envelope",
     "Event",
+    "Finding",
     "Gateway",
     "Intake",
     "Integration",
@@ -55,7 +57,10 @@ __all__ = [
     "StoreTrouble",
     "Target",
     "about",
+    "bans",
+    "systemd",
     "to_json",
+    "users",
     "words",
 ]
 
@@ -326,6 +331,15 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class Finding(NamedTuple):
+    """What one check of `mailwire doctor` found; `advice` says what to do, if anything."""
+
+    check: str
+    result: Literal["ok", "warn", "fail"]
+    text: str
+    advice: str = ""
+
+
 class Integration:
     """Common to sources and targets."""
 
@@ -339,6 +353,14 @@ class Integration:
     async def stop(self) -> None:
         """Finish what is in flight, release everything. Called once, also after a failed start."""
 
+    def reload(self) -> None:
+        """The configuration was read again, and ours is as it was: look again at the files that it names. Quick."""
+
+    @classmethod
+    def examine(cls, name: str, config: Any, data_dir: Path) -> Iterator[Finding]:
+        """What `mailwire doctor` is to say about it, whether the gateway runs or not; `data_dir` may not be there."""
+        yield from ()
+
     def describe(self) -> str:
         """One friendly line for the start-up message: where it listens, what it is connected to."""
         return ""
@@ -348,7 +370,7 @@ class Integration:
         return None
 
     def health(self) -> dict[str, Any]:
-        """What else there is to say of it in `bridge/health`, as JSON-able values. Asked every few seconds."""
+        """What else `bridge/health` says of it: JSON-able values, nothing secret. Asked every few seconds."""
         return {}
 
     def metrics(self) -> Iterable[Metric]:

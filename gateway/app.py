@@ -117,6 +117,9 @@ class App:
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
 
+    def _hide(self, text: str) -> str:
+        return self.settings.hide(text)
+
     def _rebuild_router(self) -> None:
         buses = [
             one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
@@ -143,7 +146,7 @@ class App:
         instance = self.loader.load(setting.type).factory(context, setting.config)
         one = self.running[name] = Running(name, setting, instance)
         if isinstance(instance, Target):
-            one.worker = Worker(name, instance, self.store, self.pipeline.ledger)
+            one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -164,15 +167,15 @@ class App:
             except NotReady as error:
                 if one.state != "retrying":
                     log.warning("%s: not ready: %s; trying again", one.name, error, extra=about)
-                one.note(str(error), "retrying")
+                one.note(self._hide(str(error)), "retrying")
             except CredentialsRefused as error:
-                one.note(str(error), "refused")
+                one.note(self._hide(str(error)), "refused")
                 log.error("%s: the login was refused: %s", one.name, error, extra=about)
             except Broken as error:
-                one.note(str(error), "broken")
+                one.note(self._hide(str(error)), "broken")
                 log.error("%s: %s", one.name, error, extra=about)
             except Exception as error:  # a fault in one integration must not stop the others
-                one.note(f"{type(error).__name__}: {error}", "broken")
+                one.note(self._hide(f"{type(error).__name__}: {error}"), "broken")
                 log.exception("%s: could not be started", one.name, extra=about)
             one.first_try.set()
             if one.state == "retrying":
@@ -202,7 +205,7 @@ class App:
         one = self.running.get(name)
         if one and one.error != text:
             (log.warning if text else log.info)("%s: %s", name, text or "well again", extra={"integration": name})
-            one.note(text)
+            one.note(self._hide(text) if text else None)
 
     # --- reload ------------------------------------------------------------------------------------------------
 
@@ -218,6 +221,9 @@ class App:
                 if name in old and (new[name].type, new[name].config) != (old[name].type, old[name].config)
             ]
             added = [name for name in new if name not in old]
+            for name in old:
+                if name not in gone + changed and (one := self.running.get(name)):
+                    one.instance.reload()
             self.settings = settings
             for name in gone + changed:
                 if one := self.running.get(name):

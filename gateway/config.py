@@ -16,6 +16,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     WithJsonSchema,
     create_model,
@@ -36,6 +38,7 @@ from gateway.api import ConfigPath
 from gateway.loader import Loader, LoadError
 from gateway.logs import Form
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
+from gateway.redact import Redactor
 from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
@@ -222,8 +225,11 @@ class Settings(_Model):
     log_format: Form = "auto"
     """auto: text on a terminal and in systemd's journal, JSON elsewhere."""
     _hash: str = PrivateAttr("")
+    _redactor: Redactor = PrivateAttr(default_factory=lambda: Redactor(()))
 
     def model_post_init(self, context: Any) -> None:
+        configs = [setting.config.model_dump() for setting in self.integrations.values()]
+        self._redactor = Redactor({*(context["secrets"] if context else ()), *_passwords(configs)})
         facts = self.model_dump(exclude={"integrations"})
         for name, setting in self.integrations.items():
             facts[f"integrations.{name}"] = [setting.type, setting.config.model_dump()]
@@ -233,6 +239,25 @@ class Settings(_Model):
     def hash(self) -> str:
         """12 hexadecimal digits that change when the effective configuration does, secrets and passwords apart."""
         return self._hash
+
+    def hide(self, text: str) -> str:
+        """The text without this configuration's secrets and passwords. See `gateway.redact`."""
+        return self._redactor.hide(text)
+
+
+def _passwords(value: Any) -> Iterator[str]:
+    """Those that are marked as such, and those in URLs, as they are written and as they are meant."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, str):
+        for written in re.findall(r"://[^/@\s:]*:([^/@\s]+)@", value):
+            yield from (written, unquote(written))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _passwords(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _passwords(item)
 
 
 def _leaves(value: Any, hide: Callable[[str], str]) -> Any:
@@ -254,7 +279,8 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
     if not isinstance(data, dict):
         _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
     raw = {"integrations": DEFAULT_INTEGRATIONS} | {key: value for key, value in data.items() if value is not None}
-    context = {"folder": path.parent if path else Path(), "hide": document.hide}
+    secrets = document.secrets.values()
+    context = {"folder": path.parent if path else Path(), "hide": document.hide, "secrets": secrets}
     integrations, findings = _integrations(raw, document, loader, context)
     if document.is_known(("integrations",)):
         findings += _routes(raw, loader)

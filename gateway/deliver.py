@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
@@ -97,7 +97,11 @@ def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]])
 class Worker:
     """Delivers to one target."""
 
-    def __init__(self, name: str, target: Target, store: Store, ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, target: Target, store: Store, ledger: Ledger, hide: Callable[[str], str] = str
+    ) -> None:
+        """`hide` takes secrets out of the reasons that a target gives, which are kept and shown."""
+        self._hide = hide
         self.name = name
         self.target = target
         self.last_error: str | None = None
@@ -270,7 +274,7 @@ class Worker:
         try:
             await self.target.deliver(delivery.event)
         except NotReady as error:
-            self._say(str(error))
+            self._say(self._hide(str(error)))
             if self._paused_until <= time.monotonic():
                 self._paused_until = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -306,6 +310,7 @@ class Worker:
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
         self.retried += 1
+        reason = self._hide(reason)
         self._say(reason)
         wait = min(_FIRST_RETRY * 2 ** min(delivery.attempts, 16), _LONGEST_RETRY) if after is None else after
         delivery.attempts += 1
@@ -323,6 +328,7 @@ class Worker:
 
     def _end(self, delivery: Delivery, state: str, reason: str) -> None:
         self._release(delivery)
+        reason = self._hide(reason)
         self.ended[state] += 1
         self.trouble = (time.time(), reason)
         delivery.state, delivery.reason = state, reason

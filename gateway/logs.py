@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -35,25 +36,33 @@ def plain(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What the code gave in `extra`, and the integration that speaks."""
-    fields = {
-        key: value if isinstance(value, int | float | None) else plain(str(value))
-        for key, value in vars(record).items()
-        if key not in _NOT_EXTRA
-    }
-    if record.name.startswith(_INTEGRATION):
-        fields.setdefault("integration", plain(record.name.removeprefix(_INTEGRATION)))
-    return fields
-
-
 class _Formatter(logging.Formatter):
+    """`hide` takes secrets out of a text, whoever has put them in."""
+
+    def __init__(self, hide: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._hide = hide
+
+    def said(self, text: str) -> str:
+        return plain(self._hide(text))
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What the code gave in `extra`, and the integration that speaks."""
+        fields = {
+            key: value if isinstance(value, int | float | None) else self.said(str(value))
+            for key, value in vars(record).items()
+            if key not in _NOT_EXTRA
+        }
+        if record.name.startswith(_INTEGRATION):
+            fields.setdefault("integration", plain(record.name.removeprefix(_INTEGRATION)))
+        return fields
+
     def traceback(self, record: logging.LogRecord) -> list[str]:
         """Its lines, without an end each."""
         text = self.formatException(record.exc_info) if record.exc_info else ""
         if record.stack_info:
             text += f"\n{record.stack_info}"
-        return [plain(line) for line in text.split("\n") if line]
+        return [plain(line) for line in self._hide(text).split("\n") if line]
 
 
 class TextFormatter(_Formatter):
@@ -67,8 +76,8 @@ class TextFormatter(_Formatter):
         return f"{seconds}.{int(record.msecs):03d} {record.levelname:<7}"
 
     def line(self, record: logging.LogRecord) -> str:
-        text = f"{record.name}: {plain(record.getMessage())}"
-        fields = _fields(record)
+        text = f"{record.name}: {self.said(record.getMessage())}"
+        fields = self.fields(record)
         if fields:
             said = {word.strip(".:") for word in _WORD.findall(text)} | {record.name.removeprefix(_INTEGRATION)}
             more = [f"{key}={value}" for key, value in fields.items() if value is not None and str(value) not in said]
@@ -96,19 +105,19 @@ class JsonFormatter(_Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": plain(record.getMessage()),
+            "message": self.said(record.getMessage()),
         }
-        line |= {key: value for key, value in _fields(record).items() if key not in line}
+        line |= {key: value for key, value in self.fields(record).items() if key not in line}
         if traceback := self.traceback(record):
             line["exception"] = "\n".join(traceback)
         return json.dumps(line, ensure_ascii=False)
 
 
-def formatter(form: Form, stream: TextIO) -> logging.Formatter:
+def formatter(form: Form, stream: TextIO, hide: Callable[[str], str] = str) -> logging.Formatter:
     """`auto`: text on a terminal and in systemd's journal, which people read with journalctl; else JSON."""
     if form == "json" or (form == "auto" and not (stream.isatty() or _is_journal(stream))):
-        return JsonFormatter()
-    return JournalFormatter() if _is_journal(stream) else TextFormatter()
+        return JsonFormatter(hide)
+    return JournalFormatter(hide) if _is_journal(stream) else TextFormatter(hide)
 
 
 def _is_journal(stream: TextIO) -> bool:
@@ -120,10 +129,10 @@ def _is_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{facts.st_dev}:{facts.st_ino}"
 
 
-def begin(form: Form, level: str, stream: TextIO) -> None:
-    """Send this program's log there, Python's warnings with it."""
+def begin(form: Form, level: str, stream: TextIO, hide: Callable[[str], str] = str) -> None:
+    """Send this program's log there, Python's warnings with it; `hide` takes secrets out of a text."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter(form, stream))
+    handler.setFormatter(formatter(form, stream, hide))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
     # What no form shows is not worked out (logging's own advice, "Optimization" in the Python manual).

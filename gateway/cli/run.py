@@ -2,6 +2,7 @@
 
 SIGTERM and SIGINT stop it gracefully (a second one at once), SIGHUP makes it read its configuration again. What a
 person needs to know at the start goes to standard output in a few lines, everything else to the log on standard error.
+Under systemd it says when it is ready, and gives signs of life (see `gateway.systemd`).
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import logging
 import os
 import shlex
 import signal
+import stat
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
-from gateway import __version__, logs
+from gateway import __version__, logs, systemd
 from gateway.api import Source, Target
 from gateway.app import App
-from gateway.cli import common
+from gateway.cli import common, show
 from gateway.config import ConfigErrors
-from gateway.store import StoreBroken
+from gateway.store import SPOOL, StoreBroken
 
 log = logging.getLogger("mailwire")
 
@@ -43,8 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; 1 if the store can't be used or no source of mail could start."""
     chosen = common.settings(args)
-    logs.begin(args.log_format or chosen.settings.log_format, args.log or chosen.settings.log, sys.stderr)
     app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    form, level = args.log_format or chosen.settings.log_format, args.log or chosen.settings.log
+    logs.begin(form, level, sys.stderr, lambda text: app.settings.hide(text))  # the settings are others after a reload
+    sys.excepthook = _log_fault  # what is printed otherwise is not looked through for secrets
+    threading.excepthook = lambda fault: _log_fault(fault.exc_type, fault.exc_value, fault.exc_traceback)
+    _keep_private(chosen.folder)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(app))
@@ -60,6 +69,40 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _log_fault(kind: type[BaseException], fault: BaseException | None, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit | KeyboardInterrupt):
+        log.critical("this must not happen", exc_info=(kind, fault or kind(), traceback))
+
+
+def _keep_private(folder: Path) -> None:
+    """What is made from now on is for this user alone, and so is what is there already."""
+    os.umask(0o077)
+    widened = []
+    for path in _kept(folder):
+        try:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & 0o077 and not path.is_symlink():
+                path.chmod(mode & ~0o077)
+                widened.append(path)
+        except FileNotFoundError:  # a passing file
+            continue
+        except OSError as error:
+            log.warning("other users may read %s, and this can't be changed: %s", path, error.strerror)
+    if widened:
+        more = f" and {len(widened) - 1} more below" if len(widened) > 1 else ""
+        log.warning("other users could read %s%s: now they can't", widened[0], more)
+
+
+def _kept(folder: Path) -> Iterator[Path]:
+    """The data folder and what is in it; but spooled mails, which may be many, were made for this user alone."""
+    if folder.is_dir():
+        yield folder
+        for root, folders, files in os.walk(folder):
+            yield from (Path(root, name) for name in (*folders, *files))
+            if Path(root) == folder and SPOOL in folders:
+                folders.remove(SPOOL)
 
 
 async def _serve(app: App) -> int:
@@ -84,18 +127,42 @@ async def _serve(app: App) -> int:
     sources = [one for one in app.running.values() if isinstance(one.instance, Source)]
     if sources and all(one.state == "broken" for one in sources):
         for one in sources:
-            print(f"{one.name}: {one.error}", file=sys.stderr)
+            print(app.settings.hide(f"{one.name}: {one.error}"), file=sys.stderr)
         await app.stop()
         return 1
     await _wait_for_targets(app, ended)
     for line in greeting(app):
         print(line, flush=True)
     gc.collect()
+    gc.set_threshold(50_000, 50, 100)  # a mail hardly leaves a cycle behind: the collector may look more rarely
     gc.freeze()  # what is there now stays: the collector need not look at it again and again while mail comes in
+    _say_unused()
+    systemd.notify("READY=1", f"STATUS=Mailwire {__version__}, data in {app.folder}")
+    watchdog = asyncio.create_task(_give_signs_of_life(app), name="watchdog")
     await ended.wait()
+    systemd.notify("STOPPING=1")
     log.info("stopping: what is in flight is finished first")
     await app.stop()
+    watchdog.cancel()
     return 0
+
+
+async def _give_signs_of_life(app: App) -> None:
+    """Each proves that the event loop turns and that the store's writer answers; whether its disk is full or not."""
+    within = systemd.watchdog_seconds()
+    while within:
+        await app.store.flush()
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(within / 3)
+
+
+def _say_unused() -> None:
+    for host, port in systemd.passed.unused():
+        log.warning(
+            "systemd listens on %s for this gateway, but no SMTP server does: add it to 'listen', or remove it from "
+            "the socket unit. Who connects there waits in vain.",
+            show.address(host, port),
+        )
 
 
 async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
@@ -122,7 +189,7 @@ def greeting(app: App) -> list[str]:
     lines = [f"Mailwire {__version__} is running. Ctrl-C stops it."]
     for one in app.running.values():
         about = one.instance.describe() if one.state == "running" else f"{one.state}: {one.error}"
-        lines.append(f"  {one.name:<12} {about}")
+        lines.append(app.settings.hide(f"  {one.name:<12} {about}"))
     lines.append(f"  {'data':<12} {app.folder}")
     if app.config_file:
         lines.append(f"  {'settings':<12} {app.config_file}")
@@ -134,11 +201,15 @@ def greeting(app: App) -> list[str]:
 
 
 async def _reload(app: App) -> None:
+    systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
         await app.reload()
+        _say_unused()
     except ConfigErrors as error:
         log.error("the new configuration is refused, the old one goes on")
         for problem in error.problems:
             log.error("%s", problem)
     except OSError as error:
         log.error("the configuration could not be read, the old one goes on: %s", error)
+    finally:
+        systemd.notify("READY=1")

@@ -247,13 +247,15 @@ class Session:
         if self._begun and self._failure is None and self._state != _MAIL:
             self._failure = (code, enhanced, " ".join(text.split()))
 
-    def auth_done(self, ok: bool) -> "list[Event]":
-        """Answer AUTH. Goes on with what was pipelined and returns its events."""
+    def auth_done(self, ok: "bool | None") -> "list[Event]":
+        """Answer AUTH; None: it could not be found out now. Goes on with what was pipelined and returns its events."""
         if self._state != _VERDICT:
             return []
         self._state = _COMMAND
         if ok:
             self._logged_in()
+        elif ok is None:
+            self._say(454, "4.7.0", "Temporary authentication failure, try again later")
         else:
             self._failed_logins += 1
             if self._failed_logins < self._max_auth_failures:

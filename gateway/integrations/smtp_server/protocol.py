@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import math
 import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
-from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble
+from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble, bans, users
 from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
 
 from . import crowd
@@ -64,6 +64,7 @@ class Shared:
         intake: Intake,
         log: logging.Logger,
         limit: int,
+        folder: Path,
     ) -> None:
         self.name = name
         self.config = config
@@ -74,9 +75,11 @@ class Shared:
         """For everybody, and for the peers of 'old_tls'; None as long as there are none."""
         self.loop = asyncio.get_running_loop()
         self.counts = Counts()
-        self.access = Access(config.allow, config.old_tls, config.bare_lf)
-        self.peers = Peers(limit, config.max_connections_per_peer)
-        self.users = {user: password.get_secret_value().encode() for user, password in config.users.items()}
+        self.access = Access(config.allow, config.old_tls, config.bare_lf, config.bans.never)
+        self.peers = Peers(limit, config.max_connections_per_peer, config.bans.within)
+        self.bans = bans.Bans(folder / bans.FOLDER, config.bans.first, config.bans.longest)
+        given = {user: password.get_secret_value() for user, password in config.users.items()}
+        self.users = users.Users(given, folder / users.FILE, lambda text: log.error("%s", text), self.loop)
         self.implicit = config.tls == "implicit"
         self.starttls = "none" if self.implicit else config.tls
         self.options: dict[str, Any] = {
@@ -97,11 +100,8 @@ class Shared:
         self.empty = asyncio.Event()
         """Set when the last connection is done, once `stopping`."""
 
-    def right_login(self, user: str, password: str) -> bool:
-        """Takes equally long whether the user is unknown or the password is wrong."""
-        expected = self.users.get(user)
-        given = password.encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(given if expected is None else expected, given) and expected is not None
+    def banned(self, peer: str) -> bool:
+        return self.bans.left(peer) > 0 and self.access.rights(peer).banned
 
 
 class Connection(asyncio.Protocol):
@@ -150,7 +150,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = peer = cast(str, transport.get_extra_info("peername")[0])
+        peer = cast(str, transport.get_extra_info("peername")[0])
+        if peer.startswith("::ffff:") and "." in peer:  # by IPv4 to a socket for both, as systemd opens them
+            peer = peer[7:]
+        self._peer = peer
         self._since = self._seen = time.monotonic()
         shared = self._shared
         peers = shared.peers
@@ -160,6 +163,13 @@ class Connection(asyncio.Protocol):
                 f"554 5.7.1 {peer} may not send mail to this gateway",
                 f"{peer} was refused: it is in none of the networks under 'allow'. To let it in, add '{peer}' there.",
                 "not_allowed",
+            )
+            return
+        if shared.banned(peer):
+            self._refuse(
+                "421 4.7.0 Too many failed logins, try again later",
+                f"{peer} is kept out: too many of its logins failed. To let it in now: mailwire bans lift {peer}",
+                "banned",
             )
             return
         full = peers.enter(peer, rights.counted, shared.crowd.make_room)
@@ -347,22 +357,49 @@ class Connection(asyncio.Protocol):
     # --- login -------------------------------------------------------------------------------------------------
 
     def _login(self, user: str, password: str) -> None:
-        shared = self._shared
-        failures = shared.peers.failed_logins
-        if shared.right_login(user, password):
-            failures.forget(self._peer)
-            self._more = self._session.auth_done(True)
-            return
-        count = failures.note(self._peer)
-        what = "wrong password" if user in shared.users else "no such user"
-        shared.counts.login_failures += 1
-        words = "Login of %s from %s refused: %s."
-        shared.log.warning(words, plain(repr(user)), self._who(), what, extra={"peer": self._peer})
-        shared.loop.call_later(min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN), self._refuse_login)
+        shared, peer = self._shared, self._peer
+        shared.users.check(user, password, lambda right: self._checked(user, right), lambda: not shared.banned(peer))
 
-    def _refuse_login(self) -> None:
-        if not self._over:
-            self._work(self._session.auth_done(False))
+    def _checked(self, user: str, right: bool | None) -> None:
+        """The verdict, perhaps from within `_login`. None: there was not the memory to find out."""
+        shared, peer = self._shared, self._peer
+        if right is None:
+            shared.log.error("A login from %s could not be checked: there is not enough memory.", self._who())
+        elif right:
+            shared.peers.failed_logins.forget(peer)
+        else:
+            count = shared.peers.failed_logins.note(peer)
+            # A name that is not known may be a password, typed into the wrong field: it is not repeated.
+            who, what = (plain(repr(user)), "wrong password") if user in shared.users else ("a user", "no such user")
+            shared.counts.login_failures += 1
+            words = "Login of %s from %s refused: %s."
+            shared.log.warning(words, who, self._who(), what, extra={"peer": peer})
+            self._count_against(peer)
+            wait = min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN)
+            shared.loop.call_later(wait, self._answer_login, False)
+            return
+        self._answer_login(right)
+
+    def _count_against(self, peer: str) -> None:
+        shared = self._shared
+        rules, failures = shared.config.bans, shared.peers.failed_in_all.note(peer)
+        if not rules.after or failures < rules.after or shared.banned(peer) or not shared.access.rights(peer).banned:
+            return
+        shared.peers.failed_in_all.forget(peer)
+        minutes = shared.bans.impose(peer, failures) / 60
+        shared.log.warning(
+            "%s is kept out for %.3g minutes: %d of its logins failed. To let it in now: mailwire bans lift %s",
+            self._who(),
+            minutes,
+            failures,
+            peer,
+        )
+
+    def _answer_login(self, right: bool | None) -> None:
+        if self._working:
+            self._more = self._session.auth_done(right)
+        elif not self._over:
+            self._work(self._session.auth_done(right))
 
     # --- the mail ----------------------------------------------------------------------------------------------
 
@@ -374,7 +411,7 @@ class Connection(asyncio.Protocol):
         details: dict[str, Any] = {}
         if session.params:
             details["params"] = dict(session.params)
-        if session.user:
+        if session.user and self._shared.config.login != "any":  # or nobody vouches that it is no password
             details["user"] = session.user
         if self._tls is not None:
             details["tls"] = self._tls.facts
@@ -598,7 +635,7 @@ class Connection(asyncio.Protocol):
         if self._receipt is not None:
             speed = session.size / lasted if lasted > crowd.SLOW_AFTER else crowd.SLOW
             return (True, speed) if speed < crowd.SLOW else None
-        if session.user is not None and self._shared.users:
+        if session.user is not None and self._shared.config.login != "any":
             return None
         # What comes of a mail that is refused already is no progress.
         idle = now - self._seen > crowd.SILENT or lasted > crowd.NO_MAIL

@@ -130,6 +130,22 @@ def test_a_gateway_that_runs_but_does_not_listen(configure, data, port, fill, ex
     assert found["smtp"]["text"] == f"lan 127.0.0.1:{port}: the gateway runs, but does not listen here"
 
 
+def test_a_gateway_that_lets_this_machine_not_in(configure, data, examine):
+    store = Store(data)
+    store.open(exclusive=True)
+    try:
+        with Answering(b"554 5.7.1 127.0.0.1 may not send mail to this gateway\r\n") as smtp:
+            configure(smtp.port)
+            code, found = examine()
+    finally:
+        store._lock.close()
+    assert (code, found["smtp"]["result"]) == (0, "warn")
+    assert found["smtp"]["text"] == (
+        f"lan 127.0.0.1:{smtp.port}: answers, but not this machine: "
+        "554 5.7.1 127.0.0.1 may not send mail to this gateway"
+    )
+
+
 def test_a_port_that_another_program_has_taken(configure, examine):
     with Answering(b"220 postfix\r\n") as other:
         configure(other.port)

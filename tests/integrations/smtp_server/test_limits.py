@@ -138,6 +138,12 @@ class TestCrowd:
         assert server.connect().rest() == ["421 4.3.2 Too many connections, try again later"]
         assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
 
+    def test_a_login_that_takes_any_password_counts_for_nothing(self, serve: Serve) -> None:
+        server = serve(max_connections=1)
+        peer = server.peer(b"EHLO cam", b"AUTH PLAIN AGNhbQBzZWNyZXQ=")
+        server.peer()
+        assert peer.rest() == [ROOM]
+
     def test_a_mail_that_waits_for_us_stays(self, serve: Serve) -> None:
         server = serve(max_connections=1)
         server.intake.holding = True
