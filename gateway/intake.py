@@ -26,6 +26,7 @@ from gateway.writer import trouble_of
 SPOOL_ABOVE = 256 * 1024  # bytes of one mail held in memory
 CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of more than 16 KiB are spooled
 _CROWDED_ABOVE = 16 * 1024
+_TINY, _JOINED = 512, 4096  # bytes of a chunk that is joined to the one before it, and of that one
 _PIECE = 64 * 1024  # bytes handed to the disk at a time
 _HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 
@@ -118,7 +119,10 @@ class Receipt:
             self._began = time.monotonic()
         length = len(chunk)
         intake = self._intake
-        self._chunks.append(chunk)
+        if length < _TINY and self._chunks and len(self._chunks[-1]) < _JOINED:
+            self._chunks[-1] += chunk  # a mail may come byte by byte, and an object of its own is many times a byte
+        else:
+            self._chunks.append(chunk)
         self._pending += length
         self._size += length
         intake.held += length

@@ -12,6 +12,7 @@ whole plant reports at once, interpreting is left a twentieth of the time until 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import Counter, deque
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
+_RECENT = 10_000  # mails in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
 _TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
@@ -117,7 +119,7 @@ class Pipeline:
         self._scheduled = False
         self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
-        self._recent: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._replaying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -146,10 +148,13 @@ class Pipeline:
     def resume(self) -> None:
         """At start: interpret what was kept, but not interpreted, when the gateway last ended."""
         since = time.time() - self.duplicate_window
-        for peer, mail_from, sha256, received, mail_id in self.store.rows(
-            "SELECT peer, mail_from, sha256, received, id FROM mails WHERE received > ? AND state = 'done'", since
+        for peer, helo, mail_from, rcpt_to, sha256, received, mail_id in self.store.rows(
+            "SELECT peer, helo, mail_from, rcpt_to, sha256, received, id FROM mails "
+            "WHERE received > ? AND state = 'done' ORDER BY seq",
+            since,
         ):
-            self._recent.setdefault((peer, mail_from, sha256), (received, mail_id))
+            key = hash((peer, helo, mail_from, tuple(json.loads(rcpt_to)), sha256))
+            self._recent.setdefault(key, (received, mail_id))
         self._schedule()
 
     def replay(self) -> None:
@@ -221,16 +226,18 @@ class Pipeline:
         if self._stopped:
             return
         now = time.perf_counter()
-        if not self._queue:
-            self._read_more()
-        while self._queue:
-            self._take(self._queue.popleft())
-            self._ended = time.perf_counter()
-            self._took = self._ended - now
-            if self._took >= _TURN:
-                break
-        if self._queue or self._behind:
-            self._schedule()
+        try:
+            if not self._queue:
+                self._read_more()
+            while self._queue:
+                self._take(self._queue.popleft())
+                self._ended = time.perf_counter()
+                self._took = self._ended - now
+                if self._took >= _TURN:
+                    break
+        finally:  # a mail that we fail on stays `received`, and those behind it are not held up
+            if self._queue or self._behind:
+                self._schedule()
 
     def _read_more(self) -> None:
         mails = self.store.open_mails(self._read_up_to, _PAGE)
@@ -355,19 +362,20 @@ class Pipeline:
     def _duplicate_of(self, mail: Mail) -> str | None:
         """The id of the mail that this one repeats.
 
-        A device that missed our 250 sends the same bytes once more (RFC 1047); the same peer, reverse-path and
-        content within the window is one event.
+        A device that missed our 250 sends the same bytes once more (RFC 1047); the same peer, HELO name, envelope and
+        content within the window is one event. To another recipient it is another mail: that may be its routing key.
         """
         if not self.duplicate_window:
             return None
-        key = (mail.envelope.peer, mail.envelope.mail_from, mail.sha256)
-        seen = self._recent.get(key)
+        envelope = mail.envelope
+        key = hash((envelope.peer, envelope.helo, envelope.mail_from, tuple(envelope.rcpt_to), mail.sha256))
+        seen = self._recent.pop(key, None)
         if seen and seen[1] != mail.id and abs(mail.received - seen[0]) <= self.duplicate_window:
+            self._recent[key] = seen
             return seen[1]
         self._recent[key] = (mail.received, mail.id)
-        if len(self._recent) > 10_000:
-            oldest = mail.received - self.duplicate_window
-            self._recent = {key: value for key, value in self._recent.items() if value[0] >= oldest}
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
         return None
 
     def _set_state(self, mail: Mail, state: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
+import tracemalloc
 
 import pytest
 
@@ -60,6 +61,23 @@ async def test_a_large_mail_is_streamed_to_a_file(door):
     assert door.store.content(found)[:] == b"".join(chunks)
     assert (door.store.spool / found.file).stat().st_mode & 0o777 == 0o600
     assert door.held == 0
+
+
+async def test_a_mail_that_comes_by_two_bytes_takes_no_multiple_of_its_size(door):
+    receipt = door.begin()
+    count = SPOOL_ABOVE // 2
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            receipt.write(bytes((120, 121)))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * SPOOL_ABOVE
+    done = asyncio.get_running_loop().create_future()
+    receipt.commit(ENVELOPE, lambda *answer: done.set_result(answer))
+    mail_id, _ = await asyncio.wait_for(done, 10)
+    assert door.store.content(door.store.mail(mail_id)) == b"xy" * count
 
 
 async def test_a_mail_just_at_the_limit_stays_in_memory(door):

@@ -1,6 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -45,10 +46,9 @@ class Bench:
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
 
-    async def kept(self, content, *, peer="192.168.1.2", tell=True, received=None):
-        mail = Mail(
-            new_id(), received or time.time(), Envelope("m", peer, "h", "a@b", ["c@d"]), len(content), content=content
-        )
+    async def kept(self, content, *, tell=True, received=None, **said):
+        said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said
+        mail = Mail(new_id(), received or time.time(), Envelope("m", **said), len(content), content=content)
         done = asyncio.get_running_loop().create_future()
         self.store.keep(mail, done.set_result)
         assert await done is None
@@ -117,6 +117,27 @@ async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
     assert bench.pipeline._queued_bytes == 0
 
 
+@pytest.mark.parametrize("padding", [0, 100_000], ids=["on the loop", "in a thread"])
+async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, padding):
+    identify = bench.pipeline.registry.identify
+
+    def fails(envelope, sender, subject, now):
+        if subject == "poison":
+            raise RuntimeError(subject)
+        return identify(envelope, sender, subject, now)
+
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context["exception"])))
+    monkeypatch.setattr(bench.pipeline.registry, "identify", fails)
+    for subject in ("before", "poison", "after"):
+        await bench.kept(mail(subject, padding), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(2) == ["before", "after"]
+    assert await bench.states() == ["done", "received", "done"]
+    gc.collect()
+    assert said == ["poison"]
+
+
 async def test_a_small_mail_never_overtakes_a_large_one_of_its_peer(bench):
     bench.pipeline.resume()
     for number in range(6):
@@ -135,6 +156,23 @@ async def test_the_same_bytes_within_the_window_are_one_event(bench):
     await bench.kept(mail("x"), received=now + 61)
     assert len(await bench.heard(3)) == 3
     assert await bench.states() == ["done", "duplicate", "done", "done"]
+
+
+@pytest.mark.parametrize("other", [{"helo": "cam2"}, {"rcpt_to": ["other@gw"]}, {"mail_from": "other@lan"}], ids=str)
+async def test_the_same_bytes_in_another_envelope_are_another_mail(bench, other):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.kept(mail("x"), **other)
+    assert len(await bench.heard(2)) == 2
+
+
+async def test_repeats_are_looked_for_among_so_many_mails(bench, monkeypatch):
+    monkeypatch.setattr(module, "_RECENT", 2)
+    bench.pipeline.resume()
+    for subject in "aabca":
+        await bench.kept(mail(subject))
+    assert await bench.heard(4) == ["a", "b", "c", "a"]
+    assert len(bench.pipeline._recent) == 2
 
 
 async def test_a_repeat_is_known_across_a_restart(bench):

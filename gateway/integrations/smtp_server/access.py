@@ -157,15 +157,18 @@ class Peers:
         self.failed_tls = Memory(HOUR)
         self.worked_tls = Memory(DAY)
 
-    def enter(self, peer: str, counted: bool) -> str | None:
-        """One more connection; or why there can't be one more, and then it is not counted."""
-        if self._total >= self._limit:
-            return f"all {self._limit} connections are taken ('max_connections')"
+    def enter(self, peer: str, counted: bool, make_room: Callable[[], bool] = lambda: False) -> str | None:
+        """One more connection; or why there can't be one more, and then it is not counted.
+
+        `make_room` may end another connection (`leave`), and says whether it did.
+        """
         mine = self._connections.get(peer, 0)
         if counted and mine >= self._limit_per_peer:
             return f"{mine} connections from it are open already ('max_connections_per_peer')"
+        if self._total >= self._limit and not make_room():
+            return f"all {self._limit} connections are taken ('max_connections')"
         self._total += 1
-        self._connections[peer] = mine + 1
+        self._connections[peer] = self._connections.get(peer, 0) + 1
         return None
 
     def manages_tls(self, peer: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, cast
 from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble, bans, users
 from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
 
+from . import crowd
 from .access import Access, Peers, matcher
 from .config import Config
 from .counts import Counts
@@ -29,13 +30,15 @@ from .tls import Tls, failure
 
 Events = Sequence[tuple[Any, ...]]
 
-_DISK, _STORE, _PEER = 1, 2, 4  # whom reading waits for: bits
+_DISK, _STORE, _PEER, _REPLIES = 1, 2, 4, 8  # whom, or what, reading waits for: bits
 AHEAD = 64 * 1024
 """Bytes that may come while a mail is being kept, before reading is paused."""
 PROBE = 2.0
 """Seconds within which a peer that leaves a TLS port without a word only looked whether anybody is there."""
 COMING = 1.0
 """Seconds of silence after which nobody counts on a mail of this peer any more."""
+BROKEN_OFF = 20
+"""Mails of one peer that break off within an hour, each with a line in the log: more would only fill the disk."""
 LINGER = 10.0
 """Seconds that a peer has to take our last words."""
 _FULL = (452, "4.3.1", "The gateway's disk is full, try again later")
@@ -92,6 +95,7 @@ class Shared:
             "room": intake.room,
         }
         self.connections: set[Connection] = set()
+        self.crowd = crowd.Crowd(self.connections, time.monotonic)
         self.stopping = False
         self.empty = asyncio.Event()
         """Set when the last connection is done, once `stopping`."""
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
                 "banned",
             )
             return
-        full = peers.enter(peer, rights.counted)
+        full = peers.enter(peer, rights.counted, shared.crowd.make_room)
         if full:
             self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.", "full")
             return
@@ -205,7 +209,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer will send nothing more. It may well listen yet: our side stays open until all is answered."""
         self._ended = True
-        if not self._session.waiting or self._handshaking():
+        session = self._session
+        if not (session.waiting or session.more) or self._handshaking():
             self._close()
         return True
 
@@ -215,14 +220,18 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(exc, OSError) and not self._over and transport is not None:
             self._read_rest(transport)
-        if self._over or not self._session.waiting or self._handshaking():
+        session = self._session
+        if self._over or not (session.waiting or session.more) or self._handshaking():
             self._finish()
+        elif session.more:
+            self._shared.loop.call_soon(self._go_on)
 
     def pause_writing(self) -> None:
         self._hold(_PEER)
 
     def resume_writing(self) -> None:
         self._release(_PEER)
+        self._go_on()
 
     def _read_rest(self, transport: asyncio.Transport) -> None:
         """A failed write makes asyncio close the socket, but what the peer sent before it left is still in there."""
@@ -283,12 +292,22 @@ class Connection(asyncio.Protocol):
             progress = True
         if progress:
             self._seen = time.monotonic()
+        if not session.more:
+            self._release(_REPLIES)
         if close:
             self._close()
         elif starttls:
             self._start_tls()
+        elif session.more:
+            self._hold(_REPLIES)
+            self._shared.loop.call_soon(self._go_on)
         else:
             self._settle()
+
+    def _go_on(self) -> None:
+        """With what is left over, when the peer has taken the replies to what was before it."""
+        if self._session.more and not self._over and (self._transport is None or not self._held & _PEER):
+            self._work(self._session.go_on())
 
     def _count(self, coming: bool) -> None:
         """Whether it is about to bring a mail (`Intake.coming`): from its beginning on, and from MAIL to the answer."""
@@ -553,16 +572,19 @@ class Connection(asyncio.Protocol):
         if self._receipt is not None:
             self._receipt.abort()
             self._receipt = None
-            session = self._session
-            self._shared.counts.broken_off += 1
-            self._shared.log.warning(
-                "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.",
-                self._who(),
-                plain(session.mail_from or ""),
-                session.size,
-                why,
-                extra={"peer": self._peer},
-            )
+            session, shared = self._session, self._shared
+            shared.counts.broken_off += 1
+            times = shared.peers.said_this_hour.note((self._peer, "broken off"))
+            if times <= BROKEN_OFF:
+                shared.log.warning(
+                    "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.%s",
+                    self._who(),
+                    plain(session.mail_from or ""),
+                    session.size,
+                    why,
+                    " More of them are only counted, for an hour." if times == BROKEN_OFF else "",
+                    extra={"peer": self._peer},
+                )
 
     # --- from the server ---------------------------------------------------------------------------------------
 
@@ -604,6 +626,35 @@ class Connection(asyncio.Protocol):
         self._shared.log.debug("%s is cut off: %s", self._who(), why, extra={"peer": self._peer})
         self._drop(why)
         self._say_goodbye(session.timeout())
+
+    def spare(self, now: float) -> tuple[bool, float] | None:
+        """See `crowd.Guest`: without a mail, the longest time counts most; with one, the lowest speed."""
+        session, lasted = self._session, now - self._since
+        if self._held & _DISK or (session.waiting and not self._handshaking()):
+            return None
+        if self._receipt is not None:
+            speed = session.size / lasted if lasted > crowd.SLOW_AFTER else crowd.SLOW
+            return (True, speed) if speed < crowd.SLOW else None
+        if session.user is not None and self._shared.config.login != "any":
+            return None
+        # What comes of a mail that is refused already is no progress.
+        idle = now - self._seen > crowd.SILENT or lasted > crowd.NO_MAIL
+        return (False, -lasted) if idle else None
+
+    def make_room(self) -> None:
+        """Another needs this place."""
+        shared = self._shared
+        if shared.peers.said_this_hour.note("crowded") == 1:
+            shared.log.warning(
+                "All connections are taken ('max_connections'): those that bring no mail make room for others, "
+                "%s was the first.",
+                self._who(),
+            )
+        self._drop("it came too slowly, and all connections are taken")
+        self._say_goodbye(self._session.timeout())
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
+        self._finish()
 
     def stop(self) -> None:
         """The server stops: end now, unless a mail is under way."""
