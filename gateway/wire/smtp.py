@@ -317,7 +317,7 @@ class Session:
             elif state == _CONTENT:
                 pos = self._content(data, pos)
             elif state == _CHUNK:
-                chunk = data[pos : pos + self._left]
+                chunk = data[pos : pos + min(self._left, len(data))]  # MicroPython takes no long slices
                 pos += len(chunk)
                 self._left -= len(chunk)
                 if self._refusal is None:
