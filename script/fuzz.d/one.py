@@ -1,0 +1,84 @@
+"""One process of a fuzz run: `one.py TARGET KNOWN [libFuzzer's flags and folders]`, or `one.py TARGET minimise FILE`.
+
+KNOWN is a file with the signatures of crashes that were found before, one a line: they count as no crash.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fuzz import targets
+
+MINIMISE = 30.0  # seconds
+
+
+def signature(error: BaseException) -> str:
+    """What two crashes of one cause have in common: the exception, and the last line of ours that it came through."""
+    ours = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/gateway/" in frame.filename or "/tests/" in frame.filename
+    ]
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
+    return f"{type(error).__name__} at {place}"
+
+
+def fuzz(name: str, known: frozenset[str], flags: list[str]) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["gateway"]):
+        target = targets.load(name)
+
+    def one(data: bytes) -> None:
+        try:
+            target.run(data)
+        except Exception as error:
+            if signature(error) not in known:
+                print(f"signature: {signature(error)}", file=sys.stderr)
+                raise
+
+    atheris.Setup([sys.argv[0], *flags], one)
+    atheris.Fuzz()
+
+
+def minimise(data: bytes, crash: Callable[[bytes], str]) -> bytes:
+    """As much of it taken away as can be, in ever smaller pieces, with the same crash."""
+    wanted, deadline = crash(data), time.monotonic() + MINIMISE
+    size = len(data) // 2
+    while wanted and size and time.monotonic() < deadline:
+        at, before = 0, len(data)
+        while at < len(data) and time.monotonic() < deadline:
+            shorter = data[:at] + data[at + size :]
+            if crash(shorter) == wanted:
+                data = shorter
+            else:
+                at += size
+        if len(data) == before:
+            size //= 2
+    return data
+
+
+def main() -> None:
+    name, how, *rest = sys.argv[1:]
+    if how != "minimise":
+        fuzz(name, frozenset(Path(how).read_text().splitlines()), rest)
+        return
+    target = targets.load(name)
+
+    def crash(data: bytes) -> str:
+        try:
+            target.run(data)
+        except Exception as error:  # noqa: BLE001  # any is a crash
+            return signature(error)
+        return ""
+
+    path = Path(rest[0])
+    path.write_bytes(minimise(path.read_bytes(), crash))
+
+
+if __name__ == "__main__":
+    main()
