@@ -87,6 +87,7 @@ _BDAT_SYNTAX = (501, "5.5.4", "Syntax: BDAT size [LAST]")
 
 _END = b"\r\n.\r\n"
 _BLANKS = b" \t\r\0"  # around a command; NULs because some firmware sends its whole buffer
+_SPECIALS = '<>()[]\\,;:@"'  # RFC 5322 §3.2.3, where the dot is one, too
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
@@ -831,7 +832,7 @@ def _split(operand: bytes) -> "tuple[bytes, bytes, str]":
         path = operand[opened + 1 : closed]
         inner = path if quoted else path[path.rfind(b"<") + 1 :].rstrip(b">")
         return inner.strip(), operand[closed + 1 :], "" if not opened and inner == path else "display-name"
-    operand = operand.lstrip(b"<")
+    operand = operand.lstrip(b"< ")
     end = operand.find(b" ", max(0, operand.find(b"@")))
     if end < 0:
         end = len(operand)
@@ -849,14 +850,25 @@ def _quote_end(operand: bytes) -> int:
 
 
 def _is_strict(address: str, sender: bool) -> bool:
-    """Mailbox, null sender or postmaster, as RFC 5321 §4.1.2 in its outlines; the local part is nobody's business."""
+    """Mailbox, null sender or postmaster, as RFC 5321 §4.1.2 in its outlines: no special stands outside of quotes."""
     if not address:
         return True
     if "@" not in address:
         return not sender and address.lower() == "postmaster"
     at = address.rfind("@")
-    quoted = address[:1] == '"' and address[at - 1] == '"'
-    return 0 < at < len(address) - 1 and (quoted or " " not in address) and " " not in address[at:]
+    local, domain = address[:at], address[at + 1 :]
+    quoted = len(local) > 1 and local[0] == local[-1] == '"'
+    literal = domain[:1] == "[" and domain[-1:] == "]"
+    return (
+        local != ""
+        and domain != ""
+        and (quoted or not _has_any(_SPECIALS + " ", local))
+        and not _has_any(" " if literal else _SPECIALS + " ", domain)
+    )
+
+
+def _has_any(letters: str, text: str) -> bool:
+    return any(letter in letters for letter in text)
 
 
 def _is_value(name: str, value: str) -> bool:
