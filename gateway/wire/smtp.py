@@ -859,11 +859,12 @@ def _is_strict(address: str, sender: bool) -> bool:
     local, domain = address[:at], address[at + 1 :]
     quoted = len(local) > 1 and local[0] == local[-1] == '"'
     literal = domain[:1] == "[" and domain[-1:] == "]"
+    inner = domain[1:-1] if literal else domain
     return (
         local != ""
-        and domain != ""
+        and inner != ""
         and (quoted or not _has_any(_SPECIALS + " ", local))
-        and not _has_any(" " if literal else _SPECIALS + " ", domain)
+        and not _has_any("[\\] " if literal else _SPECIALS + " ", inner)
     )
 
 

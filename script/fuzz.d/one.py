@@ -17,20 +17,20 @@ MINIMISE = 30.0  # seconds
 
 
 def signature(error: BaseException) -> str:
-    """What two crashes of one cause have in common: the exception, and the last line of ours that it came through."""
+    """What two crashes of one cause have in common: the exception, its `kind`, the last of our lines in it."""
     ours = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if "/gateway/" in frame.filename or "/tests/" in frame.filename
     ]
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
-    return f"{type(error).__name__} at {place}"
+    return f"{type(error).__name__} at {place} {getattr(error, 'kind', '')}".strip()
 
 
 def fuzz(name: str, known: frozenset[str], flags: list[str]) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["gateway"]):
+    with atheris.instrument_imports(include=["gateway", "aiosmtpd"]):
         target = targets.load(name)
 
     def one(data: bytes) -> None:

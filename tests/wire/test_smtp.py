@@ -92,6 +92,7 @@ def test_a_device_with_bare_lf_is_not_offered_chunks():
         ("MAIL FROM:<a@b>", {"login": "required"}, "530 5.7.0 Authentication required"),
         ("MAIL FROM:<a@b>", {"tls": "required"}, "530 5.7.0 Must issue a STARTTLS command first"),
         ("MAIL FROM:<a>", {"strict": True}, "501 5.1.7 Malformed address"),
+        ("MAIL FROM:<a@[]>", {"strict": True}, "501 5.1.7 Malformed address"),
         ("MAIL FROM:<a@b> X=1", {"strict": True}, "555 5.5.4 Parameter not recognized"),
         ("MAIL FROM:<a@b> AUTH=<>", {"strict": True, "login": "none"}, "555 5.5.4 Parameter not recognized"),
         ("MAIL FROM:<a@b> SIZE=x", {"strict": True}, "501 5.5.4 Malformed parameter"),
