@@ -857,7 +857,7 @@ def _is_strict(address: str, sender: bool) -> bool:
         return not sender and address.lower() == "postmaster"
     at = address.rfind("@")
     local, domain = address[:at], address[at + 1 :]
-    quoted = len(local) > 1 and local[0] == local[-1] == '"'
+    quoted = _quote_end(b"<" + address.encode()) == len(local.encode()) + 1
     literal = domain[:1] == "[" and domain[-1:] == "]"
     inner = domain[1:-1] if literal else domain
     return (

@@ -29,11 +29,12 @@ from pathlib import Path
 
 from tests.fuzz import targets
 
+ONE = Path(__file__).with_name("one.py")
 CACHE = targets.CRASHES.parents[2] / ".cache" / "fuzz"
 LONGEST = 20_000  # octets of an input; the longest line that SMTP may have is 12 KiB
 PATIENCE = 25  # seconds for one input
 MEMORY = 1024  # MiB
-UNGUIDED = {70: "timeout", 71: "out-of-memory"}  # exit codes of libFuzzer for crashes that Python can't see
+LIMITS = {70: f"more than {PATIENCE} s", 71: f"more than {MEMORY} MiB"}  # by libFuzzer's exit code for it
 RESTS = 3.0  # seconds that are not worth a start
 STATUS = re.compile(r"#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)/")
 
@@ -113,6 +114,7 @@ class Run:
         folders = [self.corpus(name), self.seeds(name)]
         flags = [
             f"-timeout={PATIENCE}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST}", "-print_final_stats=1",
+            f"-report_slow_units={PATIENCE}",
             f"-dict={self.dictionary(name)}", f"-artifact_prefix={self.scratch}/{name}-", *map(str, folders),
         ]  # fmt: skip
         deadline = time.monotonic() + self.options.seconds
@@ -120,11 +122,15 @@ class Run:
             code, signature = self.process(result, [str(known), f"-max_total_time={left:.0f}", *flags])
             if code == 0 or self.over.is_set():
                 break
-            found = [path for path in self.scratch.glob(f"{name}-*") if path.is_file()]
+            found = [path for kind in ("crash", "timeout", "oom") for path in self.scratch.glob(f"{name}-{kind}-*")]
             if not found:
                 result.failed = f"its process ended with exit code {code}: see {self.log(name)}"
                 break
-            self.keep(result, found[0], signature or UNGUIDED.get(code, f"exit code {code}"))
+            if code in LIMITS and self.passes(name, found[0]):
+                say(f"{name}: an input took {LIMITS[code]} and does not when it is alone; the machine was busy")
+                found[0].unlink()
+                continue
+            self.keep(result, found[0], signature or LIMITS.get(code, f"exit code {code}"))
             if not signature:
                 break  # nothing of it can be told apart from what else may be found
             with known.open("a") as file:
@@ -136,7 +142,7 @@ class Run:
         """Fuzz until the time is over or there is a crash: the exit code, and what the crash was."""
         name, signature = result.target, ""
         started, before = time.monotonic(), result.executions
-        command = [sys.executable, str(Path(__file__).with_name("one.py")), name, *words]
+        command = [sys.executable, str(ONE), name, *words]
         with (
             self.log(name).open("a") as log,
             subprocess.Popen(
@@ -165,13 +171,16 @@ class Run:
         result.cpu_seconds += usage.ru_utime + usage.ru_stime
         return process.returncode, signature
 
+    def passes(self, name: str, path: Path) -> bool:
+        """Whether an input is within the limits when it is alone: a busy machine takes time that is not its own."""
+        command = [sys.executable, str(ONE), name, "alone", str(path), str(PATIENCE), str(MEMORY)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
     def keep(self, result: Result, path: Path, signature: str) -> None:
         name = result.target
         self.show(name, f"{name}: a crash, it is being minimised")
-        if signature not in UNGUIDED.values():
-            subprocess.run(
-                [sys.executable, str(Path(__file__).with_name("one.py")), name, "minimise", str(path)], check=False
-            )
+        if signature not in LIMITS.values():
+            subprocess.run([sys.executable, str(ONE), name, "minimise", str(path)], check=False)
         kept = targets.keep(name, path.read_bytes())
         path.unlink()
         result.crashes.append(str(kept))

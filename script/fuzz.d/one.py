@@ -1,10 +1,12 @@
-"""One process of a fuzz run: `one.py TARGET KNOWN [libFuzzer's flags and folders]`, or `one.py TARGET minimise FILE`.
+"""One process of a fuzz run: `one.py TARGET KNOWN [libFuzzer's flags and folders]`.
 
-KNOWN is a file with the signatures of crashes that were found before, one a line: they count as no crash.
+Or `one.py TARGET minimise FILE`, or `one.py TARGET alone FILE SECONDS MIB`: a single input, within that CPU time and
+memory. KNOWN is a file with the signatures of crashes that were found before, one a line: they count as no crash.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 import traceback
@@ -45,8 +47,16 @@ def fuzz(name: str, known: frozenset[str], flags: list[str]) -> None:
     atheris.Fuzz()
 
 
-def minimise(data: bytes, crash: Callable[[bytes], str]) -> bytes:
+def minimise(data: bytes, run: Callable[[bytes], None]) -> bytes:
     """As much of it taken away as can be, in ever smaller pieces, with the same crash."""
+
+    def crash(data: bytes) -> str:
+        try:
+            run(data)
+        except Exception as error:  # noqa: BLE001  # any is a crash
+            return signature(error)
+        return ""
+
     wanted, deadline = crash(data), time.monotonic() + MINIMISE
     size = len(data) // 2
     while wanted and size and time.monotonic() < deadline:
@@ -62,22 +72,21 @@ def minimise(data: bytes, crash: Callable[[bytes], str]) -> bytes:
     return data
 
 
+def alone(run: Callable[[bytes], None], data: bytes, seconds: int, mib: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_DATA, (mib << 20, mib << 20))
+    run(data)
+
+
 def main() -> None:
     name, how, *rest = sys.argv[1:]
-    if how != "minimise":
+    if how == "minimise":
+        path = Path(rest[0])
+        path.write_bytes(minimise(path.read_bytes(), targets.load(name).run))
+    elif how == "alone":
+        alone(targets.load(name).run, Path(rest[0]).read_bytes(), int(rest[1]), int(rest[2]))
+    else:
         fuzz(name, frozenset(Path(how).read_text().splitlines()), rest)
-        return
-    target = targets.load(name)
-
-    def crash(data: bytes) -> str:
-        try:
-            target.run(data)
-        except Exception as error:  # noqa: BLE001  # any is a crash
-            return signature(error)
-        return ""
-
-    path = Path(rest[0])
-    path.write_bytes(minimise(path.read_bytes(), crash))
 
 
 if __name__ == "__main__":

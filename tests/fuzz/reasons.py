@@ -193,7 +193,8 @@ REASONS = {
         lambda one: (
             one.our_verb == b"AUTH"
             and one.ours == "5"
-            and len(one.line.decode("utf-8", "replace").split()) > len(one.line.split())
+            and one.line.decode("utf-8", "replace").split()
+            != [word.decode("utf-8", "replace") for word in one.line.split()]
         ),
     ),
     "auth-response": Reason(

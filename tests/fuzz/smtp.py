@@ -106,9 +106,8 @@ class Peer:
         self.handle(self.session.receive(data))
         self.output += self.session.output()
         self.check_memory()
-        if waits or self.ended:
-            assert waits == self.asked or self.ended
         if waits:
+            assert self.asked == waits
             assert len(self.output) == before, "it waits, and says something"
             self.finish()
         return self.output[before:]
@@ -234,7 +233,7 @@ def in_frames(peer: Peer, said: bytes) -> Iterator[bytes]:
         peer.finish()
         if not peer.session.in_mail:
             continue
-        if heard.endswith((b"354 End with <CRLF>.<CRLF>\r\n",)):
+        if heard.endswith(b"354 End with <CRLF>.<CRLF>\r\n"):
             at += send_content(peer, said[at:])
         else:
             at += send_chunk(peer, said[at:], *line.upper().strip(b" \t\r\n\0").split()[1:])

@@ -73,6 +73,44 @@ def test_crashes_are_minimised_and_kept(tree):
     assert list((tree / ".cache" / "fuzz").glob("run-*")) == []
 
 
+HANGS = """
+WORDS, seeds = [b"x"], lambda: [b"hang"]
+
+def fuzz_broken(data):
+    while data == b"hang":
+        pass
+"""
+BUSY = """
+import sys, time
+from pathlib import Path
+WORDS, seeds = [b"x"], lambda: [b"slow"]
+
+def fuzz_broken(data):
+    if data == b"slow" and "atheris" in sys.modules and not Path("slept").exists():
+        Path("slept").touch()
+        time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "said"),
+    [
+        (HANGS, 1, "broken: more than 1 s; kept as "),
+        (BUSY, 0, "broken: an input took more than 1 s and does not when it is alone; the machine was busy\n"),
+    ],
+    ids=["hangs", "busy"],
+)
+def test_an_input_that_takes_too_long(tree, target, code, said):
+    driver = tree / "script" / "fuzz.d" / "__main__.py"
+    driver.write_text(driver.read_text("utf-8").replace("PATIENCE = 25", "PATIENCE = 1"), "utf-8")
+    (tree / "tests" / "fuzz" / "broken.py").write_text(target, "utf-8")
+    done = run(tree, "--seconds", "8")
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    kept = tree / "tests" / "fuzz" / "crashes" / "broken"
+    assert [path.read_bytes() for path in kept.glob("*")] == [b"hang"] * code
+
+
 def test_a_process_that_fails_is_no_run(tree):
     (tree / "tests" / "fuzz" / "broken.py").write_text("def fuzz_broken(data): pass\nseeds, WORDS = tuple, [b'x']\n")
     (tree / "script" / "fuzz.d" / "one.py").write_text("raise SystemExit('no')\n")
