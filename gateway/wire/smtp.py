@@ -768,7 +768,9 @@ class Session:
         params = self._parameters(words, sender) if words else {}
         if params is None:
             return None
-        if len(path) > PATH:
+        if max(clean) > 126 and _has_c1(address + "".join(params) + "".join(params.values())):
+            self._refuse(501, enhanced, "Control character")
+        elif len(path) > PATH:
             self._refuse(501, enhanced, "Address too long")
         elif not path and (not sender or oddity):
             self._refuse(501, enhanced, "Empty address")
@@ -907,14 +909,17 @@ def _number(digits: str) -> int:
 
 
 def _without_controls(operand: bytes) -> "bytes | None":
-    """With tabs as blanks; None if there is another control character, of ASCII or of Unicode."""
+    """With tabs as blanks; None if there is another control character of ASCII but DEL."""
     if min(operand) < 32:
         operand = operand.replace(b"\t", b" ")
         if min(operand) < 32:
             return None
-    if max(operand) > 126 and any("\x7f" <= letter <= "\x9f" for letter in _text(operand)):
-        return None
     return operand
+
+
+def _has_c1(text: str) -> bool:
+    """DEL, or a control character of Unicode. Bytes don't tell: a text may be UTF-8 where its line is not."""
+    return any("\x7f" <= letter <= "\x9f" for letter in text)
 
 
 def _text(raw: bytes) -> str:
