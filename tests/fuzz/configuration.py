@@ -80,4 +80,3 @@ def check_problem(problem: Problem) -> None:
         assert 1 <= problem.line <= lines, problem
         assert str(problem).startswith(f"{path}:{problem.line}: "), problem
     assert str(problem).isprintable(), problem
-    assert len(str(problem)) <= 2000 + len(problem.path), problem
