@@ -19,6 +19,7 @@ from gateway.problem import Problem
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = ("mailwire.yaml", "secrets.yaml", "parts.yaml")
 SEPARATOR = b"\0\0"
+SLOW = ("nested_too_deeply", "too_many_aliases")  # what grows out of them takes a second each
 OF_A_WHOLE_FILE = ("can't be read: ", "nested too deeply", "stands for more than ")
 WORDS = [
     b"integrations:\n", b"  a: {type: bell}\n", b"type: ", b"smtp_server", b"mqtt", b"archive", b"aiosmtpd_handler",
@@ -37,7 +38,8 @@ def seeds() -> Iterator[bytes]:
         secrets = (CONFIGS / folder / "secrets.yaml").read_bytes()
         for path in sorted((CONFIGS / folder).rglob("*.yaml")):
             data = path.read_bytes()
-            yield SEPARATOR.join([data, secrets, b"{a: 1}"]) if b"!" in data else data
+            if path.stem not in SLOW:
+                yield SEPARATOR.join([data, secrets, b"{a: 1}"]) if b"!" in data else data
 
 
 @cache
