@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -67,6 +68,7 @@ class Result:
 
 
 HEAD = ["target", "s", "CPU s", "executions", "per s", "coverage", "features", "corpus", "new crashes"]
+OF_ONE = (5, 6, 7)  # columns of HEAD that mean nothing for all together
 
 
 def arguments() -> argparse.Namespace:
@@ -89,7 +91,7 @@ def arguments() -> argparse.Namespace:
         parser.error("--jobs must be 1 or more")
     options.jobs = min(options.jobs, len(options.targets))
     if options.minutes is not None:
-        options.seconds = options.minutes * 60 * options.jobs / len(options.targets)
+        options.seconds = options.minutes * 60 / math.ceil(len(options.targets) / options.jobs)
     elif options.seconds is None:
         options.seconds = 60.0
     if options.seconds < RESTS:
@@ -237,16 +239,18 @@ def prepared(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def table(results: list[Result]) -> str:
-    rows = [HEAD, *(result.row() for result in results)]
+    total = Result("all")
+    for one in results:
+        total.seconds += one.seconds
+        total.cpu_seconds += one.cpu_seconds
+        total.executions += one.executions
+        total.crashes += one.crashes
+    last = [cell if number not in OF_ONE else "" for number, cell in enumerate(total.row())]
+    rows = [HEAD, *(result.row() for result in results), last]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     )
-    return "\n".join(lines)
 
 
 def main() -> int:

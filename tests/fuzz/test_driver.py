@@ -111,6 +111,20 @@ def test_an_input_that_takes_too_long(tree, target, code, said):
     assert [path.read_bytes() for path in kept.glob("*")] == [b"hang"] * code
 
 
+def test_the_table():
+    module = runpy.run_path(str(DRIVER / "__main__.py"))
+    results = [
+        module["Result"]("smtp", 900.4, 800.6, 123456, 500, 2000, 400),
+        module["Result"]("frame", 100, 90, 1000, 80, 500, 70, ["tests/fuzz/crashes/frame/x"]),
+    ]
+    assert module["table"](results).splitlines() == [
+        "target      s  CPU s  executions  per s  coverage  features  corpus  new crashes",
+        "smtp      900    801     123,456    137       500     2,000     400            0",
+        "frame     100     90       1,000     10        80       500      70            1",
+        "all     1,000    891     124,456    124                                        1",
+    ]
+
+
 def test_a_process_that_fails_is_no_run(tree):
     (tree / "tests" / "fuzz" / "broken.py").write_text("def fuzz_broken(data): pass\nseeds, WORDS = tuple, [b'x']\n")
     (tree / "script" / "fuzz.d" / "one.py").write_text("raise SystemExit('no')\n")
