@@ -246,12 +246,12 @@ REASONS = {
         ),
     ),
     "outlines": Reason(
-        "A strict session checks addresses in their outlines; it also refuses empty labels and blanks around a colon.",
+        "A strict session checks addresses in their outlines; it refuses empty labels, odd routes, blanks at a colon.",
         lambda one: (
             one.is_path
             and one.strict
             and one.was("2", "5")
-            and bool(re.search(rb"\.[.@>]|[<@]\.|[ \t]:|:[ \t]", one.our_rest))
+            and bool(re.search(rb"\.[.@>]|[<@]\.|<@[^>]*:|[ \t]:|:[ \t]", one.our_rest))
         ),
     ),
     # Severity: a strict session wants the RFC, where aiosmtpd is lenient or normalises.
