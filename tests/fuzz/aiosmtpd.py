@@ -100,10 +100,11 @@ class Theirs:
         return self.transport.closed
 
     @property
-    def stands(self) -> tuple[bool, int, bool]:
-        """Whether MAIL was accepted, how many RCPT were, and whether somebody is logged in."""
+    def stands(self) -> tuple[str | None, list[str], bool]:
+        """Sender, recipients, and whether somebody is logged in."""
         envelope = self.protocol.envelope
-        return envelope.mail_from is not None, len(envelope.rcpt_tos), bool(self.protocol.session.authenticated)
+        sender = "" if envelope.mail_from == "<>" else envelope.mail_from
+        return sender, envelope.rcpt_tos, bool(self.protocol.session.authenticated)
 
     @property
     def mails(self) -> list[Received]:
@@ -123,9 +124,8 @@ class Ours(Owner):
         super().__init__(keep=True, **options)
 
     @property
-    def stands(self) -> tuple[bool, int, bool]:
-        session = self.session
-        return session.mail_from is not None, len(session.recipients), session.user is not None
+    def stands(self) -> tuple[str | None, list[str], bool]:
+        return self.session.mail_from, self.session.recipients, self.session.user is not None
 
     @property
     def mails(self) -> list[Received]:
@@ -181,7 +181,8 @@ def differences(data: bytes) -> Iterator[Difference]:
             mails = ours.mails[counts[0] :], theirs.mails[counts[1] :]
             if classes[0] != classes[1] or mails[0] != mails[1] or (not ours.ended and ours.stands != theirs.stands):
                 codes = " ".join(reply[:3].decode() for reply in replies(heard))
-                yield Difference(unit, where, options, esmtp, transaction, *classes, ours.ended, codes, *mails)
+                states = (ours.stands, theirs.stands)
+                yield Difference(unit, where, options, esmtp, transaction, *classes, ours.ended, codes, *mails, states)
                 if not same_again(ours, theirs):
                     return
                 said = b""
