@@ -35,7 +35,8 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         told = ". ".join(text for text in (self.message, self.hint) if text)
-        return ": ".join(part for part in (place, self.path, told) if part) + ("" if told.endswith("?") else ".")
+        text = ": ".join(part for part in (place, self.path, told) if part) + ("" if told.endswith("?") else ".")
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)  # one line, always
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,7 @@ class UlidMaker:
         if milliseconds > self._milliseconds:
             self._milliseconds = milliseconds
             self._time = "".join([_ALPHABET[milliseconds >> shift & 31] for shift in range(45, -1, -5)])
-            self._chance = random.getrandbits(
-                79
-            )  # a name, no secret; room for all of this millisecond
+            self._chance = random.getrandbits(79)  # a name, no secret; room for all of this millisecond
         else:
             self._chance += 1
         chance = self._chance

@@ -28,6 +28,7 @@ _STANDARD = "tag:yaml.org,2002:"
 _TYPED = {_STANDARD + kind for kind in ("null", "bool", "int", "float")}
 _TEXT = {_STANDARD + kind for kind in ("str", "timestamp")}
 _TAGS = ("!secret", "!env", "!include")
+_HALF = ("this text has half a character, a lone surrogate", "Write the character itself")
 _SYNTAX = (  # what ruamel.yaml says, what it means, what to do
     (r"found character '\\t'", "a tab can't stand here", "Indent with blanks"),
     (r"mapping values are not", "a ':' is not expected here", "Check the indentation; text with a ': ' needs quotes"),
@@ -120,6 +121,8 @@ class _Reader:
             raise _TooMuch
         if node in self._open:
             return self._lost(source, node, at, "this contains itself")
+        if isinstance(node, ScalarNode) and not _is_whole(node.value):
+            return self._lost(source, node, at, *_HALF)
         if self._as_text and isinstance(node, ScalarNode):
             return None if node.tag == _STANDARD + "null" else node.value
         if node.tag in _TAGS:
@@ -154,6 +157,8 @@ class _Reader:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 self._lost(source, key, at, "a key must be text", "A template needs quotes: '{{ ... }}'")
+            elif not _is_whole(key.value):
+                self._lost(source, key, at, *_HALF)
             elif key.tag == _STANDARD + "merge":
                 merged += value.value if isinstance(value, SequenceNode) else [value]
             elif key.value in pairs:
@@ -191,7 +196,11 @@ class _Reader:
     def _include(self, name: str, node: Node, source: _Source, at: Place) -> Any:
         path = source.path.parent / name
         above = (*source.above, source.path)
-        if not path.is_file():
+        try:
+            is_there = path.is_file()
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            return self._lost(source, node, at, f"'{path}' can't be included: {error.strerror}")
+        if not is_there:
             hint = f"Its path counts from the folder of {source.path.name}"
             return self._lost(source, node, at, f"there is no file '{path}' to include", hint)
         if any(path.samefile(other) for other in above):
@@ -221,6 +230,15 @@ class _Reader:
         else:
             return str(known[name])
         return None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it can be written as UTF-8; `"\\uD800"` can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _line(node: Node) -> int:

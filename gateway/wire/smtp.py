@@ -91,6 +91,7 @@ _BDAT_SYNTAX = (501, "5.5.4", "Syntax: BDAT size [LAST]")
 
 _END = b"\r\n.\r\n"
 _BLANKS = b" \t\r\0"  # around a command; NULs because some firmware sends its whole buffer
+_SPECIALS = '<>()[]\\,;:@"'  # RFC 5322 §3.2.3, where the dot is one, too
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
@@ -780,7 +781,9 @@ class Session:
         params = self._parameters(words, sender) if words else {}
         if params is None:
             return None
-        if len(path) > PATH:
+        if max(clean) > 126 and _has_c1(address + "".join(params) + "".join(params.values())):
+            self._refuse(501, enhanced, "Control character")
+        elif len(path) > PATH:
             self._refuse(501, enhanced, "Address too long")
         elif not path and (not sender or oddity):
             self._refuse(501, enhanced, "Empty address")
@@ -844,7 +847,7 @@ def _split(operand: bytes) -> "tuple[bytes, bytes, str]":
         path = operand[opened + 1 : closed]
         inner = path if quoted else path[path.rfind(b"<") + 1 :].rstrip(b">")
         return inner.strip(), operand[closed + 1 :], "" if not opened and inner == path else "display-name"
-    operand = operand.lstrip(b"<")
+    operand = operand.lstrip(b"< ")
     end = operand.find(b" ", max(0, operand.find(b"@")))
     if end < 0:
         end = len(operand)
@@ -862,14 +865,26 @@ def _quote_end(operand: bytes) -> int:
 
 
 def _is_strict(address: str, sender: bool) -> bool:
-    """Mailbox, null sender or postmaster, as RFC 5321 §4.1.2 in its outlines; the local part is nobody's business."""
+    """Mailbox, null sender or postmaster, as RFC 5321 §4.1.2 in its outlines: no special stands outside of quotes."""
     if not address:
         return True
     if "@" not in address:
         return not sender and address.lower() == "postmaster"
     at = address.rfind("@")
-    quoted = address[:1] == '"' and address[at - 1] == '"'
-    return 0 < at < len(address) - 1 and (quoted or " " not in address) and " " not in address[at:]
+    local, domain = address[:at], address[at + 1 :]
+    quoted = _quote_end(b"<" + address.encode()) == len(local.encode()) + 1
+    literal = domain[:1] == "[" and domain[-1:] == "]"
+    inner = domain[1:-1] if literal else domain
+    return (
+        local != ""
+        and inner != ""
+        and (quoted or not _has_any(_SPECIALS + " ", local))
+        and not _has_any("[\\] " if literal else _SPECIALS + " ", inner)
+    )
+
+
+def _has_any(letters: str, text: str) -> bool:
+    return any(letter in letters for letter in text)
 
 
 def _is_value(name: str, value: str) -> bool:
@@ -907,14 +922,17 @@ def _number(digits: str) -> int:
 
 
 def _without_controls(operand: bytes) -> "bytes | None":
-    """With tabs as blanks; None if there is another control character, of ASCII or of Unicode."""
+    """With tabs as blanks; None if there is another control character of ASCII but DEL."""
     if min(operand) < 32:
         operand = operand.replace(b"\t", b" ")
         if min(operand) < 32:
             return None
-    if max(operand) > 126 and any("\x7f" <= letter <= "\x9f" for letter in _text(operand)):
-        return None
     return operand
+
+
+def _has_c1(text: str) -> bool:
+    """DEL, or a control character of Unicode. Bytes don't tell: a text may be UTF-8 where its line is not."""
+    return any("\x7f" <= letter <= "\x9f" for letter in text)
 
 
 def _text(raw: bytes) -> str:

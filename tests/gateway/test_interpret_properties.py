@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import quopri
 import string
-from dataclasses import asdict
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -18,63 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api import Envelope
-from gateway.interpret import Reading, attachment, html, meaning, names, read, transfer
+from gateway.interpret import attachment, html, names, transfer
+from tests.fuzz.interpret import MAILS, WORDS, check, check_name
 
-MAILS = sorted((Path(__file__).parents[1] / "mails").glob("*.eml"))
-ENVELOPE = Envelope("lan-mail", "192.168.1.20", "device", "", ["alerts@gw.local"])
-
-FRAGMENTS = st.sampled_from(
-    [
-        b"\r\n", b"\n", b"\r\n\r\n", b"\r", b" ", b"\t", b"\0", b"--b", b"--b--", b"\r\n--b\r\n", b"\r\n--b--\r\n",
-        b"--c\r\n", b"From: ", b"Subject: ", b"To: ", b"Date: Sun, 22 Nov 2026 10:00:00 +0100\r\n",
-        b"Content-Type: multipart/mixed; boundary=b\r\n", b'Content-Type: multipart/alternative; boundary="c"\r\n',
-        b"Content-Type: text/html; charset=gbk\r\n", b"Content-Type: text/plain; charset=utf-16\r\n",
-        b"Content-Type: image/jpeg; name=", b"Content-Type: message/rfc822\r\n", b"boundary=b\r\n",
-        b"Content-Transfer-Encoding: base64\r\n", b"Content-Transfer-Encoding: quoted-printable\r\n",
-        b"Content-Disposition: attachment; filename*0*=utf-8''%C3%9C; filename*1=", b"filename=\"../", b"a@b",
-        b"<", b">", b'"', b"(", b"\\", b";", b"=", b"=?utf-8?B?", b"=?gbk?q?", b"?=", b"QUJD", b"=C3",
-        b"\xc3\xbc", b"\xb1\xa8", b"\xff", b"Motion Detected", b"Channel: 1", b"EVENT TYPE(NUM): a(b)",
-        b"<td>", b"<pre>", b"<!--", b"&#", b"text",
-    ]
-)  # fmt: skip
-MAILISH = st.lists(FRAGMENTS | st.binary(max_size=8), max_size=60).map(b"".join)
-
-
-def check(raw: bytes) -> Reading:
-    """What a reading and its meaning promise for any mail at all."""
-    reading = read(raw)
-    told = meaning(reading, ENVELOPE)
-    assert not any("report this as a bug" in words for words in reading.truncated)
-    # Whatever the mail was, it can go out as JSON in UTF-8.
-    json.dumps([asdict(reading), asdict(told)], ensure_ascii=False).encode("utf-8")
-    for line in (reading.subject or "", reading.sender, reading.sender_name, *reading.to, *reading.headers.values()):
-        assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in line)
-    assert "\0" not in reading.text
-    assert "\r" not in reading.text
-    assert len(reading.text) <= 65536
-    assert len(told.title) <= 200
-    assert "\n" not in told.title
-    assert told.title
-    assert len(told.data) <= 40 + 6
-    for key, value in told.data.items():
-        assert 1 <= len(key) <= 40
-        assert set(key) <= set(string.ascii_lowercase + string.digits + "_")
-        assert 1 <= len(value) <= 200
-    for index, one in enumerate(reading.attachments):
-        data = attachment(raw, index)
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (one["size"], one["sha256"])
-        check_name(one["name"])
-    assert reading.picture is None or reading.picture < len(reading.attachments)
-    return reading
-
-
-def check_name(name: str) -> None:
-    assert 1 <= len(name) <= 100
-    assert not set(name) & set('/\\:<>"|?*\u202e\u200b')
-    assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in name)
-    assert name not in (".", "..")
-    assert name == name.strip(" .")
+MAILISH = st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=60).map(b"".join)
 
 
 @settings(deadline=None)

@@ -153,21 +153,22 @@ def test_a_changed_pyproject_is_installed_again_and_a_failure_is_shown(copy: Cop
     )
 
 
-@pytest.mark.parametrize("broken", [(), ("mypy",), ("ruff", "pytest")])
+@pytest.mark.parametrize("broken", [(), ("mypy",), ("ruff", "pytest"), ("fuzz",)])
 def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[str, ...]) -> None:
-    copy.set_up("test")
+    copy.set_up("test", "fuzz")
     copy.program(f"{copy.root}/script/micropython", "")
+    copy.program(f"{copy.root}/script/fuzz", f"echo fuzz says $*; exit {int('fuzz' in broken)}")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
         copy.program(program, "")
     for program in ("ruff", "mypy", "lint-imports", "pytest"):
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
     done = copy.run("script/test")
     assert done.returncode == (1 if broken else 0)
-    assert done.stdout == "pytest says --numprocesses auto --dist worksteal\n"
+    assert done.stdout == "pytest says --numprocesses auto --dist worksteal\nfuzz says --minutes 1 --from-seeds\n"
     closing = done.stderr.splitlines()[-1]
-    failures = {(): "all is well", ("mypy",): "FAILED", ("ruff", "pytest"): "FAILED"}[broken]
-    assert closing.startswith(f"script/test: {failures}")
-    assert closing.endswith({(): " s", ("mypy",): ": mypy"}.get(broken, ": ruff check, ruff format --check, pytest"))
+    assert closing.startswith(f"script/test: {'FAILED' if broken else 'all is well'}")
+    failures = {(): " s", ("ruff", "pytest"): ": ruff check, ruff format --check, pytest"}
+    assert closing.endswith(failures.get(broken, f": {broken[0] if broken else ''}"))
     assert ("mypy says\n" in done.stderr) == ("mypy" in broken)
 
 
@@ -176,6 +177,7 @@ def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.program(f"{copy.root}/script/micropython", "")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
         copy.program(program, "")
+    copy.program(f"{copy.root}/script/fuzz", "echo it fuzzes, too")
     copy.program(f"{copy.root}/.venv/bin/pytest", 'pwd; printf "%s|" "$@"')
     done = copy.run("script/test", "tests/wire", "-k", "bdat or data")
     assert done.stdout == f"{copy.root}\ntests/wire|-k|bdat or data|"
@@ -183,7 +185,7 @@ def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
 
 
 def test_in_ci_nothing_may_be_missing(copy: Copy) -> None:
-    copy.set_up("test")
+    copy.set_up("test", "fuzz")
     done = copy.run("script/test", CI="true")
     assert done.returncode == 2
     assert "Please install with: sudo apt-get install" in done.stderr
@@ -194,6 +196,18 @@ def test_ci_passes_on_the_exit_code_and_no_input(copy: Copy) -> None:
     (copy.root / "script/test").write_text('echo "CI=$CI"; cat; exit 7\n')
     done = copy.run(".ci/run")
     assert (done.stdout, done.returncode) == ("CI=true\n", 7)
+
+
+def test_a_second_extra_keeps_the_first(copy: Copy) -> None:
+    copy.set_up("test")
+    copy.program(f"{copy.root}/.venv/bin/python", f'echo "$@" >> "{copy.bin}/calls"')
+    for _ in range(2):
+        assert copy.run("script/fuzz", "smtp").returncode == 0
+    copy.program(f"{copy.root}/.venv/bin/pytest", "")
+    copy.program(f"{copy.root}/script/micropython", "")
+    assert "Installing Mailwire" not in copy.run("script/test", "tests/wire").stderr
+    install = f"-m pip install --disable-pip-version-check --editable {copy.root}[fuzz]\n"
+    assert (copy.bin / "calls").read_text() == install + 2 * f"{copy.root}/script/fuzz.d smtp\n"
 
 
 def test_bench_names_the_rows_when_one_is_unknown() -> None:

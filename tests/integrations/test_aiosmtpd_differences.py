@@ -2,44 +2,15 @@
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
-from tests.dialog import FOLDER, TLS, Dialog, Mismatch, Received, TcpLine, check, load_all, play
-from tests.wire.owner import USERS
+from tests.aiosmtpd_server import Keeper, server
+from tests.dialog import FOLDER, TLS, Dialog, Mismatch, TcpLine, check, load_all, play
 
 PATIENCE = 5.0  # seconds for a reply; some dialogs wait for one that never comes
 LIST = FOLDER / "aiosmtpd-differences.txt"
-
-
-class Keeper:
-    """The handler of one dialog's server: keeps the mails."""
-
-    def __init__(self):
-        self.mails = []
-        self.changed = threading.Condition()
-
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802  # the name that aiosmtpd calls
-        sender = "" if envelope.mail_from == "<>" else envelope.mail_from
-        with self.changed:
-            self.mails.append(Received(sender, envelope.rcpt_tos, envelope.original_content, session.host_name))
-            self.changed.notify_all()
-        return "250 Ok"
-
-    def wait_for(self, count):
-        deadline = time.monotonic() + PATIENCE
-        with self.changed:
-            while len(self.mails) < count and self.changed.wait(deadline - time.monotonic()):
-                pass
-            return list(self.mails)
-
-
-def authenticate(server, session, envelope, mechanism, data):
-    known = isinstance(data, LoginPassword) and USERS.get(data.login.decode()) == data.password.decode()
-    return AuthResult(success=known, handled=False)
 
 
 class Aiosmtpd:
@@ -67,40 +38,30 @@ class Aiosmtpd:
         """A listener that comes as near to the dialog's as aiosmtpd can."""
 
         def session():
-            return SMTP(
-                keeper,
-                hostname="gw.example",
-                ident="test",
-                loop=self.loop,
-                enable_SMTPUTF8=True,
-                data_size_limit=dialog.session_options.get("max_size", 64 * 1024 * 1024),
-                auth_require_tls=False,
-                auth_required=dialog.listener == "login-required",
-                authenticator=None if dialog.listener == "no-login" else authenticate,
-            )
+            return server(keeper, dialog.session_options, self.loop)
 
         return asyncio.run_coroutine_threadsafe(self.loop.create_server(session, "127.0.0.1", 0), self.loop).result()
 
     def fails(self, dialog: Dialog) -> str:
         """Why it does not do as the dialog says; empty if it does."""
         keeper = Keeper()
-        server = self.listen(dialog, keeper)
-        line = TcpLine("127.0.0.1", server.sockets[0].getsockname()[1], patience=PATIENCE)
+        listener = self.listen(dialog, keeper)
+        line = TcpLine("127.0.0.1", listener.sockets[0].getsockname()[1], patience=PATIENCE)
         try:
             play(dialog, line)
-            check(dialog, keeper.wait_for(dialog.mails[0]))
+            check(dialog, keeper.wait_for(dialog.mails[0], PATIENCE))
         except Mismatch as mismatch:
             return str(mismatch)
         finally:
-            self.loop.call_soon_threadsafe(server.close)
+            self.loop.call_soon_threadsafe(listener.close)
         return ""
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 def test_differences_are_as_listed():
     dialogs = [dialog for dialog in load_all() if dialog.listener not in TLS]
-    with Aiosmtpd() as server, ThreadPoolExecutor(24) as pool:
-        results = zip((dialog.name for dialog in dialogs), pool.map(server.fails, dialogs), strict=True)
+    with Aiosmtpd() as peer, ThreadPoolExecutor(24) as pool:
+        results = zip((dialog.name for dialog in dialogs), pool.map(peer.fails, dialogs), strict=True)
         found = {name: why for name, why in results if why}
     listed = dict(line.split(": ", 1) for line in LIST.read_text().splitlines())
     unlisted = "\n".join(why for name, why in found.items() if name not in listed)

@@ -1,4 +1,4 @@
-"""`gateway/wire` on MicroPython: it compiles for a board, and its session plays every dialog as it does on CPython."""
+"""`gateway/wire` on MicroPython: it compiles for a board, and plays every dialog and vector as it does on CPython."""
 
 import json
 import subprocess
@@ -50,3 +50,10 @@ def test_plays_every_dialog(micropython, tmp_path, size):
     command = [str(micropython), "-X", f"heapsize={HEAP}", str(player), str(ROOT), str(tmp_path / "dialogs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == f"{len(dialogs)} played\n"
+
+
+def test_plays_every_frame(micropython):
+    player, vectors = ROOT / "tests" / "wire" / "play_frames.py", ROOT / "tests" / "vectors" / "frames.jsonl"
+    command = [str(micropython), "-X", f"heapsize={HEAP}", str(player), str(ROOT), str(vectors)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == "played\n"
