@@ -92,7 +92,8 @@ class App:
         self.registry.load(self.store.devices())
         self.pipeline.on_device = self._device_changed
         self._configure()
-        self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        self.pipeline.coming = lambda: intake.coming
         self.store.changed_elsewhere = self._changed_elsewhere
         for name, setting in self.settings.integrations.items():
             self._make(name, setting)

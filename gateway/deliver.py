@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target
-from gateway.store import Delivery, Statement, Store, rows_of
+from gateway.store import Delivery, Store, rows_of
+from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
 

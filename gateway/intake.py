@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from gateway.api import Envelope, StoreFull, StoreTrouble
-from gateway.store import Mail, Store, trouble_of
+from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker
+from gateway.writer import trouble_of
 
 SPOOL_ABOVE = 256 * 1024  # bytes of one mail held in memory
 CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of more than 16 KiB are spooled
@@ -35,10 +36,13 @@ class Intake:
         self.arrived = arrived
         self.reserve = reserve
         self.held = 0
+        self.coming = 0
         self.new_id = UlidMaker().new
         self.loop = asyncio.get_running_loop()
         self.disk = ThreadPoolExecutor(2, "spool")
         self._room = (0.0, 0)
+        if store.writer:
+            store.writer.coming = lambda: self.coming
 
     def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt:
         return Receipt(self, on_drain)

@@ -3,6 +3,10 @@
 A mail stays `received` in the store until its event is written, so a crash anywhere in here only means that it is
 done again, with the same id. Small mails are interpreted on the event loop (it takes less time than telling a thread);
 large ones in a thread. The mails of one peer keep their order: a "motion ended" never overtakes its "motion started".
+
+Receiving has right of way: a device may give up after seconds, an event waits in the store as long as it must. Each
+mail that is coming in gets as much time as the one that waits to be interpreted; so a few don't delay it, and when a
+whole plant reports at once, interpreting is left a twentieth of the time until that is over.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ log = logging.getLogger(__name__)
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
-_TURN = 0.002  # seconds of interpreting before others on the loop get a turn
+_PAGE = 50  # mails read from the store at a time
+_MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
@@ -90,12 +95,15 @@ class Pipeline:
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
+        self.coming: Callable[[], int] = lambda: 0
+        """How many mails are on their way in (`gateway.api.Intake`)."""
         self._new_id = UlidMaker().new
         self._queue: deque[Mail] = deque()
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
         self._read_up_to = 0
         self._scheduled = False
+        self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
         self._recent: dict[tuple[str, str, str], tuple[float, str]] = {}
         self._replaying: set[str] = set()
@@ -183,19 +191,23 @@ class Pipeline:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
+        """Once a turn of the loop: one mail, if as many turns were left to each mail that is coming in."""
         self._scheduled = False
         if self._stopped:
             return
-        until = time.perf_counter() + _TURN
-        while self._queue and time.perf_counter() < until:
-            self._take(self._queue.popleft())
-        if not self._queue and self._behind:
-            self._read_more()
-        if self._queue:
+        now = time.perf_counter()
+        if now - self._ended >= self._took * min(self.coming(), _MOST_BEFORE):
+            if self._queue:
+                self._take(self._queue.popleft())
+            else:
+                self._read_more()
+            self._ended = time.perf_counter()
+            self._took = self._ended - now
+        if self._queue or self._behind:
             self._schedule()
 
     def _read_more(self) -> None:
-        mails = self.store.open_mails(self._read_up_to, _BACKLOG)
+        mails = self.store.open_mails(self._read_up_to, _PAGE)
         if not mails:
             self._behind = False
             return

@@ -1,9 +1,7 @@
 """What the gateway keeps: mails, events, deliveries owed and devices, in one SQLite file.
 
-Two kinds of writing, one writer thread. A **promise** (a mail) is committed with `synchronous=FULL` before anyone is
-told; all mails that wait at that moment share one commit. **Bookkeeping** (events, deliveries, devices) rides along
-with the next promise, or is committed a moment later without an fsync of its own: if the power goes before the next
-fsync, the mail that it came from is still `received` and is interpreted again, with the same id.
+Writing is done by `gateway.writer`, on one thread: a **promise** (a mail) is on disk before anyone is told, and
+**bookkeeping** (events, deliveries, devices) follows a moment later.
 
 The schema carries a number (`PRAGMA user_version`) and only ever moves forward, one migration at a time; a file that
 a newer Mailwire wrote is refused. Reading happens on connections of its own, one for each thread.
@@ -14,21 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import logging
 import mmap
-import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.api import Envelope, Event, StoreFull, StoreTrouble
+from gateway.api import Envelope, Event, StoreTrouble
+from gateway.writer import Note, Statement, Writer
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +76,10 @@ FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
-_BOOKKEEPING_WAIT = 0.02  # seconds that bookkeeping waits for a promise to ride with
-_LOOK_ROUND = 1.0  # seconds between looks for changes that another process made
-_BATCH = 500
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
     "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
 )
-_BATCH_BYTES = 8 * 1024 * 1024
-
-Statement = tuple[str, Sequence[Any]]
 
 
 class StoreBroken(Exception):
@@ -163,17 +154,11 @@ class Store:
         self.folder = folder
         self.spool = folder / SPOOL
         self.changed_elsewhere: Callable[[], None] | None = None
-        self._queue: queue.SimpleQueue[Mail | Callable[[], Iterable[Statement]] | asyncio.Future[bool] | None] = (
-            queue.SimpleQueue()
-        )
-        self._told: dict[str, Callable[[StoreTrouble | None], None]] = {}
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.writer: Writer | None = None
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
         self._lock: Any = None
         self._last_seq = 0
-        self._failing = False
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -223,7 +208,7 @@ class Store:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a checkpoint costs two fsyncs
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's own thread does it
             connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException:
             connection.close()
@@ -241,21 +226,16 @@ class Store:
             connection.executescript(f"BEGIN; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
     def start(self) -> None:
-        """Start the writer thread; the running event loop is told of commits."""
-        self._loop = asyncio.get_running_loop()
-        connection = self.connect()
+        """Start the writer; the running event loop is told of commits."""
         # From the clock, so that a number is not given again after all mails were pruned.
-        highest = connection.execute("SELECT coalesce(max(seq), 0) FROM mails").fetchone()[0]
+        highest = self.rows("SELECT coalesce(max(seq), 0) FROM mails")[0][0]
         self._last_seq = max(highest, time.time_ns() // 1000)
-        self._thread = threading.Thread(target=self._write, args=(connection,), name="store", daemon=True)
-        self._thread.start()
+        self.writer = Writer(self.connect, self._insert, self._changed_elsewhere)
 
     async def close(self) -> None:
-        """Write what is owed, end the thread, give the folder free."""
-        if self._thread:
-            self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+        """Write what is owed, end the writer, give the folder free."""
+        if self.writer:
+            await self.writer.close()
         if self._lock:
             self._lock.close()
         self._close_readers()
@@ -272,117 +252,24 @@ class Store:
 
     def keep(self, mail: Mail, done: Callable[[StoreTrouble | None], None]) -> None:
         """Promise: after `done(None)`, called on the event loop, the mail survives a power cut."""
-        self._told[mail.id] = done
-        self._queue.put(mail)
+        assert self.writer
+        self.writer.keep(mail, done)
 
-    def note(self, statements: Callable[[], Iterable[Statement]]) -> None:
+    def note(self, statements: Note) -> None:
         """Bookkeeping. `statements` is called on the writer thread, when they are about to be written."""
-        self._queue.put(statements)
+        assert self.writer
+        self.writer.note(statements)
 
     def note_one(self, sql: str, *values: Any) -> None:
-        self._queue.put(lambda: ((sql, values),))
+        assert self.writer
+        self.writer.note(lambda: ((sql, values),))
 
     async def flush(self) -> bool:
         """True: all that was given so far has been committed, and readers see it. False: the store can't write now."""
-        assert self._loop
-        future: asyncio.Future[bool] = self._loop.create_future()
-        self._queue.put(future)
-        return await future
+        assert self.writer
+        return await self.writer.flush()
 
-    def _write(self, connection: sqlite3.Connection) -> None:
-        """The writer thread: gather, commit, tell."""
-        owed: list[Callable[[], Iterable[Statement]]] = []  # bookkeeping that could not be written yet
-        version = connection.execute("PRAGMA data_version").fetchone()[0]
-        while True:
-            batch, notes, waiting, ended = self._gather(owed)
-            if batch or notes:
-                owed = self._commit(connection, batch, notes)
-            if waiting:
-                self._tell([functools.partial(_set_all, waiting, not owed)])
-            if ended:
-                break
-            if not batch:
-                seen = connection.execute("PRAGMA data_version").fetchone()[0]
-                if seen != version and self.changed_elsewhere:
-                    self._tell([self.changed_elsewhere])
-                version = seen
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-
-    def _gather(
-        self, owed: list[Callable[[], Iterable[Statement]]]
-    ) -> tuple[list[Mail], list[Callable[[], Iterable[Statement]]], list[asyncio.Future[bool]], bool]:
-        """All that waits now. With nothing but bookkeeping, a moment longer, in case a promise comes."""
-        batch: list[Mail] = []
-        notes = owed
-        waiting: list[asyncio.Future[bool]] = []
-        size = 0
-        deadline = time.monotonic() + _LOOK_ROUND
-        for _ in range(_BATCH):
-            if size >= _BATCH_BYTES:
-                break
-            try:
-                if batch or waiting:
-                    item = self._queue.get_nowait()
-                else:
-                    item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, notes, waiting, True
-            if isinstance(item, Mail):
-                batch.append(item)
-                size += len(item.content or b"")
-            elif isinstance(item, asyncio.Future):
-                waiting.append(item)
-            else:
-                notes.append(item)
-                deadline = min(deadline, time.monotonic() + _BOOKKEEPING_WAIT)
-        return batch, notes, waiting, False
-
-    def _commit(
-        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
-    ) -> list[Callable[[], Iterable[Statement]]]:
-        """One transaction for all. Returns the bookkeeping that is still owed (the disk was full, say)."""
-        error = self._transaction(connection, batch, notes)
-        left: list[Callable[[], Iterable[Statement]]] = []
-        if error and notes:
-            left = notes if _may_pass(error) else self._one_by_one(connection, notes)
-            if batch:  # a promise must not fail for the sake of bookkeeping
-                error = self._transaction(connection, batch, [])
-        if batch:
-            trouble = trouble_of(error) if error else None
-            told = [(self._told.pop(mail.id), trouble) for mail in batch]
-            self._tell([functools.partial(_call_all, told)])
-        return left
-
-    def _transaction(
-        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
-    ) -> Exception | None:
-        """All of it, or nothing and why."""
-        try:
-            connection.execute("PRAGMA synchronous = " + ("FULL" if batch else "NORMAL"))
-            connection.execute("BEGIN IMMEDIATE")
-            if batch:
-                self._insert(connection, batch)
-            for note in notes:
-                for sql, values in note():
-                    connection.execute(sql, values)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            if not self._failing:  # once when it begins, once when it is over
-                log.error("the store can't write: %s", error)
-            self._failing = True
-            return error
-        if self._failing:
-            log.info("the store can write again")
-        self._failing = False
-        return None
-
-    def _insert(self, connection: sqlite3.Connection, batch: list[Mail]) -> None:
+    def _insert(self, connection: sqlite3.Connection, batch: Sequence[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
         mails, contents = [], []
         for mail in batch:
@@ -399,27 +286,9 @@ class Store:
         for statement in rows_of("INSERT INTO contents (seq, content, file)", 3, contents):
             connection.execute(*statement)
 
-    def _one_by_one(
-        self, connection: sqlite3.Connection, notes: list[Callable[[], Iterable[Statement]]]
-    ) -> list[Callable[[], Iterable[Statement]]]:
-        """Bookkeeping that SQLite refuses for what it says (a fault of ours) must not hold up the rest for ever."""
-        for note in notes:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                for sql, values in note():
-                    connection.execute(sql, values)
-                connection.execute("COMMIT")
-            except sqlite3.Error:
-                log.exception("bookkeeping was dropped")
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-        return []
-
-    def _tell(self, calls: list[Callable[[], Any]]) -> None:
-        assert self._loop
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            for call in calls:
-                self._loop.call_soon_threadsafe(call)
+    def _changed_elsewhere(self) -> None:
+        if self.changed_elsewhere:
+            self.changed_elsewhere()
 
     def alter(self, sql: str, values: Sequence[Any] = ()) -> int:
         """One change by a command line beside a running gateway, which notices it within a second. Rows changed."""
@@ -582,38 +451,12 @@ class Store:
         return len(strays)
 
 
-def trouble_of(error: Exception) -> StoreTrouble:
-    """What a failed write means to the one who waits: the disk is full, or something else for now."""
-    text = str(error)
-    full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error, "errno", 0) in (28, 122)
-    return StoreFull("the disk is full") if full else StoreTrouble(text)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Is it the disk, or a lock, rather than what was to be written?"""
-    name = getattr(error, "sqlite_errorname", "")
-    return isinstance(error, OSError) or name.startswith(
-        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
-    )
-
-
 def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
     """`head VALUES (?, …), (?, …)` for all rows: a statement for each would take the interpreter lock once for each."""
     for start in range(0, len(rows), _ROWS):
         some = rows[start : start + _ROWS]
         marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
         yield f"{head} VALUES {marks}", [value for row in some for value in row]
-
-
-def _call_all(told: list[tuple[Callable[[StoreTrouble | None], None], StoreTrouble | None]]) -> None:
-    for done, trouble in told:
-        done(trouble)
-
-
-def _set_all(waiting: list[asyncio.Future[bool]], written: bool) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(written)
 
 
 def _mail(row: tuple[Any, ...]) -> Mail:

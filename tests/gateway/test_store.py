@@ -17,8 +17,9 @@ import time
 import pytest
 
 from gateway.api import Envelope, StoreFull
-from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken, trouble_of
+from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken
 from gateway.ulid import UlidMaker
+from gateway.writer import trouble_of
 
 new_id = UlidMaker().new
 

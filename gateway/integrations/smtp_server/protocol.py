@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_behind",
+        "_coming",
         "_ended",
         "_held",
         "_helo",
@@ -127,6 +128,7 @@ class Connection(asyncio.Protocol):
         self._remarks: list[str] | None = None
         self._more: Events = ()
         self._behind = 0
+        self._coming = False  # a mail has begun and has not been answered
         self._held = 0
         self._line = 0.0  # when a command line was first seen begun and not ended; 0: none is
         self._helo = ""  # what it called itself before STARTTLS: some don't say it again
@@ -254,6 +256,10 @@ class Connection(asyncio.Protocol):
                     self._log_reason(event[1])
             events, self._more = self._more, ()
         self._working = False
+        coming = session.mail_from is not None
+        if coming is not self._coming:
+            self._coming = coming
+            self._shared.intake.coming += 1 if coming else -1
         replies = session.output()
         if replies:
             self._send(replies)
@@ -476,6 +482,9 @@ class Connection(asyncio.Protocol):
         self._over = True
         shared.connections.remove(self)
         shared.peers.leave(self._peer)
+        if self._coming:
+            self._coming = False
+            shared.intake.coming -= 1
         self._drop("it hung up")
         if self._tls is not None and not self._tls.used and not shared.stopping:
             self._tls_failed(self._tls)
