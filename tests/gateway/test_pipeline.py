@@ -1,6 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import sqlite3
 import time
 
 import pytest
@@ -197,3 +198,73 @@ async def test_an_event_that_did_not_come_by_mail_is_kept_before_it_is_acknowled
     event = bench.store.event(event_id)
     assert (event["kind"], event["state"], len(event["title"]), event["mail"]) == ("other", None, 200, None)
     assert event["source"] == "panel"
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+async def test_a_mail_that_can_not_be_read_now_is_interpreted_later_in_its_turn(bench, monkeypatch, error, size):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, content = [error] * 3, bench.store.content
+
+    def reluctant(mail):
+        if troubles:
+            raise troubles.pop()
+        return content(mail)
+
+    monkeypatch.setattr(bench.store, "content", reluctant)
+    bench.pipeline.resume()
+    for number in range(3):
+        await bench.kept(mail(number, size))
+    assert await bench.heard(3) == ["0", "1", "2"]
+    assert await bench.states() == ["done"] * 3
+
+
+async def test_a_mail_for_which_no_thread_can_be_started_is_interpreted_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    loop = asyncio.get_running_loop()
+    troubles, run = [RuntimeError("can't start new thread")] * 3, loop.run_in_executor
+
+    def reluctant(*words):
+        if troubles:
+            raise troubles.pop()
+        return run(*words)
+
+    monkeypatch.setattr(loop, "run_in_executor", reluctant)
+    bench.pipeline.resume()
+    await bench.kept(mail("large", 300_000))
+    assert await bench.heard(1) == ["large"]
+    assert not troubles
+
+
+async def test_a_store_that_can_not_be_read_now_is_read_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, rows = [sqlite3.OperationalError("unable to open database file")] * 3, bench.store.rows
+
+    def reluctant(sql, *values):
+        if troubles and "FROM mails" in sql:
+            raise troubles.pop()
+        return rows(sql, *values)
+
+    await bench.kept(mail("x"), tell=False)
+    bench.pipeline.resume()
+    monkeypatch.setattr(bench.store, "rows", reluctant)
+    assert await bench.heard(1) == ["x"]
+    assert not troubles
+
+
+async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(bench, caplog):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.heard(1)
+    while bench.pipeline._behind:
+        await asyncio.sleep(0)
+    forgotten = await bench.kept(mail("y"), tell=False)
+    await bench.pipeline.catch_up()
+    assert await bench.heard(1) == ["x"]
+    await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]
+    assert await bench.states() == ["done", "done"]
+    assert f"mail {forgotten.id} was kept, but not interpreted yet: doing so now" in caplog.text
+    for _ in range(3):
+        await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]
