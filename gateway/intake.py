@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,9 @@ class Intake:
         self.new_id = UlidMaker().new
         self.loop = asyncio.get_running_loop()
         self.disk = ThreadPoolExecutor(2, "spool")
+        both = threading.Barrier(2)
+        for _ in range(2):  # started now: when a mail needs one, there may be no memory for it
+            self.disk.submit(both.wait)
         self._room = (0.0, 0)
         if store.writer:
             store.writer.coming = lambda: self.coming
@@ -159,7 +163,7 @@ class Receipt:
                     os.fsync(folder)  # the file's name must survive as well
                 finally:
                     os.close(folder)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # no memory, say: whatever it is, this mail is not on disk
             self._trouble = trouble_of(error)
             self._remove()
 

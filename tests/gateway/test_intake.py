@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import os
+import threading
 import time
 
 import pytest
 
-from gateway.api import Envelope, StoreFull
+from gateway.api import Envelope, StoreFull, StoreTrouble
 from gateway.intake import CROWDED, SPOOL_ABOVE, Intake
 from gateway.store import Store
 
@@ -109,3 +110,24 @@ async def test_without_room_on_the_disk_the_answer_is_full(door):
     assert mail_id == ""
     assert isinstance(trouble, StoreFull)
     assert door.seen == []
+
+
+async def test_a_large_mail_needs_no_thread_that_can_not_be_started_any_more(door, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert trouble is None
+    assert door.store.mail(mail_id).file
+
+
+async def test_a_large_mail_for_which_there_is_no_memory_is_put_off(door, monkeypatch):
+    def refuse():
+        raise MemoryError
+
+    monkeypatch.setattr(hashlib, "sha256", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert mail_id == ""
+    assert isinstance(trouble, StoreTrouble)
+    assert list(door.store.spool.iterdir()) == []
