@@ -157,7 +157,10 @@ class Writer:
     def _told(self, mails: Sequence[Any], trouble: StoreTrouble | None, took: float) -> None:
         self._took += (took - self._took) / 8
         for _, done in mails:
-            done(trouble)
+            try:
+                done(trouble)
+            except Exception:  # the others must be told all the same
+                log.exception("a mail's sender could not be told what became of it")
 
     def _free(self, left: list[Note], flushes: list[asyncio.Future[bool]]) -> None:
         """The thread is done with what it had; `left` is bookkeeping that could not be written."""
@@ -200,10 +203,11 @@ class Writer:
                 self._tell(self._free, self._write(connection, notes) if notes else [], flushes)
             if time.monotonic() - looked >= _LOOK_ROUND:
                 looked = time.monotonic()
-                seen = connection.execute("PRAGMA data_version").fetchone()[0]
-                if seen != version:
-                    self._tell(self._changed_elsewhere)
-                version = seen
+                with contextlib.suppress(sqlite3.Error, MemoryError):
+                    seen = connection.execute("PRAGMA data_version").fetchone()[0]
+                    if seen != version:
+                        self._tell(self._changed_elsewhere)
+                    version = seen
         connection.close()
 
     def _promise(self, connection: sqlite3.Connection, mails: Sequence[Any]) -> None:

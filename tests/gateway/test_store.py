@@ -287,3 +287,13 @@ def test_a_spooled_mail_is_searched_and_cut_like_bytes(tmp_path, size):
             assert spooled[start : start + 70_000] == content[start : start + 70_000]
             assert spooled[: start + 1] == content[: start + 1]
         assert spooled[:] == content
+
+
+async def test_one_who_can_not_be_told_keeps_nobody_else_from_it(tmp_path, caplog):
+    def fail(_):
+        raise MemoryError
+
+    async with started(tmp_path) as store:
+        store.keep(mail(), fail)
+        assert await keep(store, mail()) is None
+    assert "a mail's sender could not be told what became of it" in caplog.text
