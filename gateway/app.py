@@ -8,10 +8,10 @@ what changed; a bad one is refused as a whole and the old one goes on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ from gateway.store import Store
 log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 600.0  # seconds
+_CATCH_UP_EVERY = 30.0
 _FIRST_RETRY, _LONGEST_RETRY = 2.0, 300.0  # seconds between attempts to start an integration
 _ATTACHMENT_IN_THREAD = 64 * 1024  # bytes of mail
 
@@ -256,21 +257,29 @@ class App:
 
     async def _tick(self) -> None:
         prune_at = time.monotonic()
+        catch_up_at = prune_at + _CATCH_UP_EVERY
         while True:
             await asyncio.sleep(1)
-            for device in self.registry.tick(time.time()):
-                self._device_changed(device)
-            if time.monotonic() >= prune_at:
-                prune_at = time.monotonic() + _PRUNE_EVERY
-                self.store.expire_orphans(list(self.pipeline.workers), time.time())
-                with contextlib.suppress(OSError):
-                    dropped = await self.store.prune(
-                        self.settings.store.keep_days * 86400, self.settings.store.keep_size
-                    )
-                    if dropped:
-                        log.info("dropped %d mails that were kept long enough", dropped)
-                for device_id in self.registry.age(time.time()):
-                    self._device_forgotten(device_id)
+            try:
+                for device in self.registry.tick(time.time()):
+                    self._device_changed(device)
+                if time.monotonic() >= catch_up_at:
+                    catch_up_at = time.monotonic() + _CATCH_UP_EVERY
+                    await self.pipeline.catch_up()
+                if time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + _PRUNE_EVERY
+                    await self._clear_out()
+            except Exception:  # no memory, no files, a disk that fails: the next round may do better
+                log.exception("looking after the store failed; it is tried again")
+
+    async def _clear_out(self) -> None:
+        """Forget what was kept long enough."""
+        self.store.expire_orphans(list(self.pipeline.workers), time.time())
+        dropped = await self.store.prune(self.settings.store.keep_days * 86400, self.settings.store.keep_size)
+        if dropped:
+            log.info("dropped %d mails that were kept long enough", dropped)
+        for device_id in self.registry.age(time.time()):
+            self._device_forgotten(device_id)
 
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
@@ -316,10 +325,16 @@ class App:
         }
 
     def health(self) -> dict[str, Any]:
+        problems = {one.name: one.error for one in self.running.values() if one.error}
+        try:
+            queue = self.store.owed()
+        except (OSError, sqlite3.Error) as error:  # whoever asks must not fail with it
+            queue = {}
+            problems["store"] = f"can't be read: {error}"
         return {
             "uptime": round(time.time() - self.started),
-            "queue": self.store.owed(),
-            "problems": {one.name: one.error for one in self.running.values() if one.error},
+            "queue": queue,
+            "problems": problems,
             "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
         }
 
