@@ -77,7 +77,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 def table(rows: list[dict[str, object]]) -> list[str]:
     """The closing table, as wide as it needs to be."""
-    shown = [[heading for heading in COLUMNS]]
+    shown = [list(COLUMNS)]
     for row in rows:
         if row["skipped"]:
             shown.append([str(row["scenario"]), f"skipped: {row['skipped']}"])
@@ -152,7 +152,9 @@ def main() -> int:
     verdict = "The law is broken." if faults else "The law holds." if len(rows) > skipped else "Nothing was played."
     print(f"{'Interrupted. ' if interrupted else ''}{verdict} seed {options.seed}, {time.monotonic() - started:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps({"seed": options.seed, "scenarios": rows, "broken": faults}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"seed": options.seed, "scenarios": rows, "broken": faults}, indent=1) + "\n"
+        )
     return 130 if interrupted else 1 if faults or len(rows) == skipped else 0
 
 

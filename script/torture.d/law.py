@@ -145,9 +145,7 @@ def settle(
     account.put_off = sum(1 for reply in replies if reply.startswith(b"4"))
     account.repeats = sum(count - 1 for count in heard_ids.values())
     account.permanent = [reply.decode(errors="replace") for reply in replies if reply.startswith(b"5")]
-    account.not_stored = [
-        number for number, ids in acked.items() if any(kept.mails.get(one) != number for one in ids)
-    ]
+    account.not_stored = [number for number, ids in acked.items() if any(kept.mails.get(one) != number for one in ids)]
     account.lost = [number for number in acked if number not in reached]
     ids: dict[int, set[str]] = {number: set(found) for number, found in kept.events.items()}
     for event_id, number in [*heard, *acknowledged_by_broker.items()]:

@@ -22,7 +22,7 @@ _TEXT = b"Input 3 of the line is active, temperature 41 C, uptime 12 days.\r\n"
 
 
 def content(number: int) -> bytes:
-    """The mail of that number, always the same bytes: mostly small, some of a picture's size, some spooled to a file."""
+    """The mail of that number, always the same bytes: mostly small, some like a picture, some spooled to a file."""
     chance = random.Random(number)
     lines = chance.choice((1, 5, 20, 60)) if number % 50 else chance.choice((300, 900, 6000))
     head = f"From: Line {number % 5} <line{number % 5}@torture.example>\r\nSubject: torture {number:07}\r\n\r\n"
@@ -112,7 +112,11 @@ class Load:
             if not owed:
                 owed.append(number)
             mail = self.mails[number]
-            envelope = (b"MAIL FROM:<line%d@torture.example>\r\n" % (number % 5), b"RCPT TO:<alarm@gw>\r\n", b"DATA\r\n")
+            envelope = (
+                b"MAIL FROM:<line%d@torture.example>\r\n" % (number % 5),
+                b"RCPT TO:<alarm@gw>\r\n",
+                b"DATA\r\n",
+            )
             pieces = (b"".join(envelope),) if chance.random() < 0.5 else envelope  # pipelined (RFC 2920), or not
             taken = True
             for piece in pieces:

@@ -161,7 +161,7 @@ def memory(play: Play) -> None:
 
 
 def _well_again(play: Play) -> None:
-    """The fault is over: within a while each sender must hear 250 again, without anybody's help but an init system's."""
+    """The fault is over: within a while each sender must hear 250 again, with no help but an init system's."""
     end = time.monotonic() + RECOVERY
     while time.monotonic() < end:
         play.world.keep_alive()
