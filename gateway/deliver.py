@@ -49,6 +49,11 @@ class Ledger:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
 
+    @property
+    def unwritten(self) -> bool:
+        """Does anything wait here that was not handed to the store?"""
+        return bool(self._new)
+
     def write(self) -> None:
         """Hand what waits to the store."""
         if self._timer:

@@ -156,7 +156,9 @@ class Pipeline:
         With nothing under way and nothing unwritten, a mail that still waits in the store since the last look is one.
         """
         self.ledger.write()
-        if not await self.store.flush() or self._queue or self._busy_peers or self._behind or self._stopped:
+        if not await self.store.flush() or self.ledger.unwritten or self._stopped:
+            return
+        if self._queue or self._busy_peers or self._behind:
             return
         waiting = {mail.id: mail for mail in self.store.open_mails(0, _BACKLOG)}
         forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
@@ -164,7 +166,8 @@ class Pipeline:
         for mail in forgotten:
             log.warning("mail %s was kept, but not interpreted yet: doing so now", mail.id)
         self._queue.extend(forgotten)
-        self._schedule()
+        if forgotten:
+            self._schedule()
 
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
