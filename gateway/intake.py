@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from gateway.api import Envelope, StoreFull, StoreTrouble
-from gateway.store import Mail, Store
+from gateway.store import Mail, Store, sync_folder
 from gateway.ulid import UlidMaker
 from gateway.writer import trouble_of
 
@@ -158,11 +158,7 @@ class Receipt:
             if last:
                 os.fsync(self._file.fileno())
                 self._file.close()
-                folder = os.open(self._intake.store.spool, os.O_RDONLY)
-                try:
-                    os.fsync(folder)  # the file's name must survive as well
-                finally:
-                    os.close(folder)
+                sync_folder(self._intake.store.spool)  # the file's name must survive as well
         except Exception as error:  # noqa: BLE001  # no memory, say: whatever it is, this mail is not on disk
             self._trouble = trouble_of(error)
             self._remove()

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import mmap
+import os
 import sqlite3
 import threading
 import time
@@ -167,9 +168,12 @@ class Store:
 
         Raises StoreBroken with words a person can act on.
         """
+        fresh = [path for path in (self.spool, self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
+            for path in fresh:
+                sync_folder(path.parent)
         except OSError as error:
             raise StoreBroken(
                 f"{self.folder}: the data folder can't be made: {error.strerror}. "
@@ -449,6 +453,15 @@ class Store:
         for path in strays:
             path.unlink(missing_ok=True)
         return len(strays)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in it durable: those of new files and folders are not, else, when these are."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
