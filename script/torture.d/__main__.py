@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "bench.d"))  # for process.free_port
+sys.path += [str(HERE.parent / "bench.d"), str(HERE.parents[1])]  # for process.free_port, and for the gateway's store
 
 import shim  # noqa: E402
 from law import Account, LawBroken  # noqa: E402

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
+import powercut
 from law import Account, kept, settle
 from load import HOST, Load
+from powercut import Findings
 from shim import Unavailable
 from world import Failed, World
 
 HOUR = 3600.0
+RECORDING = 0.35  # of the time of the power cuts
+CUTS_A_SECOND = 8  # what checking takes, about
 RECOVERY = 30.0  # seconds within which every sender hears 250 again, once a fault is over
 DRAIN = 90.0  # seconds within which all that was acknowledged is delivered, once everything is well
 
@@ -160,6 +164,42 @@ def memory(play: Play) -> None:
         _well_again(play)
 
 
+def power(play: Play) -> None:
+    """Nothing is spoiled while it is recorded, but starts and ends of the gateway are part of it; `_cut` does the rest."""
+    until = time.monotonic() + (play.until - time.monotonic()) * RECORDING
+    while time.monotonic() < until:
+        time.sleep(min(play.chance.uniform(0.5, 2), max(0, until - time.monotonic())))
+        if play.chance.random() < 0.3:
+            (play.world.gateway.kill if play.chance.random() < 0.5 else play.world.gateway.stop)()
+            play.world.start_gateway()
+
+
+def _cut(account: Account, world: World, load: Load, seed: int, seconds: float, say: Callable[[str], None]) -> None:
+    """Cut the power at moments of what was recorded; and show, with disks that lie, that this would find a loss."""
+    numbers = {mail_id: number for number, mail in load.mails.items() for mail_id in mail.ids}
+    root, place, keep = world.data.parent, world.folder / "cut", world.folder / "broken disk"
+
+    def replay(cuts: int, believe: Callable[[str], bool] = lambda _: True, keep: Path | None = None) -> Findings:
+        return powercut.replay(
+            world.record, root, cuts, seed, place, numbers=numbers, believe=believe, keep=keep, say=say
+        )
+
+    found = replay(max(20, int(seconds * (1 - RECORDING) * CUTS_A_SECOND)), keep=keep)
+    account.faults = found.cuts
+    account.lost += [numbers.get(one, 0) for lost in found.lost.values() for one in lost]
+    account.trouble += found.broken
+    account.notes.append(
+        f"{found.cuts} cuts at {found.fsyncs} recorded fsyncs, {found.checked} times a mail with a 250 was looked for"
+    )
+    for what, ending in (("the database's log", "-wal"), ("the spool's folder", "/mails")):
+        liar = replay(20, lambda path, ending=ending: not path.endswith(ending))
+        account.notes.append(
+            f"on a disk that ignores the fsync of {what}, mails are missing after {len(liar.lost)} of {liar.cuts} cuts"
+        )
+        if not liar.lost:
+            account.trouble.append(f"a disk that ignores the fsync of {what} was not found out")
+
+
 def _well_again(play: Play) -> None:
     """The fault is over: within a while each sender must hear 250 again, with no help but an init system's."""
     end = time.monotonic() + RECOVERY
@@ -202,6 +242,7 @@ class Scenario:
     needs_shim: bool = True
     small_disk: bool = False
     kills_broker: bool = False
+    record: bool = False
 
 
 SCENARIOS = {
@@ -213,6 +254,7 @@ SCENARIOS = {
     "clock": Scenario(clock),
     "files": Scenario(files, needs_shim=False),
     "memory": Scenario(memory, needs_shim=False),
+    "power-cut": Scenario(power, share=3, record=True),
 }
 
 
@@ -226,7 +268,7 @@ def run(
         raise Unavailable("there is no C compiler for the shim: apt-get install gcc libc6-dev")
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(small_disk(folder)) / "data" if scenario.small_disk else None
-        world = World(folder, library if scenario.needs_shim else None, data=data)
+        world = World(folder, library if scenario.needs_shim else None, data=data, record=scenario.record)
         stack.callback(world.close)
         world.start()
         load = Load(world.port, seed, pause=scenario.pause)
@@ -260,6 +302,8 @@ def run(
             must_hear=not scenario.kills_broker,
             published=world.tap.published,
         )
+        if scenario.record:
+            _cut(account, world, load, seed, seconds, say)
         if data and _broken(account):
             shutil.copytree(data, folder / "data")  # its disk goes away
     return account

@@ -1,6 +1,6 @@
 /* Preloaded into the gateway: a disk and a clock that script/torture can spoil while it runs, and a recorder.
 
-   TORTURE_FOLDER   only files below it are touched or recorded (SQLite's -shm never: it is rebuilt at each start)
+   TORTURE_FOLDER   only it and what is below it is touched or recorded (SQLite's -shm never: it is rebuilt at each start)
    TORTURE_CONTROL  a file with `struct control`, mapped; the other side writes it (shim.py)
    TORTURE_RECORD   a file that everything done to those files is appended to, in the order in which it was done,
                     together with each 250 that leaves by a socket; powercut.py reads it. Unset: nothing is recorded
@@ -68,7 +68,8 @@ __attribute__((constructor)) static void begin(void) {
 
 static int is_ours(const char *path) {
     size_t length = strlen(path);
-    return folder && !strncmp(path, folder, folder_length) && (length < 4 || strcmp(path + length - 4, "-shm"));
+    return folder && !strncmp(path, folder, folder_length) && (!path[folder_length] || path[folder_length] == '/') &&
+        (length < 4 || strcmp(path + length - 4, "-shm"));
 }
 
 static int fd_is_ours(int fd) { return fd >= 0 && fd < MOST && ours[fd]; }

@@ -41,7 +41,7 @@ class Shim:
         self.environment = {
             "LD_PRELOAD": str(library),
             "TORTURE_CONTROL": str(control),
-            "TORTURE_FOLDER": f"{folder}/",
+            "TORTURE_FOLDER": str(folder),
             **({"TORTURE_RECORD": str(record)} if record else {}),
         }
 
