@@ -12,8 +12,9 @@ import asyncio
 import os
 import random
 import shutil
+import sqlite3
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -205,6 +206,7 @@ def replay(
     *,
     numbers: dict[str, int],
     believe: Callable[[str], bool] = lambda _: True,
+    modes: Sequence[str] = MODES,
     keep: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
@@ -225,7 +227,7 @@ def replay(
         if moment in moments:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            mode = chance.choice(MODES)
+            mode = chance.choice(modes)
             disk.cut(place, mode, chance)
             lost, broken = check(place / "data", disk.replies, numbers, chance)
             found.cuts += 1
@@ -253,13 +255,9 @@ def check(data: Path, acknowledged: list[str], numbers: dict[str, int], chance: 
         there = {row[0] for row in store.rows("SELECT id FROM mails")}
         lost = [mail_id for mail_id in acknowledged if mail_id not in there]
         present = [mail_id for mail_id in acknowledged if mail_id in there]
-        for mail_id in {
-            *present[-100:],
-            *chance.sample(present, min(len(present), 50)),
-        }:  # those that were just written
-            if not _is_whole(store, mail_id, numbers):
-                lost.append(mail_id)
-    except StoreBroken as error:
+        some = {*present[-100:], *chance.sample(present, min(len(present), 50))}  # those just written, and others
+        lost += [mail_id for mail_id in some if not _is_whole(store, mail_id, numbers)]
+    except (StoreBroken, sqlite3.DatabaseError) as error:
         return list(acknowledged), str(error)
     finally:
         asyncio.run(store.close())

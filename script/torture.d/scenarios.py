@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
+from typing import Any
 
 import powercut
 from law import Account, kept, settle
@@ -165,7 +166,7 @@ def memory(play: Play) -> None:
 
 
 def power(play: Play) -> None:
-    """Nothing is spoiled while it is recorded, but starts and ends of the gateway are part of it; `_cut` does the rest."""
+    """What is recorded is spoiled afterwards, by `_cut`; starts and ends of the gateway are part of it."""
     until = time.monotonic() + (play.until - time.monotonic()) * RECORDING
     while time.monotonic() < until:
         time.sleep(min(play.chance.uniform(0.5, 2), max(0, until - time.monotonic())))
@@ -179,10 +180,8 @@ def _cut(account: Account, world: World, load: Load, seed: int, seconds: float, 
     numbers = {mail_id: number for number, mail in load.mails.items() for mail_id in mail.ids}
     root, place, keep = world.data.parent, world.folder / "cut", world.folder / "broken disk"
 
-    def replay(cuts: int, believe: Callable[[str], bool] = lambda _: True, keep: Path | None = None) -> Findings:
-        return powercut.replay(
-            world.record, root, cuts, seed, place, numbers=numbers, believe=believe, keep=keep, say=say
-        )
+    def replay(cuts: int, **how: Any) -> Findings:
+        return powercut.replay(world.record, root, cuts, seed, place, numbers=numbers, say=say, **how)
 
     found = replay(max(20, int(seconds * (1 - RECORDING) * CUTS_A_SECOND)), keep=keep)
     account.faults = found.cuts
@@ -192,7 +191,7 @@ def _cut(account: Account, world: World, load: Load, seed: int, seconds: float, 
         f"{found.cuts} cuts at {found.fsyncs} recorded fsyncs, {found.checked} times a mail with a 250 was looked for"
     )
     for what, ending in (("the database's log", "-wal"), ("the spool's folder", "/mails")):
-        liar = replay(20, lambda path, ending=ending: not path.endswith(ending))
+        liar = replay(20, believe=lambda path, ending=ending: not path.endswith(ending), modes=["nothing"])
         account.notes.append(
             f"on a disk that ignores the fsync of {what}, mails are missing after {len(liar.lost)} of {liar.cuts} cuts"
         )
