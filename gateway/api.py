@@ -208,8 +208,8 @@ class Intake(Protocol):
     """The one durable front door for raw mail."""
 
     coming: int
-    """How many mails have begun and are not answered: a commit waits a moment for them, and they go before those that wait to
-    be interpreted. A source counts them up and down; one that can't leaves it alone."""
+    """How many mails are about to come to their end: a commit waits a moment for them, and they go before those that
+    wait to be interpreted. A source counts them up and down; one that can't leaves it alone."""
 
     def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt: ...
 

@@ -214,26 +214,30 @@ class Pipeline:
     def _schedule(self) -> None:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            loop = asyncio.get_running_loop()
+            wait = self._took * min(self.coming(), _MOST_BEFORE) - (time.perf_counter() - self._ended)
+            if wait > 0:
+                loop.call_later(wait, self._turn)
+            else:
+                loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Once a turn of the loop: one mail, if as many turns were left to each mail that is coming in."""
+        """One mail; the next when each of those that are coming in has had as much time."""
         self._scheduled = False
         if self._stopped:
             return
         now = time.perf_counter()
-        if now - self._ended >= self._took * min(self.coming(), _MOST_BEFORE):
-            if self._queue:
-                self._take(self._queue.popleft())
-            else:
-                try:
-                    self._read_more()
-                except _PASSING as error:
-                    log.warning("kept mails can't be read now, trying again: %s", _words(error))
-                    asyncio.get_running_loop().call_later(_AGAIN, self._schedule)
-                    return
-            self._ended = time.perf_counter()
-            self._took = self._ended - now
+        if self._queue:
+            self._take(self._queue.popleft())
+        else:
+            try:
+                self._read_more()
+            except _PASSING as error:
+                log.warning("kept mails can't be read now, trying again: %s", _words(error))
+                asyncio.get_running_loop().call_later(_AGAIN, self._schedule)
+                return
+        self._ended = time.perf_counter()
+        self._took = self._ended - now
         if self._queue or self._behind:
             self._schedule()
 

@@ -147,11 +147,11 @@ class Writer:
         self._work.put((mails, notes, flushes))
 
     def _some(self) -> list[tuple[Promise, Callable[[StoreTrouble | None], None]]]:
-        size = 0
-        for count, (mail, _) in enumerate(self._mails[:_MOST_MAILS], 1):
-            size += mail.size
-            if size >= _MOST_BYTES:
-                break
+        """As many as one commit takes."""
+        size = count = 0
+        while size < _MOST_BYTES and count < min(len(self._mails), _MOST_MAILS):
+            size += self._mails[count][0].size
+            count += 1
         return self._mails[:count]
 
     def _told(self, mails: Sequence[Any], trouble: StoreTrouble | None, took: float) -> None:

@@ -33,6 +33,8 @@ AHEAD = 64 * 1024
 """Bytes that may come while a mail is being kept, before reading is paused."""
 PROBE = 2.0
 """Seconds within which a peer that leaves a TLS port without a word only looked whether anybody is there."""
+COMING = 1.0
+"""Seconds of silence after which nobody counts on a mail of this peer any more."""
 LINGER = 10.0
 """Seconds that a peer has to take our last words."""
 _FULL = (452, "4.3.1", "The gateway's disk is full, try again later")
@@ -103,6 +105,7 @@ class Connection(asyncio.Protocol):
         "_behind",
         "_coming",
         "_ended",
+        "_fresh",
         "_held",
         "_helo",
         "_line",
@@ -128,7 +131,8 @@ class Connection(asyncio.Protocol):
         self._remarks: list[str] | None = None
         self._more: Events = ()
         self._behind = 0
-        self._coming = False  # a mail has begun and has not been answered
+        self._coming = False  # it is about to bring a mail
+        self._fresh = True  # it has brought none yet
         self._held = 0
         self._line = 0.0  # when a command line was first seen begun and not ended; 0: none is
         self._helo = ""  # what it called itself before STARTTLS: some don't say it again
@@ -156,6 +160,7 @@ class Connection(asyncio.Protocol):
             self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
             return
         shared.connections.add(self)
+        self._count(True)
         starttls = shared.starttls
         if starttls == "offered" and (shared.modern is None or not peers.manages_tls(peer)):
             starttls = "none"
@@ -256,10 +261,8 @@ class Connection(asyncio.Protocol):
                     self._log_reason(event[1])
             events, self._more = self._more, ()
         self._working = False
-        coming = session.mail_from is not None
-        if coming is not self._coming:
-            self._coming = coming
-            self._shared.intake.coming += 1 if coming else -1
+        if self._coming is not (not self._over and (self._fresh or session.mail_from is not None)):
+            self._count(not self._coming)
         replies = session.output()
         if replies:
             self._send(replies)
@@ -272,6 +275,11 @@ class Connection(asyncio.Protocol):
             self._start_tls()
         else:
             self._settle()
+
+    def _count(self, coming: bool) -> None:
+        """Whether it is about to bring a mail (`Intake.coming`): from its beginning on, and from MAIL to the answer."""
+        self._coming = coming
+        self._shared.intake.coming += 1 if coming else -1
 
     def _settle(self) -> None:
         """After each piece of work: is there a reason to end here, or to read on?"""
@@ -361,6 +369,7 @@ class Connection(asyncio.Protocol):
         """The intake's answer, perhaps from within `commit`, perhaps long after the peer has left."""
         session, log = self._session, self._shared.log
         self._since = time.monotonic()
+        self._fresh = False
         if trouble is None:
             if log.isEnabledFor(logging.INFO):
                 self._log_mail(mail_id)
@@ -483,8 +492,7 @@ class Connection(asyncio.Protocol):
         shared.connections.remove(self)
         shared.peers.leave(self._peer)
         if self._coming:
-            self._coming = False
-            shared.intake.coming -= 1
+            self._count(False)
         self._drop("it hung up")
         if self._tls is not None and not self._tls.used and not shared.stopping:
             self._tls_failed(self._tls)
@@ -519,6 +527,8 @@ class Connection(asyncio.Protocol):
             if silent > LINGER:
                 transport.abort()
             return
+        if self._coming and silent > COMING:
+            self._count(False)
         session, times = self._session, self._shared.config.timeouts
         if self._handshaking():
             patience, whole = times.handshake, math.inf

@@ -67,6 +67,7 @@ class Intake:
     """`gateway.api.Intake`, and what a test may do to it. Called from the server's thread alone."""
 
     def __init__(self) -> None:
+        self.coming = 0
         self.mails: list[tuple[Envelope, bytes]] = []
         self.aborted = 0
         self.written = 0
