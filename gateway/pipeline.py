@@ -150,6 +150,12 @@ class Pipeline:
                 self._queue.append(mail)
         self._schedule()
 
+    def take_over(self, event: Event, targets: Mapping[str, float]) -> None:
+        """An event of a store that was set aside; target -> Unix time of expiry."""
+        self.ledger.add(event, datetime.fromisoformat(event["time"]).timestamp(), dict(targets))
+        for name in targets.keys() & self.workers.keys():
+            self.workers[name].put(Delivery(event["id"], name, targets[name], event=event))
+
     async def catch_up(self) -> None:
         """Now and then: take a mail whose news got lost on the way from the store to here (for want of memory, say).
 

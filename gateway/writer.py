@@ -58,10 +58,12 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         insert: Callable[[sqlite3.Connection, Sequence[Any]], None],
         changed_elsewhere: Callable[[], None],
+        met: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.coming: Callable[[], int] = lambda: 0
         """How many mails have begun and are not answered, those that wait here among them."""
         self._connect, self._insert, self._changed_elsewhere = connect, insert, changed_elsewhere
+        self._met = met  # told of each failure, on the thread
         self._loop = asyncio.get_running_loop()
         self._mails: list[tuple[Promise, Callable[[StoreTrouble | None], None]]] = []
         self._bytes = 0
@@ -242,6 +244,7 @@ class Writer:
             if not self._failing:  # once when it begins, once when it is over
                 log.error("the store can't write: %s", error)
             self._failing = True
+            self._met(error)
             return error
         if self._failing:
             log.info("the store can write again")
@@ -327,5 +330,5 @@ def _may_pass(error: Exception) -> bool:
     """Is it the disk, or a lock, rather than what was to be written?"""
     name = getattr(error, "sqlite_errorname", "")
     return isinstance(error, OSError | MemoryError) or name.startswith(
-        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_CORRUPT")
     )

@@ -13,16 +13,18 @@ import logging
 import os
 import shlex
 import signal
+import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from gateway import __version__
 from gateway.api import Source, Target
 from gateway.app import App
 from gateway.cli import common
 from gateway.config import ConfigErrors
-from gateway.store import StoreBroken
+from gateway.store import StoreBroken, is_damage
 
 log = logging.getLogger("mailwire")
 
@@ -42,10 +44,13 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level, stream=sys.stderr)
     # What the format above never shows is not worked out (logging's own advice, "Optimization" in the Python manual).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    where = (chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    app = App(*where)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(app))
+            while (code := runner.run(_serve(app))) is None:
+                app = App(*where, condemned=app.damage)
+            return code
     except StoreBroken as error:
         print(error, file=sys.stderr)
         return 1
@@ -60,7 +65,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(app: App) -> int:
+async def _serve(app: App) -> int | None:
+    """The exit code; None: start anew, with a new store in the place of a damaged one."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
@@ -75,7 +81,14 @@ async def _serve(app: App) -> int:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    await app.start()
+    try:
+        await app.start()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        app.damage = str(error)
+        await app.stop()
+        return None
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGINT, stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
@@ -90,10 +103,13 @@ async def _serve(app: App) -> int:
         print(line, flush=True)
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again and again while mail comes in
-    await ended.wait()
-    log.info("stopping: what is in flight is finished first")
+    await _first(ended.wait(), app.is_damaged.wait())
+    if app.damage and not ended.is_set():
+        log.error("the store is damaged (%s): starting again with a new one", app.damage)
+    else:
+        log.info("stopping: what is in flight is finished first")
     await app.stop()
-    return 0
+    return 0 if ended.is_set() else None
 
 
 async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
@@ -104,15 +120,16 @@ async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
             if isinstance(one.instance, Target) and one.instance.event_bus:
                 await one.is_ready.wait()
 
-    tasks = [asyncio.create_task(all_ready()), asyncio.create_task(_until(ended))]
-    await asyncio.wait(tasks, timeout=_GREETING_WAIT, return_when=asyncio.FIRST_COMPLETED)
+    await _first(all_ready(), ended.wait(), asyncio.sleep(_GREETING_WAIT))
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Until one of them is over; the others are given up."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def greeting(app: App) -> list[str]:

@@ -58,11 +58,14 @@ class Bench:
         return mail
 
     async def heard(self, count):
+        await self.until(lambda: len(self.target.heard) >= count)
+        return self.subjects()
+
+    async def until(self, condition):
         deadline = time.monotonic() + 20
-        while len(self.target.heard) < count:
+        while not condition():
             assert time.monotonic() < deadline, self.subjects()
             await asyncio.sleep(0.005)
-        return self.subjects()
 
     def subjects(self):
         return [event["mail"]["subject"] for event in self.target.heard]
@@ -256,8 +259,7 @@ async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(benc
     bench.pipeline.resume()
     await bench.kept(mail("x"))
     await bench.heard(1)
-    while bench.pipeline._behind:
-        await asyncio.sleep(0)
+    await bench.until(lambda: not bench.pipeline._behind)
     forgotten = await bench.kept(mail("y"), tell=False)
     await bench.pipeline.catch_up()
     assert await bench.heard(1) == ["x"]

@@ -142,7 +142,9 @@ async def test_a_newer_schema_is_refused_in_words(tmp_path):
 
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
     (tmp_path / FILE).write_bytes(b"this is not a database" * 100)
-    with pytest.raises(StoreBroken, match=r"can't be used as the store: file is not a database\. Move it aside"):
+    with pytest.raises(
+        StoreBroken, match=r"the database is damaged: file is not a database\. The gateway sets it aside"
+    ):
         Store(tmp_path).open()
 
 
