@@ -221,6 +221,7 @@ def replay(
     moments = {chance.choice((moment - 1, moment, moment + 1)) for moment in beside}
     moments |= set(chance.sample(range(len(records)), min(len(records), cuts - len(moments))))
     disk = Disk(str(root), believe)
+    assert any(record.op == REPLY for record in records) or not numbers, "no 250 was recorded"
     found = Findings(fsyncs=len(syncs))
     for moment, record in enumerate(records):
         disk.follow(record)

@@ -90,6 +90,18 @@ static void put_two(int op, const char *from, const char *to) {
     put(op, -1, 0, both, first + second);
 }
 
+/* Notes each "stored as ID" that is about to leave; log lines say it in other words. */
+static void note_replies(const void *data, size_t length) {
+    static const char mark[] = " Ok: stored as ";
+    const size_t skip = sizeof mark - 1, id = 26;
+    const char *at = data, *end = at + length;
+    while (record_fd >= 0 && (at = memmem(at, end - at, mark, skip)) && end - (at += skip) >= (ptrdiff_t)id) {
+        pthread_mutex_lock(&order);
+        put(REPLY, -1, 0, at, id);
+        pthread_mutex_unlock(&order);
+    }
+}
+
 /* Runs `call` in its place in the order of all changes and, if it succeeded, records it. */
 #define CHANGE(type, touched, call, noted) \
     do { \
@@ -171,6 +183,7 @@ int close(int fd) {
 ssize_t write(int fd, const void *data, size_t length) {
     REAL(write);
     off_t at = fd_is_ours(fd) ? lseek(fd, 0, SEEK_CUR) : 0;
+    if (!fd_is_ours(fd)) note_replies(data, length); /* uvloop's sockets */
     CHANGE(ssize_t, fd_is_ours(fd), real(fd, data, length), put(WRITE, fd, at, data, result));
 }
 
@@ -188,6 +201,7 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t at) {
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     REAL(writev);
     if (fd_is_ours(fd)) abort();
+    for (int part = 0; part < count; part++) note_replies(parts[part].iov_base, parts[part].iov_len);
     return real(fd, parts, count);
 }
 
@@ -258,14 +272,14 @@ int fdatasync(int fd) {
 /* --- each 250, before it leaves --- */
 
 ssize_t send(int fd, const void *data, size_t length, int flags) {
-    static const char mark[] = " stored as ";
-    const size_t skip = sizeof mark - 1, id = 26;
-    const char *at = data, *end = at + length;
     REAL(send);
-    while (record_fd >= 0 && (at = memmem(at, end - at, mark, skip)) && end - (at += skip) >= (ptrdiff_t)id) {
-        pthread_mutex_lock(&order);
-        put(REPLY, -1, 0, at, id);
-        pthread_mutex_unlock(&order);
-    }
+    note_replies(data, length);
     return real(fd, data, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    REAL(sendmsg);
+    for (size_t part = 0; part < message->msg_iovlen; part++)
+        note_replies(message->msg_iov[part].iov_base, message->msg_iov[part].iov_len);
+    return real(fd, message, flags);
 }
