@@ -98,7 +98,7 @@ def test_a_file_that_is_no_store_is_said_to_be_none(mailwire, data):
     (data / "mailwire.db").write_bytes(b"not a database at all" * 100)
     result = mailwire("events", "--data", data)
     assert result.code == 1
-    assert f"{data}/mailwire.db: can't be used as the store: file is not a database." in result.err
+    assert f"{data}/mailwire.db: the database is damaged: file is not a database." in result.err
 
 
 def test_a_store_that_was_damaged_is_no_traceback(mailwire, data, ids):
