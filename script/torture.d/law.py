@@ -93,24 +93,25 @@ class Kept:
     fault: str = ""
 
 
-def kept(data: Path) -> Kept:
-    """Reads it by its file formats alone; a mail counts if its bytes are those that its number stands for."""
+def kept(*folders: Path) -> Kept:
+    """Reads data folders by their file formats alone; a mail counts if its bytes are those its number stands for."""
     found = Kept()
-    with contextlib.closing(sqlite3.connect(f"file:{data}/mailwire.db?mode=ro", uri=True)) as store:
-        fault = store.execute("PRAGMA integrity_check").fetchone()[0]
-        found.fault = "" if fault == "ok" else f"integrity_check: {fault}"
-        for mail_id, bytes_, file in store.execute(
-            "SELECT id, content, file FROM mails m JOIN contents c ON c.seq = m.seq"
-        ):
-            with contextlib.suppress(FileNotFoundError):
-                whole = (data / "mails" / file).read_bytes() if file else bytes(bytes_ or b"")
-                number = number_of(whole)
-                if number is not None:
-                    found.mails[mail_id] = number
-        for event_id, text in store.execute("SELECT id, event FROM events"):
-            subject = (json.loads(text).get("mail") or {}).get("subject") or ""
-            if subject.startswith("torture "):
-                found.events.setdefault(int(subject[8:]), set()).add(event_id)
+    for data in folders:
+        with contextlib.closing(sqlite3.connect(f"file:{data}/mailwire.db?mode=ro", uri=True)) as store:
+            fault = store.execute("PRAGMA integrity_check").fetchone()[0]
+            found.fault = found.fault if fault == "ok" else f"{data}: integrity_check: {fault}"
+            for mail_id, bytes_, file in store.execute(
+                "SELECT id, content, file FROM mails m JOIN contents c ON c.seq = m.seq"
+            ):
+                with contextlib.suppress(FileNotFoundError):
+                    whole = (data / "mails" / file).read_bytes() if file else bytes(bytes_ or b"")
+                    number = number_of(whole)
+                    if number is not None:
+                        found.mails[mail_id] = number
+            for event_id, text in store.execute("SELECT id, event FROM events"):
+                subject = (json.loads(text).get("mail") or {}).get("subject") or ""
+                if subject.startswith("torture "):
+                    found.events.setdefault(int(subject[8:]), set()).add(event_id)
     return found
 
 
@@ -129,7 +130,6 @@ def settle(
     acknowledged_by_broker: dict[str, int],
     heard: list[tuple[str, int]],
     must_hear: bool,
-    published: Counter[str],
 ) -> None:
     """Fill in the account from the witnesses. `must_hear`: the broker was never killed, so the subscriber heard all."""
     replies = [reply for mail in mails.values() for reply in mail.replies] + refusals

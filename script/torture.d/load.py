@@ -52,6 +52,9 @@ class Load:
         self._port = port
         self._pause = pause
         self._stopping = threading.Event()
+        self._may_send = threading.Event()
+        self._may_send.set()
+        self._under_way: set[int] = set()  # lanes that have begun a mail and not heard what became of it
         self._number = 0
         self._lock = threading.Lock()
         self._progress = [0] * lanes
@@ -66,9 +69,20 @@ class Load:
 
     def stop(self) -> None:
         """Each lane sends what it still has to send once more, then ends."""
+        self.go_on()
         self._stopping.set()
         for lane in self._lanes:
             lane.join()
+
+    def pause(self) -> None:
+        """Return when every mail that was begun is answered; no other begins before `go_on`."""
+        self._may_send.clear()
+        deadline = time.monotonic() + PATIENCE
+        while self._under_way and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def go_on(self) -> None:
+        self._may_send.set()
 
     def is_taken_again(self, seconds: float) -> bool:
         """Is each lane told 250 again, within that time?"""
@@ -87,7 +101,7 @@ class Load:
             return self._number
 
     def _lane(self, lane: int, chance: random.Random) -> None:
-        owed: list[int] = []
+        owed: list[int] = []  # the mail that has no 250 yet, if there is one
         while not self._stopping.is_set() or owed:
             ending = self._stopping.is_set()
             try:
@@ -100,48 +114,49 @@ class Load:
                 return
 
     def _converse(self, lane: int, peer: socket.socket, chance: random.Random, owed: list[int]) -> None:
-        """One connection. What has no 250 yet is in `owed` when this ends, however it ends."""
+        """One connection: a few mails."""
         stream = peer.makefile("rb")
         self._expect(stream, b"220")
         peer.sendall(b"EHLO lane\r\n")
         self._expect(stream, b"250")
         for _ in range(chance.choice((1, 1, 5, 50))):
+            self._may_send.wait()
             if self._stopping.is_set() and not owed:
                 return
-            number = owed[0] if owed else self._next()
             if not owed:
-                owed.append(number)
-            mail = self.mails[number]
-            envelope = (
-                b"MAIL FROM:<line%d@torture.example>\r\n" % (number % 5),
-                b"RCPT TO:<alarm@gw>\r\n",
-                b"DATA\r\n",
-            )
-            pieces = (b"".join(envelope),) if chance.random() < 0.5 else envelope  # pipelined (RFC 2920), or not
-            taken = True
-            for piece in pieces:
-                peer.sendall(piece)
-                replies = [self._read(stream) for _ in range(len(envelope) // len(pieces))]
-                # What is pipelined behind a refusal is refused for that alone.
-                if refused := next((reply for reply in replies if not reply.startswith((b"250", b"354"))), None):
-                    self.refusals.append(refused)
-                    taken = False
-                    break
-            if not taken:
-                peer.sendall(b"RSET\r\n")
-                self._expect(stream, b"250")
-                time.sleep(0.05)
-                continue
-            peer.sendall(content(number))
-            mail.dots += 1
-            peer.sendall(b".\r\n")
-            mail.replies.append(reply := self._read(stream))
-            if reply.startswith(b"250"):
-                owed.remove(number)
+                owed.append(self._next())
+            self._under_way.add(lane)
+            try:
+                kept = self._send(peer, stream, owed[0], pipelined=chance.random() < 0.5)
+            finally:
+                self._under_way.discard(lane)
+            if kept:
+                owed.clear()
                 self._progress[lane] += 1
             else:
                 time.sleep(0.05)
             time.sleep(chance.random() * 2 * self._pause)
+
+    def _send(self, peer: socket.socket, stream: BinaryIO, number: int, *, pipelined: bool) -> bool:
+        """One mail; was it kept? Raises OSError or _Ended where no answer comes."""
+        mail = self.mails[number]
+        sender = b"MAIL FROM:<line%d@torture.example>\r\n" % (number % 5)
+        envelope = (sender, b"RCPT TO:<alarm@gw>\r\n", b"DATA\r\n")
+        pieces = (b"".join(envelope),) if pipelined else envelope  # RFC 2920
+        for piece in pieces:
+            peer.sendall(piece)
+            replies = [self._read(stream) for _ in range(len(envelope) // len(pieces))]
+            # What is pipelined behind a refusal is refused for that alone.
+            if refused := next((reply for reply in replies if not reply.startswith((b"250", b"354"))), None):
+                self.refusals.append(refused)
+                peer.sendall(b"RSET\r\n")
+                self._expect(stream, b"250")
+                return False
+        peer.sendall(content(number))
+        mail.dots += 1
+        peer.sendall(b".\r\n")
+        mail.replies.append(reply := self._read(stream))
+        return reply.startswith(b"250")
 
     def _expect(self, stream: BinaryIO, code: bytes) -> None:
         reply = self._read(stream)

@@ -126,16 +126,23 @@ def disk_slow(play: Play) -> None:
 
 
 def clock(play: Play) -> None:
-    """The clock jumps by an hour, both ways, also while the gateway starts."""
-    shim = _shim(play)
+    """The clock jumps by an hour, both ways, also while the gateway is down.
+
+    But not while a mail is between its dot and its 250: the same bytes are one mail within a minute of that clock.
+    """
+    shim, now = _shim(play), 0.0
     while not play.spent():
-        shim.clock(play.chance.choice((-HOUR, 0, HOUR)))
-        play.fault()
-        if play.chance.random() < 0.2:
+        play.wait(0.5, 1.5)
+        now = play.chance.choice([jump for jump in (-HOUR, 0.0, HOUR) if jump != now])
+        if play.chance.random() < 0.3:
+            play.load.pause()
             play.world.gateway.kill()
-            play.world.gateway.start()
-            play.world.wait_for_gateway()
-        play.wait(0.2, 1.5)
+            shim.clock(now)
+            play.world.start_gateway()
+            play.load.go_on()
+        else:
+            shim.clock(now)
+        play.fault()
 
 
 def files(play: Play) -> None:
@@ -163,6 +170,37 @@ def memory(play: Play) -> None:
                 play.fault()
                 play.wait(0.5, 3)
         _well_again(play)
+
+
+def damage(play: Play) -> None:
+    """The first page of the database is overwritten while the gateway is down: what it owes must go out all the same.
+
+    After a kill -9 the page may be in the log as well, and then nothing is wrong.
+    """
+    world, chance = play.world, play.chance
+    sure = 0
+    while not play.spent():
+        play.wait(0.5, 2)
+        if frozen := chance.random() < 0.5:  # so that much is owed
+            world.broker.signal(SIGSTOP)
+            play.wait(0.5, 1)
+        play.load.pause()
+        if stopped := chance.random() < 0.7:
+            world.gateway.stop()
+        else:
+            world.gateway.kill()
+        world.copies.append(world.folder / f"before damage {len(world.copies) + 1}")
+        shutil.copytree(world.data, world.copies[-1], ignore=shutil.ignore_patterns("damaged-*"))
+        with (world.data / "mailwire.db").open("r+b") as file:
+            file.write(bytes(chance.choice((100, 4096))))
+        sure += stopped
+        if frozen:
+            world.broker.signal(SIGCONT)
+        world.start_gateway()
+        play.load.go_on()
+        play.fault()
+    if len(aside := list(world.data.glob("damaged-*"))) < sure:
+        play.account.trouble.append(f"{sure} databases were damaged, and {len(aside)} set aside")
 
 
 def power(play: Play) -> None:
@@ -253,6 +291,7 @@ SCENARIOS = {
     "clock": Scenario(clock),
     "files": Scenario(files, needs_shim=False),
     "memory": Scenario(memory, needs_shim=False),
+    "damage": Scenario(damage, needs_shim=False),
     "power-cut": Scenario(power, share=3, record=True),
 }
 
@@ -295,11 +334,10 @@ def run(
             account,
             load.mails,
             load.refusals,
-            kept(world.data),
+            kept(world.data, *world.copies),
             acknowledged_by_broker=dict(world.tap.acknowledged),
             heard=world.heard(),
             must_hear=not scenario.kills_broker,
-            published=world.tap.published,
         )
         if scenario.record:
             _cut(account, world, load, seed, seconds, say)

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -120,6 +119,7 @@ class World:
         self.heard_file = folder / "heard"
         self.port = free_port()
         self.broker_port = free_port()
+        self.copies: list[Path] = []  # of the data folder, as it was before it was damaged
         self.deaths = 0  # ends of the gateway that nobody asked for
         self.tap = Tap(self.broker_port)
         self.shim = Shim(library, self.data.parent, folder, record=self.record if record else None) if library else None
@@ -234,7 +234,6 @@ class Tap:
     """Passes on what the gateway and the broker say to each other, and notes the events and their acknowledgements."""
 
     def __init__(self, broker_port: int) -> None:
-        self.published: Counter[str] = Counter()  # event id -> how often the gateway published it
         self.acknowledged: dict[str, int] = {}  # event id -> number
         self._broker_port = broker_port
         self._listener = socket.create_server((HOST, 0))
@@ -291,7 +290,6 @@ class Tap:
                 return
             packet = int.from_bytes(body[2 + topic : 4 + topic], "big")
             under_way[packet] = event[1].decode(), int(event[2])
-            self.published[event[1].decode()] += 1
 
     def _puback(self, first: int, body: bytes, under_way: dict[int, tuple[str, int]]) -> None:
         if first == 0x40 and (len(body) < 3 or body[2] < 0x80):

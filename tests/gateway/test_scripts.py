@@ -156,7 +156,7 @@ def test_a_changed_pyproject_is_installed_again_and_a_failure_is_shown(copy: Cop
 def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[str, ...]) -> None:
     copy.set_up("test")
     copy.program(f"{copy.root}/script/micropython", "")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     for program in ("ruff", "mypy", "lint-imports", "pytest"):
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
@@ -173,7 +173,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
     copy.program(f"{copy.root}/script/micropython", "")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     copy.program(f"{copy.root}/.venv/bin/pytest", 'pwd; printf "%s|" "$@"')
     done = copy.run("script/test", "tests/wire", "-k", "bdat or data")
