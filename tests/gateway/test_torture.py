@@ -1,4 +1,4 @@
-"""A few seconds of each scenario of script/torture: the law must hold in all of them, and the judge must be able to fail."""
+"""A few seconds of each scenario of script/torture: the law must hold, and the judge must be able to say no."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_judge_can_say_no(modules, what, facts, words):
 def test_a_permanent_refusal_breaks_the_law(modules):
     import law
 
-    with pytest.raises(law.LawBroken, match="5xx for a temporary trouble: 554 5.3.0 disk full"):
+    with pytest.raises(law.LawBroken, match="5xx for a temporary trouble: 554"):
         judged(modules, {1: [b"554 5.3.0 disk full"]}, stored={}).check()
 
 

@@ -110,8 +110,8 @@ def test_a_store_that_was_damaged_is_no_traceback(mailwire, data, ids):
     result = mailwire("events", "--data", data)
     assert (result.code, result.out) == (1, "")
     assert result.err == (
-        f"{data}/mailwire.db: the database is damaged: database disk image is malformed. The gateway sets it aside when "
-        "it starts (it deletes nothing), begins a new one, and brings over what is owed.\n"
+        f"{data}/mailwire.db: the database is damaged: database disk image is malformed. "
+        "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed.\n"
     )
 
 
