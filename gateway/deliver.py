@@ -13,6 +13,7 @@ import functools
 import heapq
 import logging
 import random
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -48,6 +49,11 @@ class Ledger:
         self._new[event["id"]] = (event, received, dict(targets))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
+
+    @property
+    def unwritten(self) -> bool:
+        """Does anything wait here that was not handed to the store?"""
+        return bool(self._new)
 
     def write(self) -> None:
         """Hand what waits to the store."""
@@ -207,7 +213,8 @@ class Worker:
     async def _sleep(self, seconds: float | None) -> None:
         # Never longer than a minute: the wall clock, which `due` is kept in, may be set.
         try:
-            await asyncio.wait_for(self._wake.wait(), 60.0 if seconds is None else min(max(seconds, 0.0), 60.0))
+            async with asyncio.timeout(60.0 if seconds is None else min(max(seconds, 0.0), 60.0)):
+                await self._wake.wait()  # not wait_for, which loses a cancellation that comes with the waking
         except TimeoutError:
             self._expire_old()
 
@@ -216,9 +223,14 @@ class Worker:
         self._behind = False
         self._reading = True
         self._ledger.write()
-        if await self._store.flush():
-            self._take_rows()
-        else:  # what the store still owes itself can't be read back yet
+        try:
+            readable = await self._store.flush()  # else what the store still owes itself can't be read back yet
+            if readable:
+                self._take_rows()
+        except (OSError, MemoryError, sqlite3.Error) as error:
+            readable = False
+            log.warning("%s: what is owed can't be read now, trying again: %s", self.name, error)
+        if not readable:
             self._behind = True
             self._read_after = time.monotonic() + _FIRST_PAUSE
         self._reading = False

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 from gateway.api import Envelope, StoreFull, StoreTrouble
 from gateway.stats import Histogram
-from gateway.store import Mail, Store
+from gateway.store import Mail, Store, sync_folder
 from gateway.ulid import UlidMaker
 from gateway.writer import trouble_of
 
@@ -48,6 +49,9 @@ class Intake:
         self.not_kept: Counter[str] = Counter(disk_full=0, store_trouble=0)  # why -> mails
         self.receiving = Histogram()  # first byte to final dot
         self.storing = Histogram()  # final dot to durable
+        both = threading.Barrier(2)
+        for _ in range(2):  # started now: when a mail needs one, there may be no memory for it
+            self.disk.submit(both.wait)
         self._room = (0.0, 0)
         if store.writer:
             store.writer.coming = lambda: self.coming
@@ -179,12 +183,8 @@ class Receipt:
             if last:
                 os.fsync(self._file.fileno())
                 self._file.close()
-                folder = os.open(self._intake.store.spool, os.O_RDONLY)
-                try:
-                    os.fsync(folder)  # the file's name must survive as well
-                finally:
-                    os.close(folder)
-        except OSError as error:
+                sync_folder(self._intake.store.spool)  # the file's name must survive as well
+        except Exception as error:  # noqa: BLE001  # no memory, say: whatever it is, this mail is not on disk
             self._trouble = trouble_of(error)
             self._remove()
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from gateway import interpret
 from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
@@ -34,6 +35,8 @@ from gateway.wire import event as words
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
@@ -42,6 +45,9 @@ _PAGE = 50  # mails read from the store at a time
 _TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
 _LINES = 20  # of the log, in a second, about mails
+_AGAIN = 1.0  # seconds before what this machine could not do is tried again
+_PASSING = (OSError, MemoryError, sqlite3.Error)
+"""It has no memory, no file or no disk at this moment; the mail is kept, and its turn comes."""
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
@@ -121,6 +127,7 @@ class Pipeline:
         self._busy_peers: dict[str, deque[Mail]] = {}
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._replaying: set[str] = set()
+        self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._lines = Budget(_LINES)
@@ -165,6 +172,31 @@ class Pipeline:
                 mail.dot = mail.kept = time.monotonic()
                 self._queue.append(mail)
         self._schedule()
+
+    def take_over(self, event: Event, targets: Mapping[str, float]) -> None:
+        """An event of a store that was set aside; target -> Unix time of expiry."""
+        self.ledger.add(event, datetime.fromisoformat(event["time"]).timestamp(), dict(targets))
+        for name in targets.keys() & self.workers.keys():
+            self.workers[name].put(Delivery(event["id"], name, targets[name], event=event))
+
+    async def catch_up(self) -> None:
+        """Now and then: take a mail whose news got lost on the way from the store to here (for want of memory, say).
+
+        With nothing under way and nothing unwritten, a mail that still waits in the store since the last look is one.
+        """
+        self.ledger.write()
+        if not await self.store.flush() or self.ledger.unwritten or self._stopped:
+            return
+        if self._queue or self._busy_peers or self._behind:
+            return
+        waiting = {mail.id: mail for mail in self.store.open_mails(0, _BACKLOG)}
+        forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
+        self._waited = waiting.keys() - {mail.id for mail in forgotten}
+        for mail in forgotten:
+            log.warning("mail %s was kept, but not interpreted yet: doing so now", mail.id)
+        self._queue.extend(forgotten)
+        if forgotten:
+            self._schedule()
 
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
@@ -229,6 +261,11 @@ class Pipeline:
         try:
             if not self._queue:
                 self._read_more()
+        except _PASSING as error:
+            log.warning("kept mails can't be read now, trying again: %s", _words(error))
+            asyncio.get_running_loop().call_later(_AGAIN, self._schedule)
+            return
+        try:
             while self._queue:
                 self._take(self._queue.popleft())
                 self._ended = time.perf_counter()
@@ -255,12 +292,18 @@ class Pipeline:
         if peer in self._busy_peers:
             self._busy_peers[peer].append(mail)
         elif mail.size > _IN_THREAD:
-            self._busy_peers[peer] = deque()
-            task = asyncio.create_task(self._in_thread(mail))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._apart(mail)
         else:
-            self._interpret(mail)
+            try:
+                self._interpret(mail)
+            except _PASSING:
+                self._apart(mail)
+
+    def _apart(self, mail: Mail) -> None:
+        self._busy_peers[mail.envelope.peer] = deque()
+        task = asyncio.create_task(self._in_thread(mail))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, mail: Mail) -> None:
         """One large mail, then those of its peer that came meanwhile."""
@@ -270,8 +313,13 @@ class Pipeline:
             waiting.appendleft(mail)
             while waiting and not self._stopped:
                 mail = waiting.popleft()
-                if (content := self._content(mail)) is not None:
-                    self._finish(mail, *await asyncio.to_thread(_read_and_mean, content, mail.envelope))
+                try:
+                    if (content := self._content(mail)) is not None:
+                        self._finish(mail, *await _threaded(_read_and_mean, content, mail.envelope))
+                except _PASSING as error:
+                    waiting.appendleft(mail)
+                    log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
+                    await asyncio.sleep(_AGAIN)
         finally:
             left = self._busy_peers.pop(peer)
             self._queue.extendleft(reversed(left))
@@ -380,6 +428,19 @@ class Pipeline:
 
     def _set_state(self, mail: Mail, state: str) -> None:
         self.store.note_one("UPDATE mails SET state = ? WHERE id = ?", state, mail.id)
+
+
+async def _threaded(call: Callable[..., _T], *words: Any) -> _T:
+    """As `asyncio.to_thread`; MemoryError where no thread can be started."""
+    try:
+        working = asyncio.get_running_loop().run_in_executor(None, call, *words)
+    except RuntimeError as error:
+        raise MemoryError(str(error)) from error
+    return await working
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _read_and_mean(content: Any, envelope: Envelope) -> tuple[interpret.Reading, interpret.Meaning]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import mmap
+import os
 import sqlite3
 import threading
 import time
@@ -26,6 +27,7 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
+from gateway import pages
 from gateway.api import Envelope, Event, StoreTrouble
 from gateway.stats import monotonic_of
 from gateway.writer import Note, Statement, Writer
@@ -83,6 +85,9 @@ LOCK = "gateway.lock"
 
 _STATES = ("waiting", "dead", "expired")  # of a delivery
 
+_AT_THE_NEXT_START = (
+    "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
+)
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
     "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
@@ -91,6 +96,14 @@ _INSERT_MAILS = (
 
 class StoreBroken(Exception):
     """The store can't be opened; the text says why and what to do."""
+
+
+class StoreDamaged(StoreBroken):
+    """The file is there and can be read, but is no database any more, or not whole."""
+
+
+class LogDamaged(StoreDamaged):
+    """The database is well, but a part of its log can't be read: what was committed last is missing from it."""
 
 
 @dataclass(slots=True)
@@ -168,6 +181,11 @@ class Store:
         self.folder = folder
         self.spool = folder / SPOOL
         self.changed_elsewhere: Callable[[], None] | None = None
+        self.damaged: Callable[[str], object] | None = None
+        """Called when damage is met after opening, on any thread, perhaps more than once."""
+        self.ended_unclean = False
+        """Was the file left open when it was opened here: by a crash, a power cut, or one who still has it?"""
+        self._closing = False
         self.writer: Writer | None = None
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
@@ -176,29 +194,102 @@ class Store:
 
     # --- opening -----------------------------------------------------------------------------------------------
 
-    def open(self, *, exclusive: bool = False) -> None:
+    def open(self, *, exclusive: bool = False, condemned: str = "", without_log: bool = False) -> None:
         """Make or upgrade the file. `exclusive`: this process is the gateway of this folder, and the only one.
 
-        Raises StoreBroken with words a person can act on.
+        Raises StoreBroken with words a person can act on; StoreDamaged for a file that is to be set aside, also one
+        that is `condemned` for what was met in it before. The folder is this process's own after that, too.
+        LogDamaged, if it is not `without_log`, before anything is written over the end of the log.
         """
+        fresh = [path for path in (self.spool, self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
+            for path in fresh:
+                sync_folder(path.parent)
         except OSError as error:
             raise StoreBroken(
                 f"{self.folder}: the data folder can't be made: {error.strerror}. "
                 "Name another with --data, or give this user the right to write there."
             ) from None
-        if exclusive:
+        if exclusive and self._lock is None:
             self._take_lock()
+        path = self.folder / FILE
+        if condemned or (condemned := self._damage_at_sight()):
+            raise StoreDamaged(f"{path}: the database is damaged: {condemned}. {_AT_THE_NEXT_START}")
+        self.ended_unclean = _size(path.with_name(f"{FILE}-wal")) > 0
         try:
+            if self.ended_unclean and not without_log and (exclusive or not gateway_runs(self.folder)):
+                self._look_at_log()
             with contextlib.closing(self.connect()) as connection:
                 self._migrate(connection)
+                self._look_over(connection)
         except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                raise StoreDamaged(f"{path}: the database is damaged: {error}. {_AT_THE_NEXT_START}") from None
             raise StoreBroken(
-                f"{self.folder / FILE}: can't be used as the store: {error}. Move it aside to start afresh; "
-                "what it holds can be looked at with the sqlite3 program."
+                f"{path}: can't be used now: {error}. Is the disk full or read-only, or does the file belong to "
+                "another user? `mailwire doctor` looks."
             ) from None
+
+    def _damage_at_sight(self) -> str:
+        """What SQLite would not call damage: it takes a file that is empty, or gone, for a new one."""
+        path = self.folder / FILE
+        if path.is_dir():
+            return "there is a folder in its place"
+        if path.exists() and path.stat().st_size == 0:
+            return "the file is empty"
+        if not path.exists() and _size(path.with_name(f"{FILE}-wal")) > 0:
+            return "the file is gone, and only its log is there"
+        return ""
+
+    def _look_at_log(self) -> None:
+        """SQLite takes the first page of the log that is not whole for its end, and says nothing."""
+        path = self.folder / FILE
+        uri = f"{path.absolute().as_uri()}?mode=ro"  # or the log would be gone when this is closed
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes it read the log
+        try:
+            with contextlib.closing(pages.Log(path.with_name(f"{FILE}-wal"))) as wal:
+                if wal.goes_on_after(last := pages.last_good_frame(path.with_name(f"{FILE}-shm"))):
+                    raise LogDamaged(
+                        f"{path}-wal: the database's log can't be read after its page {last}. "
+                        "The gateway keeps a copy when it starts, and brings over what is owed in it."
+                    )
+        except OSError as error:
+            log.debug("the log can't be looked at: %s", error)
+
+    @staticmethod
+    def _look_over(connection: sqlite3.Connection) -> None:
+        """Touch both ends of each table: in no time, however much is kept. Raises sqlite3.DatabaseError."""
+        for table, key in (("mails", "seq"), ("contents", "seq"), ("events", "seq"), ("devices", "id")):
+            for order in ("ASC", "DESC"):
+                connection.execute(f"SELECT * FROM {table} ORDER BY {key} {order} LIMIT 1").fetchall()  # noqa: S608
+        connection.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall()
+        connection.execute("SELECT id FROM mails WHERE state IN ('received', 'replay') LIMIT 1").fetchall()
+
+    def look_through(self, seconds: float) -> None:
+        """Look for damage on every page, for at most so long, the tables that matter most first. For a thread.
+
+        What is found is reported as any damage is.
+        """
+        end = time.monotonic() + seconds
+        # A connection of its own, which nobody closes while it is asked whether to go on.
+        with contextlib.closing(sqlite3.connect(self.folder / FILE, timeout=30)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_progress_handler(lambda: self._closing or time.monotonic() > end, 100_000)
+            try:
+                for table in ("mails", "deliveries", "events", "devices", "contents"):
+                    found = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
+                    if found != "ok":
+                        self._report(found.replace("\n", " "))
+                        return
+            except sqlite3.DatabaseError as error:
+                self._met(error)
+
+    def _report(self, damage: str) -> None:
+        if self.damaged:
+            self.damaged(damage)
 
     def _take_lock(self) -> None:
         self._lock = (self.folder / LOCK).open("w")
@@ -236,6 +327,8 @@ class Store:
                 f"{self.folder / FILE}: was written by a newer Mailwire (its schema is {version}, this one knows "
                 f"{len(MIGRATIONS)}). Update Mailwire, or name another data folder with --data."
             )
+        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreDamaged(f"{self.folder / FILE}: the database has no version. {_AT_THE_NEXT_START}")
         for number in range(version, len(MIGRATIONS)):
             connection.executescript(f"BEGIN; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
@@ -244,10 +337,11 @@ class Store:
         # From the clock, so that a number is not given again after all mails were pruned.
         highest = self.rows("SELECT coalesce(max(seq), 0) FROM mails")[0][0]
         self._last_seq = max(highest, time.time_ns() // 1000)
-        self.writer = Writer(self.connect, self._insert, self._changed_elsewhere)
+        self.writer = Writer(self.connect, self._insert, self._changed_elsewhere, self._met)
 
     async def close(self) -> None:
         """Write what is owed, end the writer, give the folder free."""
+        self._closing = True
         if self.writer:
             await self.writer.close()
         if self._lock:
@@ -329,7 +423,15 @@ class Store:
         return connection
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._reader.execute(sql, values).fetchall()
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._met(error)
+            raise
+
+    def _met(self, error: Exception) -> None:
+        if is_damage(error):
+            self._report(str(error))
 
     _MAIL = "SELECT m.seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file"
 
@@ -487,6 +589,36 @@ class Store:
         for path in strays:
             path.unlink(missing_ok=True)
         return len(strays)
+
+
+def gateway_runs(folder: Path) -> bool:
+    """Does a gateway hold this folder's lock?"""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_damage(error: Exception) -> bool:
+    """Does SQLite say that the file itself is wrong, rather than the disk, a lock or a statement?"""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in it durable: those of new files and folders are not, else, when these are. Or a file's bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:

@@ -59,10 +59,12 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         insert: Callable[[sqlite3.Connection, Sequence[Any]], None],
         changed_elsewhere: Callable[[], None],
+        met: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.coming: Callable[[], int] = lambda: 0
         """How many mails have begun and are not answered, those that wait here among them."""
         self._connect, self._insert, self._changed_elsewhere = connect, insert, changed_elsewhere
+        self._met = met  # told of each failure, on the thread
         self._loop = asyncio.get_running_loop()
         self._mails: list[tuple[Promise, Callable[[StoreTrouble | None], None]]] = []
         self._bytes = 0
@@ -165,7 +167,10 @@ class Writer:
     def _told(self, mails: Sequence[Any], trouble: StoreTrouble | None, took: float) -> None:
         self._took += (took - self._took) / 8
         for _, done in mails:
-            done(trouble)
+            try:
+                done(trouble)
+            except Exception:  # the others must be told all the same
+                log.exception("a mail's sender could not be told what became of it")
 
     def _free(
         self,
@@ -217,10 +222,11 @@ class Writer:
                 self._tell(self._free, told, self._write(connection, notes) if notes else [], flushes)
             if time.monotonic() - looked >= _LOOK_ROUND:
                 looked = time.monotonic()
-                seen = connection.execute("PRAGMA data_version").fetchone()[0]
-                if seen != version:
-                    self._tell(self._changed_elsewhere)
-                version = seen
+                with contextlib.suppress(sqlite3.Error, MemoryError):
+                    seen = connection.execute("PRAGMA data_version").fetchone()[0]
+                    if seen != version:
+                        self._tell(self._changed_elsewhere)
+                    version = seen
         connection.close()
 
     def _promise(
@@ -262,6 +268,7 @@ class Writer:
             if not self.trouble:  # once when it begins, once when it is over
                 log.error("the store can't write: %s", error)
             self.trouble = trouble_of(error)
+            self._met(error)
             return error
         if self.trouble:
             log.info("the store can write again")
@@ -347,5 +354,5 @@ def _may_pass(error: Exception) -> bool:
     """Is it the disk, or a lock, rather than what was to be written?"""
     name = getattr(error, "sqlite_errorname", "")
     return isinstance(error, OSError | MemoryError) or name.startswith(
-        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_CORRUPT")
     )

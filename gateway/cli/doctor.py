@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import socket
 import ssl
@@ -175,8 +176,17 @@ def _fsync(folder: Path) -> Finding:
 
 
 def _store(folder: Path) -> Iterator[Finding]:
+    from gateway import rescue
     from gateway.store import FILE, Store, StoreBroken
 
+    for aside in rescue.all_aside(folder):
+        done = aside.brought_over or "What is owed in it is brought over while the gateway runs."
+        advice = (
+            "A failing disk or power supply may be the cause: look at it (sudo dmesg, smartctl).\n"
+            f"Whatever else is in there: sqlite3 {shlex.quote(str(aside.folder / FILE))} .recover\n"
+            f"When you are done with it: rm -r {shlex.quote(str(aside.folder))}"
+        )
+        yield Finding("set aside", "warn", f"{aside.folder.name}: {aside.why}\n{done}", advice)
     if not os.access(folder / FILE, os.R_OK):  # there is none yet; or the check of the folder has said it
         return
     store = Store(folder)

@@ -14,20 +14,22 @@ import logging
 import os
 import shlex
 import signal
+import sqlite3
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from gateway import __version__, logs, systemd
 from gateway.api import Source, Target
 from gateway.app import App
 from gateway.cli import common, show
 from gateway.config import ConfigErrors
-from gateway.store import SPOOL, StoreBroken
+from gateway.store import SPOOL, StoreBroken, is_damage
 
 log = logging.getLogger("mailwire")
 
@@ -48,7 +50,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; 1 if the store can't be used or no source of mail could start."""
     chosen = common.settings(args)
-    app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    where = (chosen.settings, chosen.loader, chosen.folder, chosen.path)
+    app = App(*where)
     form, level = args.log_format or chosen.settings.log_format, args.log or chosen.settings.log
     logs.begin(form, level, sys.stderr, lambda text: app.settings.hide(text))  # the settings are others after a reload
     sys.excepthook = _log_fault  # what is printed otherwise is not looked through for secrets
@@ -56,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     _keep_private(chosen.folder)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(app))
+            while (code := runner.run(_serve(app))) is None:
+                app = App(*where, condemned=app.damage)
+            return code
     except StoreBroken as error:
         print(error, file=sys.stderr)
         return 1
@@ -105,7 +110,8 @@ def _kept(folder: Path) -> Iterator[Path]:
                 folders.remove(SPOOL)
 
 
-async def _serve(app: App) -> int:
+async def _serve(app: App) -> int | None:
+    """The exit code; None: start anew, with a new store in the place of a damaged one."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
@@ -120,7 +126,14 @@ async def _serve(app: App) -> int:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    await app.start()
+    try:
+        await app.start()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        app.damage = str(error)
+        await app.stop()
+        return None
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGINT, stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
@@ -139,12 +152,15 @@ async def _serve(app: App) -> int:
     _say_unused()
     systemd.notify("READY=1", f"STATUS=Mailwire {__version__}, data in {app.folder}")
     watchdog = asyncio.create_task(_give_signs_of_life(app), name="watchdog")
-    await ended.wait()
-    systemd.notify("STOPPING=1")
-    log.info("stopping: what is in flight is finished first")
-    await app.stop()
+    await _first(ended.wait(), app.is_damaged.wait())
+    if app.damage and not ended.is_set():
+        log.error("the store is damaged (%s): starting again with a new one", app.damage)
+    else:
+        systemd.notify("STOPPING=1")
+        log.info("stopping: what is in flight is finished first")
     watchdog.cancel()
-    return 0
+    await app.stop()
+    return 0 if ended.is_set() else None
 
 
 async def _give_signs_of_life(app: App) -> None:
@@ -173,15 +189,16 @@ async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
             if isinstance(one.instance, Target) and one.instance.event_bus:
                 await one.is_ready.wait()
 
-    tasks = [asyncio.create_task(all_ready()), asyncio.create_task(_until(ended))]
-    await asyncio.wait(tasks, timeout=_GREETING_WAIT, return_when=asyncio.FIRST_COMPLETED)
+    await _first(all_ready(), ended.wait(), asyncio.sleep(_GREETING_WAIT))
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Until one of them is over; the others are given up."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def greeting(app: App) -> list[str]:

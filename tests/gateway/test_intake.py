@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import os
+import threading
 import time
 import tracemalloc
 
 import pytest
 
-from gateway.api import Envelope, StoreFull
+from gateway.api import Envelope, StoreFull, StoreTrouble
 from gateway.intake import CROWDED, SPOOL_ABOVE, Intake
 from gateway.store import Store
 
@@ -147,3 +148,24 @@ async def test_what_was_not_kept_is_counted_by_its_reason(door):
     assert isinstance(trouble, StoreFull)
     assert door.not_kept == {"disk_full": 1, "store_trouble": 0}
     assert sum(door.storing.counts) == 0
+
+
+async def test_a_large_mail_needs_no_thread_that_can_not_be_started_any_more(door, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert trouble is None
+    assert door.store.mail(mail_id).file
+
+
+async def test_a_large_mail_for_which_there_is_no_memory_is_put_off(door, monkeypatch):
+    def refuse():
+        raise MemoryError
+
+    monkeypatch.setattr(hashlib, "sha256", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert mail_id == ""
+    assert isinstance(trouble, StoreTrouble)
+    assert list(door.store.spool.iterdir()) == []

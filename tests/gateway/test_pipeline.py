@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sqlite3
 import time
 
 import pytest
@@ -57,11 +58,14 @@ class Bench:
         return mail
 
     async def heard(self, count):
+        await self.until(lambda: len(self.target.heard) >= count)
+        return self.subjects()
+
+    async def until(self, condition):
         deadline = time.monotonic() + 20
-        while len(self.target.heard) < count:
+        while not condition():
             assert time.monotonic() < deadline, self.subjects()
             await asyncio.sleep(0.005)
-        return self.subjects()
 
     def subjects(self):
         return [event["mail"]["subject"] for event in self.target.heard]
@@ -253,3 +257,72 @@ async def test_latency_counts_the_time_that_a_mail_waited_but_not_its_age_at_a_r
     await bench.heard(2)
     assert worker.whole.sum == pytest.approx(3600, abs=120)
     assert sum(worker.whole.counts) == sum(worker.delivering.counts) == 2
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+async def test_a_mail_that_can_not_be_read_now_is_interpreted_later_in_its_turn(bench, monkeypatch, error, size):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, content = [error] * 3, bench.store.content
+
+    def reluctant(mail):
+        if troubles:
+            raise troubles.pop()
+        return content(mail)
+
+    monkeypatch.setattr(bench.store, "content", reluctant)
+    bench.pipeline.resume()
+    for number in range(3):
+        await bench.kept(mail(number, size))
+    assert await bench.heard(3) == ["0", "1", "2"]
+    assert await bench.states() == ["done"] * 3
+
+
+async def test_a_mail_for_which_no_thread_can_be_started_is_interpreted_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    loop = asyncio.get_running_loop()
+    troubles, run = [RuntimeError("can't start new thread")] * 3, loop.run_in_executor
+
+    def reluctant(*words):
+        if troubles:
+            raise troubles.pop()
+        return run(*words)
+
+    monkeypatch.setattr(loop, "run_in_executor", reluctant)
+    bench.pipeline.resume()
+    await bench.kept(mail("large", 300_000))
+    assert await bench.heard(1) == ["large"]
+    assert not troubles
+
+
+async def test_a_store_that_can_not_be_read_now_is_read_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, rows = [sqlite3.OperationalError("unable to open database file")] * 3, bench.store.rows
+
+    def reluctant(sql, *values):
+        if troubles and "FROM mails" in sql:
+            raise troubles.pop()
+        return rows(sql, *values)
+
+    await bench.kept(mail("x"), tell=False)
+    bench.pipeline.resume()
+    monkeypatch.setattr(bench.store, "rows", reluctant)
+    assert await bench.heard(1) == ["x"]
+    assert not troubles
+
+
+async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(bench, caplog):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.heard(1)
+    await bench.until(lambda: not bench.pipeline._behind)
+    forgotten = await bench.kept(mail("y"), tell=False)
+    await bench.pipeline.catch_up()
+    assert await bench.heard(1) == ["x"]
+    await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]
+    assert await bench.states() == ["done", "done"]
+    assert f"mail {forgotten.id} was kept, but not interpreted yet: doing so now" in caplog.text
+    for _ in range(3):
+        await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]

@@ -158,7 +158,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
     copy.set_up("test", "fuzz")
     copy.program(f"{copy.root}/script/micropython", "")
     copy.program(f"{copy.root}/script/fuzz", f"echo fuzz says $*; exit {int('fuzz' in broken)}")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     for program in ("ruff", "mypy", "lint-imports", "pytest"):
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
@@ -175,7 +175,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
     copy.program(f"{copy.root}/script/micropython", "")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     copy.program(f"{copy.root}/script/fuzz", "echo it fuzzes, too")
     copy.program(f"{copy.root}/.venv/bin/pytest", 'pwd; printf "%s|" "$@"')

@@ -142,7 +142,9 @@ async def test_a_newer_schema_is_refused_in_words(tmp_path):
 
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
     (tmp_path / FILE).write_bytes(b"this is not a database" * 100)
-    with pytest.raises(StoreBroken, match=r"can't be used as the store: file is not a database\. Move it aside"):
+    with pytest.raises(
+        StoreBroken, match=r"the database is damaged: file is not a database\. The gateway sets it aside"
+    ):
         Store(tmp_path).open()
 
 
@@ -315,3 +317,13 @@ async def test_a_probe_writes_and_changes_nothing(tmp_path):
     assert (tmp_path / f"{FILE}-wal").stat().st_size > size
     assert store.rows("PRAGMA user_version") == before
     await store.close()
+
+
+async def test_one_who_can_not_be_told_keeps_nobody_else_from_it(tmp_path, caplog):
+    def fail(_):
+        raise MemoryError
+
+    async with started(tmp_path) as store:
+        store.keep(mail(), fail)
+        assert await keep(store, mail()) is None
+    assert "a mail's sender could not be told what became of it" in caplog.text

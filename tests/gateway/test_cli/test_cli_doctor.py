@@ -243,7 +243,7 @@ def test_a_store_that_is_none(configure, data, examine):
     (data / "mailwire.db").write_bytes(b"no database" * 1000)
     code, found = examine()
     assert code == 1
-    assert found["store"]["text"].startswith(f"{data}/mailwire.db: can't be used as the store: ")
+    assert found["store"]["text"].startswith(f"{data}/mailwire.db: the database is damaged: ")
 
 
 def test_a_full_disk(configure, data, fill, examine):
