@@ -223,6 +223,22 @@ REASONS = {
             and one.theirs in ("5", "5x")
         ),
     ),
+    "nuls": Reason(
+        "NULs behind a verb are blanks here, and leave it without its name or address; there they are one.",
+        lambda one: (
+            one.our_verb in (b"HELO", b"EHLO", b"VRFY") and not one.our_rest and b"\0" in one.line and one.was("5", "2")
+        ),
+    ),
+    "auth-separators": Reason(
+        "It takes the separators of ASCII around a response for blanks; they are no base64.",
+        lambda one: (
+            one.where == "login" and one.ours == "5" and one.line.strip(b"\x0b\x0c\x1c\x1d\x1e\x1f") != one.line
+        ),
+    ),
+    "comments": Reason(
+        "It passes over a comment behind an address, also an open one; a strict session takes parameters there.",
+        lambda one: one.is_path and one.strict and one.was("5", "2") and b"(" in one.our_rest,
+    ),
     "arguments": Reason(
         "It wants nothing behind DATA, RSET and QUIT; some firmware sends its whole buffer.",
         lambda one: (
