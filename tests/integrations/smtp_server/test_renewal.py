@@ -105,7 +105,7 @@ def test_a_new_one_is_taken_at_the_next_look_and_open_connections_stay(
     assert peer.ask(b"NOOP").startswith("250")
     eventually(lambda: any("The certificate was renewed; it expires on" in line for line in server.log.lines))
     eventually(lambda: "certificate_expires" in server.it.health())
-    assert set(problems) <= {None}
+    assert not problems or problems[-1] is None  # a look may come between the renewal of the one and of the other
 
 
 def test_reloading_looks_at_once(start: Any, live: Path, tmp_path: Path) -> None:
