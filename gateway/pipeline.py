@@ -123,6 +123,7 @@ class Pipeline:
         self._behind = True  # the store holds mails to interpret that are not in the queue
         self._read_up_to = 0
         self._scheduled = False
+        self._crowd = 0  # mails that were coming in lately
         self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
@@ -246,7 +247,9 @@ class Pipeline:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
             loop = asyncio.get_running_loop()
-            wait = self._took * min(self.coming(), _MOST_BEFORE) - (time.perf_counter() - self._ended)
+            # Who was just answered is about to send the next one: a crowd is not gone at once.
+            self._crowd = max(self.coming(), self._crowd // 2)
+            wait = self._took * min(self._crowd, _MOST_BEFORE) - (time.perf_counter() - self._ended)
             if wait > 0:
                 loop.call_later(wait, self._turn)
             else:
