@@ -145,11 +145,11 @@ REASONS = {
         lambda one: one.ended == "tls-hello" and smtp._is_tls_hello(one.unit.lstrip(_BLANKS)[:4]),
     ),
     "separators": Reason(
-        "It reads the separators of ASCII and the blanks of Unicode as blanks between words.",
+        "It reads the separators of ASCII and the blanks of Unicode as blanks between and around words.",
         lambda one: (
-            one.where == "command"
+            one.where != "content"
             and one.line.decode("utf-8", "replace").split()
-            != [word.decode("utf-8", "replace") for word in one.line.split()]
+            != [word.decode("utf-8", "replace") for word in re.split(b"[ \t\r]+", one.line) if word]
         ),
     ),
     "digits": Reason(
@@ -223,6 +223,10 @@ REASONS = {
             and one.theirs in ("5", "5x")
         ),
     ),
+    "nul-argument": Reason(
+        "We strip NULs from a command, so behind a verb they are no argument; there they are one.",
+        lambda one: one.was("5", "2") and one.our_verb == one.verb and not one.our_rest and b"\0" in one.rest,
+    ),
     "arguments": Reason(
         "It wants nothing behind DATA, RSET and QUIT; some firmware sends its whole buffer.",
         lambda one: (
@@ -268,13 +272,16 @@ REASONS = {
         ),
     ),
     "strict-parameters": Reason(
-        "A strict session refuses what was not offered, and what is given twice; it does not see the second.",
+        "A strict session refuses what was not offered, and what is given twice; it misses that, or drops a comment.",
         lambda one: (
             one.is_path
             and one.by_the_book
             and one.strict
             and one.was("5", "2")
-            and len({word.upper().partition(b"=")[0] for word in one.parameters}) < len(one.parameters)
+            and (
+                len({word.upper().partition(b"=")[0] for word in one.parameters}) < len(one.parameters)
+                or any(word.startswith(b"(") for word in one.parameters)
+            )
         ),
     ),
     "strict-helo-parameters": Reason(
@@ -301,7 +308,7 @@ REASONS = {
             one.is_path
             and not one.by_the_book
             and one.was("5", "2")
-            and re.search(rb" SIZE=\d", one.our_rest) is not None
+            and re.search(rb"\sSIZE=\d", one.our_rest, re.IGNORECASE) is not None
         ),
     ),
     "strict-address": Reason(

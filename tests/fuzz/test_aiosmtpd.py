@@ -33,6 +33,7 @@ EXAMPLES = {
     "auth-mechanism": DEVICE + HELLO + b"AUTH login\r\n",
     "auth-response": DEVICE + HELLO + b"AUTH LOGIN Y2E\r\n",
     "blanks": DEVICE + b"\tNOOP\r\n",
+    "nul-argument": STRICT + b"HELO \0\r\n",
     "arguments": DEVICE + b"RSET now\r\n",
     "hello-without-name": DEVICE + b"HELO\r\n",
     "address-form": DEVICE + HELLO + b"MAIL FROM:Cam <a@b>\r\n",
