@@ -23,6 +23,9 @@ COMMANDS = {
     "queue": "list, retry or drop what is still owed to the targets",
     "devices": "list, rename or forget devices",
     "integrations": "list integrations, or begin a new one",
+    "user": "add, list, check or remove those who may log in",
+    "bans": "list the peers that are kept out, or let one in again",
+    "service": "make the gateway a service of this machine (systemd)",
     "doctor": "check this machine, and say what to do",
     "sendmail": "take a mail on standard input, as /usr/sbin/sendmail does",
 }

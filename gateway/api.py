@@ -1,8 +1,8 @@
 """All that an integration may import: the contract between the gateway and what plugs into it.
 
 An integration is a folder with `manifest.json` and an `__init__.py` that holds a pydantic model named `Config` and
-one class, a `Source`, a `Target` or both. The gateway makes it with `(context, config)`, awaits `start()`, and later
-`stop()`; the constructor does nothing but keep its arguments.
+one class, a `Source`, a `Target` or both, or a `Service`. The gateway makes it with `(context, config)`, awaits
+`start()`, and later `stop()`; the constructor does nothing but keep its arguments.
 
 A target's `deliver` says one of four things: it returns (done, the other side has acknowledged), or raises `Retry`
 (this event, later), `NotReady` (the whole target is away; nothing is counted against the event) or `Refused` (never;
@@ -15,14 +15,17 @@ may acknowledge upstream before that has answered: "250 means stored".
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from gateway import bans, systemd, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -34,21 +37,30 @@ __all__ = [
     "CredentialsRefused",
     "Device",
     "DeviceFacts",
+    "Distribution",
     "Envelope",
     "Event",
+    "Finding",
     "Gateway",
     "Intake",
     "Integration",
     "MailFacts",
+    "Metric",
     "NotReady",
     "Receipt",
     "Refused",
     "RequestRefused",
     "Retry",
+    "Service",
     "Source",
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "about",
+    "bans",
+    "systemd",
+    "to_json",
+    "users",
     "words",
 ]
 
@@ -104,6 +116,26 @@ class Event(TypedDict):
     mail: MailFacts | None
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+class MadeEvent(dict[str, Any]):
+    """An event that the gateway has made, with its JSON: several parts of the gateway need it."""
+
+    json: bytes | None = None
+
+
+def to_json(event: Event) -> bytes:
+    """An event as compact JSON in UTF-8. It is worked out once, for an event never changes."""
+    made: object = event
+    if isinstance(made, MadeEvent) and made.json is not None:
+        return made.json
+    text = _ENCODER.encode(event).encode("utf-8", "replace")
+    if isinstance(made, MadeEvent):
+        made.json = text
+    return text
+
+
 @dataclass(slots=True)
 class Envelope:
     """What the SMTP conversation said (RFC 5321 §2.3.1): addresses are opaque text, `mail_from` is "" for `<>`.
@@ -150,6 +182,27 @@ class Device:
             "model": self.model,
             "profile": self.profile,
         }
+
+
+class Distribution(NamedTuple):
+    """A histogram. `counts[i]` values were at most `bounds[i]` (and above the bound before); the last one: the rest."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+class Metric(NamedTuple):
+    """Something counted, for people's monitoring; the name and the help follow Prometheus' conventions.
+
+    A sample is its labels and its value. Labels take their values from a list that is known (integrations, kinds,
+    reply codes), never from what a peer says, or a peer could fill the monitoring's memory.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[tuple[dict[str, str], float | Distribution]]
 
 
 class Retry(Exception):
@@ -207,6 +260,10 @@ class Receipt(Protocol):
 class Intake(Protocol):
     """The one durable front door for raw mail."""
 
+    coming: int
+    """How many mails are about to come to their end: a commit waits a moment for them, and they go before those that
+    wait to be interpreted. A source counts them up and down; one that can't leaves it alone."""
+
     def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt: ...
 
     def room(self) -> int:
@@ -222,7 +279,10 @@ class Gateway(Protocol):
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
     def health(self) -> dict[str, Any]:
-        """Queue depth, last error, uptime: the payload of `bridge/health`."""
+        """How the gateway is, and why (README, `bridge/health`)."""
+
+    def metrics(self) -> list[Metric]:
+        """All that is counted, a name once; those of integrations have the label `integration`. Seconds old at most."""
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         """The decoded bytes of an attachment. Raises LookupError if the mail is no longer kept."""
@@ -249,6 +309,11 @@ class Context:
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
 
 
+def about(event: Event) -> dict[str, str]:
+    """What a log line says of an event, for its `extra`: `log.warning("…", extra=about(event))`."""
+    return {"mail": event["id"], "device": event["device"]["id"]}
+
+
 def _beside(path: Path, info: ValidationInfo) -> Path:
     try:
         return Path((info.context or {}).get("folder", "")) / path.expanduser()
@@ -266,6 +331,15 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class Finding(NamedTuple):
+    """What one check of `mailwire doctor` found; `advice` says what to do, if anything."""
+
+    check: str
+    result: Literal["ok", "warn", "fail"]
+    text: str
+    advice: str = ""
+
+
 class Integration:
     """Common to sources and targets."""
 
@@ -279,6 +353,14 @@ class Integration:
     async def stop(self) -> None:
         """Finish what is in flight, release everything. Called once, also after a failed start."""
 
+    def reload(self) -> None:
+        """The configuration was read again, and ours is as it was: look again at the files that it names. Quick."""
+
+    @classmethod
+    def examine(cls, name: str, config: Any, data_dir: Path) -> Iterator[Finding]:
+        """What `mailwire doctor` is to say about it, whether the gateway runs or not; `data_dir` may not be there."""
+        yield from ()
+
     def describe(self) -> str:
         """One friendly line for the start-up message: where it listens, what it is connected to."""
         return ""
@@ -287,9 +369,21 @@ class Integration:
         """What a person may try, and the shell line for it; `mailwire` is how this program is called."""
         return None
 
+    def health(self) -> dict[str, Any]:
+        """What else `bridge/health` says of it: JSON-able values, nothing secret. Asked every few seconds."""
+        return {}
+
+    def metrics(self) -> Iterable[Metric]:
+        """What it counts, for people's monitoring. Asked at each of their looks; must be quick."""
+        return ()
+
 
 class Source(Integration):
     """Makes events or mail. See `Context.intake` and `Context.emit`."""
+
+
+class Service(Integration):
+    """Neither: it shows the gateway to people or programs. Started last and stopped last."""
 
 
 class Target(Integration):
@@ -301,6 +395,13 @@ class Target(Integration):
 
     async def deliver(self, event: Event) -> None:
         raise NotImplementedError
+
+    def begin(self, event: Event) -> asyncio.Future[None] | None:
+        """The quick way, for targets that may offer it: what is returned is done when the event is delivered.
+
+        None: use `deliver`. So does the gateway when the future fails or is cancelled; it must not raise.
+        """
+        return None
 
     def device_changed(self, device: Device) -> None:
         """A device was learned, renamed, changed state or was seen. Must be quick."""

@@ -12,60 +12,52 @@ import contextlib
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__, interpret, template
+from gateway import __version__, interpret, rescue, template
 from gateway.api import (
     Broken,
     Context,
     CredentialsRefused,
     Device,
     Envelope,
-    Integration,
+    Metric,
     NotReady,
     RequestRefused,
     Source,
+    StoreTrouble,
     Target,
 )
 from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
 from gateway.intake import Intake
 from gateway.loader import Loader
+from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline
 from gateway.registry import Registry
 from gateway.route import Router
-from gateway.store import Store
+from gateway.store import LogDamaged, Mail, Store, StoreBroken, StoreDamaged
 
 log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 600.0  # seconds
+_CATCH_UP_EVERY = 30.0
+_LOOK_THROUGH = 60.0  # seconds at most that the store is looked through after it was left open
 _FIRST_RETRY, _LONGEST_RETRY = 2.0, 300.0  # seconds between attempts to start an integration
 _ATTACHMENT_IN_THREAD = 64 * 1024  # bytes of mail
-
-
-@dataclass(slots=True)
-class Running:
-    """One integration of the configuration, and how it is."""
-
-    name: str
-    setting: IntegrationSetting
-    instance: Integration
-    worker: Worker | None = None
-    state: str = "starting"  # starting, running, retrying, refused, broken
-    error: str | None = None
-    task: asyncio.Task[None] | None = None
-    first_try: asyncio.Event = field(default_factory=asyncio.Event)
-    is_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class App:
     """The running gateway; implements `gateway.api.Gateway`."""
 
-    def __init__(self, settings: Settings, loader: Loader, folder: Path, config_file: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, loader: Loader, folder: Path, config_file: Path | None = None, condemned: str = ""
+    ) -> None:
+        """`condemned`: what an earlier one met in the store, which is set aside for it (`damage`)."""
         self.settings = settings
         self.loader = loader
         self.folder = folder
@@ -74,8 +66,15 @@ class App:
         self.registry = Registry(self._save_device)
         self.pipeline = Pipeline(self.store, self.registry)
         self.running: dict[str, Running] = {}
-        self.started = time.time()
+        self.damage = ""
+        self.is_damaged = asyncio.Event()
+        """Set when the store turns out to be damaged, as `damage` says: only a new start can set it aside."""
+        self._condemned = condemned
+        self._aside: list[rescue.Aside] = []
+        self._bringing: asyncio.Task[None] | None = None
         self._intake: Intake | None = None
+        self._observer: Observer | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -84,15 +83,21 @@ class App:
 
     async def start(self) -> None:
         """Raises StoreBroken; integrations that can't start say so in their `Running`."""
-        self.store.open(exclusive=True)
+        loop = asyncio.get_running_loop()
+        self.store.damaged = lambda damage: loop.call_soon_threadsafe(self._met_damage, damage)
+        devices = self._open_store()
+        self._aside = rescue.all_aside(self.folder)
         self.store.start()
         strays = await asyncio.to_thread(self.store.sweep_spool)
         if strays:
             log.info("removed %d unfinished mails that were never acknowledged", strays)
-        self.registry.load(self.store.devices())
+        self.registry.load(devices)
         self.pipeline.on_device = self._device_changed
         self._configure()
-        self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        self.pipeline.coming = lambda: intake.coming
+        self._observer = Observer(self.store, intake, self.pipeline, self.registry, self.running)
+        self._watch = asyncio.create_task(self._observer.watch(), name="watch")
         self.store.changed_elsewhere = self._changed_elsewhere
         for name, setting in self.settings.integrations.items():
             self._make(name, setting)
@@ -103,12 +108,15 @@ class App:
                 *[self._launch(one) for one in everyone if isinstance(one.instance, Target) == targets]
             )
         self.pipeline.resume()
+        self._bringing = asyncio.create_task(self._look_after_damage(), name="rescue")
         self._ticker = asyncio.create_task(self._tick(), name="ticker")
 
     async def stop(self) -> None:
-        if self._ticker:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        if self._observer:
+            self._observer.stopping = True
+        for task in filter(None, (self._ticker, self._watch, self._bringing)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         everyone = list(self.running.values())
         await asyncio.gather(*[self._stop_one(one) for one in everyone if isinstance(one.instance, Source)])
         if self._leaving:
@@ -120,11 +128,86 @@ class App:
         if self._intake:
             self._intake.close()
 
+    # --- a damaged store ---------------------------------------------------------------------------------------
+
+    def _open_store(self) -> list[dict[str, Any]]:
+        """Open it, or a new one in its place. The devices that were in it."""
+        try:
+            self.store.open(exclusive=True, condemned=self._condemned)
+            return list(self.store.devices())
+        except StoreDamaged as damage:
+            log_only = isinstance(damage, LogDamaged)
+            try:
+                aside = rescue.set_aside(self.folder, str(damage), log_only=log_only)
+            except OSError as error:
+                raise StoreBroken(f"{damage} But it can't be set aside now: {error}.") from None
+            if not log_only:
+                log.error("%s It is in %s now.", damage, aside)
+            self.store.open(exclusive=True, without_log=True)
+            return list(self.store.devices()) if log_only else rescue.devices(aside)
+
+    def _met_damage(self, damage: str) -> None:
+        self.damage = self.damage or damage
+        self.is_damaged.set()
+
+    async def _look_after_damage(self) -> None:
+        """In the background: bring over what is owed, and look for damage where the last end was not a good one."""
+        for aside in self._aside:
+            if aside.brought_over is None:
+                await self._bring_over(aside)
+        self._aside = rescue.all_aside(self.folder)
+        if self.store.ended_unclean:
+            await asyncio.to_thread(self.store.look_through, _LOOK_THROUGH)
+
+    async def _bring_over(self, aside: rescue.Aside) -> None:
+        """What could not be kept this time (the disk is full, say) is tried at the next start."""
+        with contextlib.closing(await asyncio.to_thread(rescue.Salvage, aside.folder)) as salvage:
+            pieces = salvage.read()
+            mails = events = 0
+            while owed := await asyncio.to_thread(next, pieces, None):
+                if owed.mail and not self.store.mail(owed.mail.id):
+                    if trouble := await self._keep_again(owed.mail, aside):
+                        log.error("mail %s can't be brought over now: %s", owed.mail.id, trouble)
+                        return
+                    if owed.event is None:
+                        mails += 1
+                        self.pipeline.arrived(owed.mail)
+                if owed.event and not self.store.event(owed.event["id"]):
+                    events += 1
+                    self.pipeline.take_over(owed.event, owed.targets)
+            for device_id, document in salvage.devices.items():
+                if not self.registry.get(device_id):
+                    self.registry.load([document])
+                    self._save_device(device_id, document)
+            if not await self.store.flush():
+                return
+            if not mails and not events and aside.is_log:
+                await asyncio.to_thread(shutil.rmtree, aside.folder)
+                log.info("the end of the store's log was not whole, as after a power cut; nothing is missing for it")
+                return
+            told = f"{mails} mails and {events} events that were owed were brought over"
+            told += f"; {salvage.unreadable} could not be read." if salvage.unreadable else "."
+            await asyncio.to_thread((aside.folder / rescue.DONE).write_text, f"{told}\n")
+            log.warning("%s %s It is in %s now.", aside.why, told, aside.folder)
+
+    async def _keep_again(self, mail: Mail, aside: rescue.Aside) -> StoreTrouble | None:
+        try:
+            if mail.file:
+                await asyncio.to_thread(rescue.give_back, aside.folder, self.folder, mail.file)
+        except OSError as error:
+            return StoreTrouble(str(error))
+        kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
+        self.store.keep(mail, kept.set_result)
+        return await kept
+
     def _configure(self) -> None:
         """Take from the settings what is not an integration."""
         self.pipeline.duplicate_window = self.settings.duplicates
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
+
+    def _hide(self, text: str) -> str:
+        return self.settings.hide(text)
 
     def _rebuild_router(self) -> None:
         buses = [
@@ -152,7 +235,7 @@ class App:
         instance = self.loader.load(setting.type).factory(context, setting.config)
         one = self.running[name] = Running(name, setting, instance)
         if isinstance(instance, Target):
-            one.worker = Worker(name, instance, self.store, self.pipeline.ledger)
+            one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -164,24 +247,25 @@ class App:
 
     async def _keep_starting(self, one: Running) -> None:
         wait = _FIRST_RETRY
+        about = {"integration": one.name}
         while one.state in ("starting", "retrying"):
             try:
                 await one.instance.start()
-                one.state, one.error = "running", None
-                log.debug("%s: %s", one.name, one.instance.describe())
+                one.note(None, "running")
+                log.debug("%s: %s", one.name, one.instance.describe(), extra=about)
             except NotReady as error:
                 if one.state != "retrying":
-                    log.warning("%s: not ready: %s; trying again", one.name, error)
-                one.state, one.error = "retrying", str(error)
+                    log.warning("%s: not ready: %s; trying again", one.name, error, extra=about)
+                one.note(self._hide(str(error)), "retrying")
             except CredentialsRefused as error:
-                one.state, one.error = "refused", str(error)
-                log.error("%s: the login was refused: %s", one.name, error)
+                one.note(self._hide(str(error)), "refused")
+                log.error("%s: the login was refused: %s", one.name, error, extra=about)
             except Broken as error:
-                one.state, one.error = "broken", str(error)
-                log.error("%s: %s", one.name, error)
+                one.note(self._hide(str(error)), "broken")
+                log.error("%s: %s", one.name, error, extra=about)
             except Exception as error:  # a fault in one integration must not stop the others
-                one.state, one.error = "broken", f"{type(error).__name__}: {error}"
-                log.exception("%s: could not be started", one.name)
+                one.note(self._hide(f"{type(error).__name__}: {error}"), "broken")
+                log.exception("%s: could not be started", one.name, extra=about)
             one.first_try.set()
             if one.state == "retrying":
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret
@@ -197,7 +281,7 @@ class App:
         try:
             await one.instance.stop()
         except Exception:  # its fault must not keep the others from stopping
-            log.exception("%s: could not be stopped cleanly", one.name)
+            log.exception("%s: could not be stopped cleanly", one.name, extra={"integration": one.name})
 
     def _ready(self, name: str) -> None:
         one = self.running.get(name)
@@ -209,8 +293,8 @@ class App:
     def _problem(self, name: str, text: str | None) -> None:
         one = self.running.get(name)
         if one and one.error != text:
-            (log.warning if text else log.info)("%s: %s", name, text or "well again")
-            one.error = text
+            (log.warning if text else log.info)("%s: %s", name, text or "well again", extra={"integration": name})
+            one.note(self._hide(text) if text else None)
 
     # --- reload ------------------------------------------------------------------------------------------------
 
@@ -226,6 +310,9 @@ class App:
                 if name in old and (new[name].type, new[name].config) != (old[name].type, old[name].config)
             ]
             added = [name for name in new if name not in old]
+            for name in old:
+                if name not in gone + changed and (one := self.running.get(name)):
+                    one.instance.reload()
             self.settings = settings
             for name in gone + changed:
                 if one := self.running.get(name):
@@ -255,21 +342,30 @@ class App:
 
     async def _tick(self) -> None:
         prune_at = time.monotonic()
+        catch_up_at = prune_at + _CATCH_UP_EVERY
         while True:
             await asyncio.sleep(1)
-            for device in self.registry.tick(time.time()):
-                self._device_changed(device)
-            if time.monotonic() >= prune_at:
-                prune_at = time.monotonic() + _PRUNE_EVERY
-                self.store.expire_orphans(list(self.pipeline.workers), time.time())
-                with contextlib.suppress(OSError):
-                    dropped = await self.store.prune(
-                        self.settings.store.keep_days * 86400, self.settings.store.keep_size
-                    )
-                    if dropped:
-                        log.info("dropped %d mails that were kept long enough", dropped)
-                for device_id in self.registry.age(time.time()):
-                    self._device_forgotten(device_id)
+            try:
+                for device in self.registry.tick(time.time()):
+                    self._device_changed(device)
+                if time.monotonic() >= catch_up_at:
+                    catch_up_at = time.monotonic() + _CATCH_UP_EVERY
+                    await self.pipeline.catch_up()
+                if time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + _PRUNE_EVERY
+                    await self._clear_out()
+            except Exception:  # no memory, no files, a disk that fails: the next round may do better
+                log.exception("looking after the store failed; it is tried again")
+
+    async def _clear_out(self) -> None:
+        """Forget what was kept long enough."""
+        self._aside = [one for one in self._aside if one.folder.exists()]  # till somebody has looked at it
+        self.store.expire_orphans(list(self.pipeline.workers), time.time())
+        dropped = await self.store.prune(self.settings.store.keep_days * 86400, self.settings.store.keep_size)
+        if dropped:
+            log.info("dropped %d mails that were kept long enough", dropped)
+        for device_id in self.registry.age(time.time()):
+            self._device_forgotten(device_id)
 
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
@@ -293,7 +389,7 @@ class App:
                 one.instance.device_changed(device)
 
     def _device_forgotten(self, device_id: str) -> None:
-        log.info("forgot device %s", device_id)
+        log.info("forgot device %s", device_id, extra={"device": device_id})
         for one in self.running.values():
             if isinstance(one.instance, Target):
                 one.instance.device_forgotten(device_id)
@@ -315,12 +411,16 @@ class App:
         }
 
     def health(self) -> dict[str, Any]:
-        return {
-            "uptime": round(time.time() - self.started),
-            "queue": self.store.owed(),
-            "problems": {one.name: one.error for one in self.running.values() if one.error},
-            "targets": {one.name: one.worker.health() for one in self.running.values() if one.worker},
-        }
+        assert self._observer
+        health = self._observer.health()
+        if self._aside:
+            names = ", ".join(one.folder.name for one in self._aside)
+            health["problems"]["store"] = f"a damaged database was set aside as {names}; `mailwire doctor` says more"
+        return health
+
+    def metrics(self) -> list[Metric]:
+        assert self._observer
+        return self._observer.metrics()
 
     async def attachment(self, event_id: str, index: int) -> bytes:
         _, content = self._stored(event_id)
@@ -347,6 +447,8 @@ class App:
         if verb == "info":
             return self.info()
         if verb == "health":
+            assert self._observer
+            await self._observer.look(count=True)
             return self.health()
         if verb == "devices":
             return {"devices": [device.facts() for device in self.devices()]}

@@ -16,6 +16,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     WithJsonSchema,
     create_model,
@@ -34,7 +36,9 @@ from pydantic import (
 from gateway import template
 from gateway.api import ConfigPath
 from gateway.loader import Loader, LoadError
+from gateway.logs import Form
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
+from gateway.redact import Redactor
 from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
@@ -218,9 +222,14 @@ class Settings(_Model):
     duplicates: Duration = 60
     """An equal event of a device within so many seconds is not told again; 0: it is."""
     log: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Form = "auto"
+    """auto: text on a terminal and in systemd's journal, JSON elsewhere."""
     _hash: str = PrivateAttr("")
+    _redactor: Redactor = PrivateAttr(default_factory=lambda: Redactor(()))
 
     def model_post_init(self, context: Any) -> None:
+        configs = [setting.config.model_dump() for setting in self.integrations.values()]
+        self._redactor = Redactor({*(context["secrets"] if context else ()), *_passwords(configs)})
         facts = self.model_dump(exclude={"integrations"})
         for name, setting in self.integrations.items():
             facts[f"integrations.{name}"] = [setting.type, setting.config.model_dump()]
@@ -230,6 +239,25 @@ class Settings(_Model):
     def hash(self) -> str:
         """12 hexadecimal digits that change when the effective configuration does, secrets and passwords apart."""
         return self._hash
+
+    def hide(self, text: str) -> str:
+        """The text without this configuration's secrets and passwords. See `gateway.redact`."""
+        return self._redactor.hide(text)
+
+
+def _passwords(value: Any) -> Iterator[str]:
+    """Those that are marked as such, and those in URLs, as they are written and as they are meant."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, str):
+        for written in re.findall(r"://[^/@\s:]*:([^/@\s]+)@", value):
+            yield from (written, unquote(written))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _passwords(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _passwords(item)
 
 
 def _leaves(value: Any, hide: Callable[[str], str]) -> Any:
@@ -251,7 +279,8 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
     if not isinstance(data, dict):
         _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
     raw = {"integrations": DEFAULT_INTEGRATIONS} | {key: value for key, value in data.items() if value is not None}
-    context = {"folder": path.parent if path else Path(), "hide": document.hide}
+    secrets = document.secrets.values()
+    context = {"folder": path.parent if path else Path(), "hide": document.hide, "secrets": secrets}
     integrations, findings = _integrations(raw, document, loader, context)
     if document.is_known(("integrations",)):
         findings += _routes(raw, loader)
@@ -325,7 +354,7 @@ def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
             elif "target" not in kinds[name]:
                 hint = nearest("", targets, "Targets are")
-                yield Finding(place, f"nothing can be sent to '{name}', which is a source", hint)
+                yield Finding(place, f"nothing can be sent to '{name}', which is a {kinds[name][0]}", hint)
         for place, name in _names(route.get("if") if isinstance(route, dict) else None, "source", (*at, "if")):
             if not fnmatch.filter([*kinds, *_OWN_SOURCES], name):
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, kinds, "There are"))

@@ -9,17 +9,20 @@ events. A worker holds a bounded number of deliveries in memory; what is beyond 
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
-import json
 import logging
 import random
+import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.api import Event, NotReady, Refused, Retry, Target
-from gateway.store import Delivery, Statement, Store, rows_of
+from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
+from gateway.stats import Histogram
+from gateway.store import Delivery, Store, rows_of
+from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ class Ledger:
         self._new[event["id"]] = (event, received, dict(targets))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
+
+    @property
+    def unwritten(self) -> bool:
+        """Does anything wait here that was not handed to the store?"""
+        return bool(self._new)
 
     def write(self) -> None:
         """Hand what waits to the store."""
@@ -79,12 +87,15 @@ class Ledger:
 
 def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
     """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
-    events, mails, owed = [], [], []
+    events: list[Any] = []
+    owed: list[Any] = []
+    mails: list[str] = []
     for event_id, (event, received, targets) in entries.items():
-        events.append((event_id, received, event["device"]["id"], json.dumps(event)))
+        events += (event_id, received, event["device"]["id"], to_json(event).decode())
         if event["mail"]:
             mails.append(event_id)
-        owed += [(event_id, target, "waiting", expires) for target, expires in list(targets.items())]
+        for target, expires in list(targets.items()):
+            owed += (event_id, target, "waiting", expires)
     yield from rows_of("INSERT OR REPLACE INTO events (id, time, device, event)", 4, events)
     yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, expires)", 4, owed)
     for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):
@@ -95,11 +106,20 @@ def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]])
 class Worker:
     """Delivers to one target."""
 
-    def __init__(self, name: str, target: Target, store: Store, ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, target: Target, store: Store, ledger: Ledger, hide: Callable[[str], str] = str
+    ) -> None:
+        """`hide` takes secrets out of the reasons that a target gives, which are kept and shown."""
+        self._hide = hide
         self.name = name
         self.target = target
         self.last_error: str | None = None
+        self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
         self.delivered = 0
+        self.retried = 0
+        self.ended = {"dead": 0, "expired": 0}
+        self.delivering = Histogram()  # event made to acknowledged
+        self.whole = Histogram()  # final dot to acknowledged
         self._store = store
         self._ledger = ledger
         self._ready: deque[Delivery] = deque()
@@ -112,22 +132,23 @@ class Worker:
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._wake = asyncio.Event()
-        self._slots = asyncio.Semaphore(target.concurrency)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._runner: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         self._runner = asyncio.create_task(self._run(), name=f"deliver {self.name}")
 
     async def stop(self, patience: float = 5.0) -> None:
         """End; deliveries under way have `patience` seconds, what is left stays owed."""
+        self._stopped = True
         if self._runner:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=patience)
-            for task in late:
-                task.cancel()
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=patience)
+            for one in late:
+                one.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     @property
@@ -141,6 +162,8 @@ class Worker:
         elif delivery.event_id not in self._held:
             self._held.add(delivery.event_id)
             self._ready.append(delivery)
+            self._launch()
+            return
         self._wake.set()
 
     def ready(self) -> None:
@@ -180,11 +203,9 @@ class Worker:
                 self._ready.append(heapq.heappop(self._later)[2])
             pause = self._paused_until - time.monotonic()
             may_read = self._behind and self._read_after <= time.monotonic()
+            self._launch()
             if may_read and len(self._held) < _HELD // 2:
                 await self._read_more()
-            elif pause <= 0 and self._ready:
-                await self._slots.acquire()
-                self._launch()
             else:
                 wait = pause if pause > 0 else self._later[0][0] - now if self._later else None
                 await self._sleep(_FIRST_PAUSE if self._behind and not may_read else wait)
@@ -192,7 +213,8 @@ class Worker:
     async def _sleep(self, seconds: float | None) -> None:
         # Never longer than a minute: the wall clock, which `due` is kept in, may be set.
         try:
-            await asyncio.wait_for(self._wake.wait(), 60.0 if seconds is None else min(max(seconds, 0.0), 60.0))
+            async with asyncio.timeout(60.0 if seconds is None else min(max(seconds, 0.0), 60.0)):
+                await self._wake.wait()  # not wait_for, which loses a cancellation that comes with the waking
         except TimeoutError:
             self._expire_old()
 
@@ -201,9 +223,14 @@ class Worker:
         self._behind = False
         self._reading = True
         self._ledger.write()
-        if await self._store.flush():
-            self._take_rows()
-        else:  # what the store still owes itself can't be read back yet
+        try:
+            readable = await self._store.flush()  # else what the store still owes itself can't be read back yet
+            if readable:
+                self._take_rows()
+        except (OSError, MemoryError, sqlite3.Error) as error:
+            readable = False
+            log.warning("%s: what is owed can't be read now, trying again: %s", self.name, error)
+        if not readable:
             self._behind = True
             self._read_after = time.monotonic() + _FIRST_PAUSE
         self._reading = False
@@ -224,29 +251,45 @@ class Worker:
         self._behind = True
 
     def _launch(self) -> None:
-        """Start the next delivery; the caller holds a slot for it."""
-        if not self._ready or self._paused_until > time.monotonic():
-            self._slots.release()
-            return
-        delivery = self._ready.popleft()
-        if delivery.expires <= time.time():
-            self._expired(delivery)
-            self._slots.release()
-            return
+        """Start as many deliveries as may be under way."""
+        while self._ready and len(self._under_way) < self.target.concurrency and not self._stopped:
+            if self._paused_until and self._paused_until > time.monotonic():
+                return
+            delivery = self._ready.popleft()
+            if delivery.expires <= time.time():
+                self._expired(delivery)
+                continue
+            assert delivery.event is not None
+            begun = self.target.begin(delivery.event)
+            if begun is None:
+                self._start(delivery)
+            else:
+                self._under_way.add(begun)
+                begun.add_done_callback(functools.partial(self._begun_ended, delivery))
+
+    def _start(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._deliver(delivery))
-        self._tasks.add(task)
+        self._under_way.add(task)
         task.add_done_callback(self._landed)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
+    def _landed(self, task: asyncio.Future[None]) -> None:
+        self._under_way.discard(task)
+        self._launch()
+
+    def _begun_ended(self, delivery: Delivery, begun: asyncio.Future[None]) -> None:
+        self._under_way.discard(begun)
+        if not begun.cancelled() and begun.exception() is None:
+            self._done(delivery)
+        elif not self._stopped:
+            self._start(delivery)  # whose way it is to say what is wrong
+        self._launch()
 
     async def _deliver(self, delivery: Delivery) -> None:
         assert delivery.event is not None
         try:
             await self.target.deliver(delivery.event)
         except NotReady as error:
-            self._say(str(error))
+            self._say(self._hide(str(error)))
             if self._paused_until <= time.monotonic():
                 self._paused_until = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -256,22 +299,33 @@ class Worker:
             self._again(delivery, str(error), error.after)
         except Refused as error:
             self._end(delivery, "dead", str(error))
-            log.warning("%s refused event %s for good: %s", self.name, delivery.event_id, error)
+            log.warning(
+                "%s refused event %s for good: %s", self.name, delivery.event_id, error, extra=self._about(delivery)
+            )
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a fault in one integration must cost nobody an event
-            log.exception("%s failed on event %s", self.name, delivery.event_id)
+            log.exception("%s failed on event %s", self.name, delivery.event_id, extra=self._about(delivery))
             self._again(delivery, f"{type(error).__name__}: {error}", None)
         else:
-            self._release(delivery)
-            self._pause = _FIRST_PAUSE
-            self.delivered += 1
+            self._done(delivery)
+
+    def _done(self, delivery: Delivery) -> None:
+        self._release(delivery)
+        self._pause = _FIRST_PAUSE
+        self.delivered += 1
+        now = time.monotonic()
+        self.delivering.observe(now - delivery.made)
+        self.whole.observe(now - delivery.dot)
+        if self.last_error:
             self._say(None)
-            self._ledger.done(self.name, delivery.event_id)
-            if self._behind:
-                self._wake.set()
+        self._ledger.done(self.name, delivery.event_id)
+        if self._behind:
+            self._wake.set()
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
+        self.retried += 1
+        reason = self._hide(reason)
         self._say(reason)
         wait = min(_FIRST_RETRY * 2 ** min(delivery.attempts, 16), _LONGEST_RETRY) if after is None else after
         delivery.attempts += 1
@@ -289,6 +343,9 @@ class Worker:
 
     def _end(self, delivery: Delivery, state: str, reason: str) -> None:
         self._release(delivery)
+        reason = self._hide(reason)
+        self.ended[state] += 1
+        self.trouble = (time.time(), reason)
         delivery.state, delivery.reason = state, reason
         self._ledger.put_off(delivery)
 
@@ -296,7 +353,12 @@ class Worker:
         self._end(
             delivery, "expired", delivery.reason or self.last_error or "its time was over before it could be sent"
         )
-        log.warning("%s: event %s expired before it could be delivered", self.name, delivery.event_id)
+        log.warning(
+            "%s: event %s expired before it could be delivered",
+            self.name,
+            delivery.event_id,
+            extra=self._about(delivery),
+        )
 
     def _expire_old(self) -> None:
         now = time.time()
@@ -310,11 +372,16 @@ class Worker:
 
     def _say(self, error: str | None) -> None:
         """Log once when it breaks and once when it is well again."""
+        if error:
+            self.trouble = (time.time(), error)
         if error and not self.last_error:
-            log.warning("%s: deliveries wait: %s", self.name, error)
+            log.warning("%s: deliveries wait: %s", self.name, error, extra={"target": self.name})
         elif self.last_error and not error:
-            log.info("%s: deliveries go out again", self.name)
+            log.info("%s: deliveries go out again", self.name, extra={"target": self.name})
         self.last_error = error
+
+    def _about(self, delivery: Delivery) -> dict[str, str]:
+        return {"target": self.name, **(about(delivery.event) if delivery.event else {"mail": delivery.event_id})}
 
     def health(self) -> dict[str, Any]:
         return {"held": self.depth, "delivered": self.delivered, "error": self.last_error}

@@ -11,18 +11,23 @@ import asyncio
 import hashlib
 import os
 import shutil
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from gateway.api import Envelope, StoreFull, StoreTrouble
-from gateway.store import Mail, Store, trouble_of
+from gateway.stats import Histogram
+from gateway.store import Mail, Store, sync_folder
 from gateway.ulid import UlidMaker
+from gateway.writer import trouble_of
 
 SPOOL_ABOVE = 256 * 1024  # bytes of one mail held in memory
 CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of more than 16 KiB are spooled
 _CROWDED_ABOVE = 16 * 1024
+_TINY, _JOINED = 512, 4096  # bytes of a chunk that is joined to the one before it, and of that one
 _PIECE = 64 * 1024  # bytes handed to the disk at a time
 _HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 
@@ -35,10 +40,21 @@ class Intake:
         self.arrived = arrived
         self.reserve = reserve
         self.held = 0
+        self.coming = 0
         self.new_id = UlidMaker().new
         self.loop = asyncio.get_running_loop()
         self.disk = ThreadPoolExecutor(2, "spool")
+        self.received: Counter[str] = Counter()  # source -> mails
+        self.bytes: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter(disk_full=0, store_trouble=0)  # why -> mails
+        self.receiving = Histogram()  # first byte to final dot
+        self.storing = Histogram()  # final dot to durable
+        both = threading.Barrier(2)
+        for _ in range(2):  # started now: when a mail needs one, there may be no memory for it
+            self.disk.submit(both.wait)
         self._room = (0.0, 0)
+        if store.writer:
+            store.writer.coming = lambda: self.coming
 
     def begin(self, on_drain: Callable[[], None] | None = None) -> Receipt:
         return Receipt(self, on_drain)
@@ -53,6 +69,14 @@ class Intake:
             self._room = (now, max(0, free - self.reserve))
         return self._room[1]
 
+    def note(self, mail: Mail) -> None:
+        """It was kept."""
+        source = mail.envelope.source
+        self.received[source] += 1
+        self.bytes[source] += mail.size
+        self.receiving.observe(mail.dot - mail.began)
+        self.storing.observe(mail.kept - mail.dot)
+
     def close(self) -> None:
         self.disk.shutdown(cancel_futures=True)
 
@@ -62,9 +86,11 @@ class Receipt:
 
     __slots__ = (
         "_aborted",
+        "_began",
         "_busy",
         "_chunks",
         "_commit",
+        "_dot",
         "_file",
         "_hash",
         "_intake",
@@ -82,6 +108,7 @@ class Receipt:
         self._chunks: list[bytes] = []
         self._pending = 0
         self._size = 0
+        self._began = self._dot = 0.0
         self._file: IO[bytes] | None = None
         self._name = ""
         self._hash: Any = None
@@ -92,9 +119,14 @@ class Receipt:
         self._commit: tuple[Envelope, Callable[[str, StoreTrouble | None], None]] | None = None
 
     def write(self, chunk: bytes) -> bool:
+        if not self._size:
+            self._began = time.monotonic()
         length = len(chunk)
         intake = self._intake
-        self._chunks.append(chunk)
+        if length < _TINY and self._chunks and len(self._chunks[-1]) < _JOINED:
+            self._chunks[-1] += chunk  # a mail may come byte by byte, and an object of its own is many times a byte
+        else:
+            self._chunks.append(chunk)
         self._pending += length
         self._size += length
         intake.held += length
@@ -107,6 +139,7 @@ class Receipt:
         return not self._paused
 
     def commit(self, envelope: Envelope, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        self._dot = time.monotonic()
         self._commit = (envelope, done)
         if not self._name:
             self._keep()
@@ -150,12 +183,8 @@ class Receipt:
             if last:
                 os.fsync(self._file.fileno())
                 self._file.close()
-                folder = os.open(self._intake.store.spool, os.O_RDONLY)
-                try:
-                    os.fsync(folder)  # the file's name must survive as well
-                finally:
-                    os.close(folder)
-        except OSError as error:
+                sync_folder(self._intake.store.spool)  # the file's name must survive as well
+        except Exception as error:  # noqa: BLE001  # no memory, say: whatever it is, this mail is not on disk
             self._trouble = trouble_of(error)
             self._remove()
 
@@ -200,11 +229,11 @@ class Receipt:
         intake = self._intake
         if self._trouble:
             self._drop()
-            done("", self._trouble)
+            self._failed(self._trouble, done)
             return
         if intake.room() < self._pending:
             self._drop()
-            done("", StoreFull("the disk is full"))
+            self._failed(StoreFull("the disk is full"), done)
             return
         content = None
         if not self._name:
@@ -218,15 +247,23 @@ class Receipt:
             sha256=digest,
             content=content,
             file=self._name or None,
+            began=self._began or self._dot,
+            dot=self._dot,
         )
 
         def kept(trouble: StoreTrouble | None) -> None:
             if trouble is None:
+                mail.kept = time.monotonic()
                 self._drop()
                 done(mail.id, None)
+                intake.note(mail)
                 intake.arrived(mail)
             else:
                 self._discard()
-                done("", trouble)
+                self._failed(trouble, done)
 
         intake.store.keep(mail, kept)
+
+    def _failed(self, trouble: StoreTrouble, done: Callable[[str, StoreTrouble | None], None]) -> None:
+        self._intake.not_kept["disk_full" if isinstance(trouble, StoreFull) else "store_trouble"] += 1
+        done("", trouble)

@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.api import Integration, Source, Target
+from gateway.api import Integration, Service, Source, Target
 from gateway.problem import Problem, dotted, explain, nearest
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Manifest(BaseModel):
     domain: Annotated[str, Field(pattern=f"^{_DOMAIN.pattern}$")]
     name: str
     version: str
-    provides: Annotated[tuple[Literal["source", "target"], ...], Field(min_length=1)]
+    provides: Annotated[tuple[Literal["source", "target", "service"], ...], Field(min_length=1)]
     requirements: tuple[str, ...] = ()
     """What pip must have installed (PEP 508)."""
     dependencies: tuple[str, ...] = ()
@@ -282,14 +282,15 @@ def _factory(module: ModuleType, found: Found) -> type[Integration]:
         value
         for value in vars(module).values()
         if isinstance(value, type)
-        and issubclass(value, Source | Target)
+        and issubclass(value, Source | Target | Service)
         and f"{value.__module__}.".startswith(f"{module.__name__}.")
     }
     if len(classes) != 1:
         have = ", ".join(sorted(one.__name__ for one in classes)) or "none"
-        raise LoadError(f"{file} must have one class that is a Source, a Target or both, and has {have}")
+        raise LoadError(f"{file} must have one class that is a Source, a Target or both, or a Service, and has {have}")
     factory = classes.pop()
-    does = sorted(word for word, kind in (("source", Source), ("target", Target)) if issubclass(factory, kind))
+    kinds = {"source": Source, "target": Target, "service": Service}
+    does = sorted(word for word, kind in kinds.items() if issubclass(factory, kind))
     says = sorted(set(found.manifest.provides))
     if does != says:
         message = f"{factory.__name__} in {file} is a {' and '.join(does)}, but {_MANIFEST} says {' and '.join(says)}"

@@ -22,12 +22,17 @@ def config_file() -> Path | None:
     named = os.environ.get("MAILWIRE_CONFIG")
     if named:
         return Path(named).expanduser()
-    return next((path for path in (default_config_file(), _DIRS.site_config_path / _NAME) if path.exists()), None)
+    return next((path for path in (default_config_file(), machines_config_file()) if path.exists()), None)
 
 
 def default_config_file() -> Path:
     """Where a person's first configuration file belongs."""
     return _DIRS.user_config_path / _NAME
+
+
+def machines_config_file() -> Path:
+    """Where the configuration of a gateway for the whole machine belongs."""
+    return _DIRS.site_config_path / _NAME
 
 
 def data_dir() -> Path:

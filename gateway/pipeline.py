@@ -3,33 +3,51 @@
 A mail stays `received` in the store until its event is written, so a crash anywhere in here only means that it is
 done again, with the same id. Small mails are interpreted on the event loop (it takes less time than telling a thread);
 large ones in a thread. The mails of one peer keep their order: a "motion ended" never overtakes its "motion started".
+
+Receiving has right of way: a device may give up after seconds, an event waits in the store as long as it must. Each
+mail that is coming in gets as much time as the one that waits to be interpreted; so a few don't delay it, and when a
+whole plant reports at once, interpreting is left a twentieth of the time until that is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sqlite3
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, StoreTrouble
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
 from gateway.deliver import Ledger, Worker
+from gateway.logs import Budget
 from gateway.registry import Registry, Sender
 from gateway.route import Router
+from gateway.stats import Histogram, monotonic_of
 from gateway.store import Delivery, Mail, Store
 from gateway.ulid import UlidMaker
 from gateway.wire import event as words
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
-_TURN = 0.002  # seconds of interpreting before others on the loop get a turn
+_RECENT = 10_000  # mails in which a repeat is looked for
+_PAGE = 50  # mails read from the store at a time
+_TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
+_MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
+_LINES = 20  # of the log, in a second, about mails
+_AGAIN = 1.0  # seconds before what this machine could not do is tried again
+_PASSING = (OSError, MemoryError, sqlite3.Error)
+"""It has no memory, no file or no disk at this moment; the mail is kept, and its turn comes."""
 
 
 def sender_of(reading: interpret.Reading, meaning: interpret.Meaning) -> Sender:
@@ -50,7 +68,7 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
     data: dict[str, Any] = dict(meaning.data)
     if reading.truncated:
         data["truncated"] = reading.truncated
-    return {
+    event: Event = {
         "v": words.VERSION,
         "id": mail.id,
         "time": iso_time(mail.received),
@@ -72,11 +90,18 @@ def build_event(mail: Mail, reading: interpret.Reading, meaning: interpret.Meani
             "peer": mail.envelope.peer or None,
         },
     }
+    return cast(Event, MadeEvent(event))
 
 
 def iso_time(seconds: float) -> str:
     """UTC with milliseconds, as events carry it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
+    return f"{_iso_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class Pipeline:
@@ -90,17 +115,26 @@ class Pipeline:
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
+        self.coming: Callable[[], int] = lambda: 0
+        """How many mails are on their way in (`gateway.api.Intake`)."""
         self._new_id = UlidMaker().new
         self._queue: deque[Mail] = deque()
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
         self._read_up_to = 0
         self._scheduled = False
+        self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
-        self._recent: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._replaying: set[str] = set()
+        self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._lines = Budget(_LINES)
+        self.events: Counter[str] = Counter()  # kind -> events made
+        self.duplicates = 0
+        self.lost = 0  # mails whose content was gone
+        self.interpreting = Histogram()  # kept to event
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -121,10 +155,13 @@ class Pipeline:
     def resume(self) -> None:
         """At start: interpret what was kept, but not interpreted, when the gateway last ended."""
         since = time.time() - self.duplicate_window
-        for peer, mail_from, sha256, received, mail_id in self.store.rows(
-            "SELECT peer, mail_from, sha256, received, id FROM mails WHERE received > ? AND state = 'done'", since
+        for peer, helo, mail_from, rcpt_to, sha256, received, mail_id in self.store.rows(
+            "SELECT peer, helo, mail_from, rcpt_to, sha256, received, id FROM mails "
+            "WHERE received > ? AND state = 'done' ORDER BY seq",
+            since,
         ):
-            self._recent.setdefault((peer, mail_from, sha256), (received, mail_id))
+            key = hash((peer, helo, mail_from, tuple(json.loads(rcpt_to)), sha256))
+            self._recent.setdefault(key, (received, mail_id))
         self._schedule()
 
     def replay(self) -> None:
@@ -132,8 +169,34 @@ class Pipeline:
         for mail in self.store.open_mails(0, _BACKLOG):
             if mail.state == "replay" and mail.id not in self._replaying:
                 self._replaying.add(mail.id)
+                mail.dot = mail.kept = time.monotonic()
                 self._queue.append(mail)
         self._schedule()
+
+    def take_over(self, event: Event, targets: Mapping[str, float]) -> None:
+        """An event of a store that was set aside; target -> Unix time of expiry."""
+        self.ledger.add(event, datetime.fromisoformat(event["time"]).timestamp(), dict(targets))
+        for name in targets.keys() & self.workers.keys():
+            self.workers[name].put(Delivery(event["id"], name, targets[name], event=event))
+
+    async def catch_up(self) -> None:
+        """Now and then: take a mail whose news got lost on the way from the store to here (for want of memory, say).
+
+        With nothing under way and nothing unwritten, a mail that still waits in the store since the last look is one.
+        """
+        self.ledger.write()
+        if not await self.store.flush() or self.ledger.unwritten or self._stopped:
+            return
+        if self._queue or self._busy_peers or self._behind:
+            return
+        waiting = {mail.id: mail for mail in self.store.open_mails(0, _BACKLOG)}
+        forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
+        self._waited = waiting.keys() - {mail.id for mail in forgotten}
+        for mail in forgotten:
+            log.warning("mail %s was kept, but not interpreted yet: doing so now", mail.id)
+        self._queue.extend(forgotten)
+        if forgotten:
+            self._schedule()
 
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
@@ -158,7 +221,8 @@ class Pipeline:
             "attachments": [],
             "mail": None,
         }
-        self._hand_out(event, received)
+        made = time.monotonic()
+        self._hand_out(event, received, made, made)
         self.ledger.write()
         if not await self.store.flush():
             raise StoreTrouble("the store can't write now")
@@ -170,6 +234,7 @@ class Pipeline:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.ledger.write()
+        self.log_rest()
 
     @property
     def depth(self) -> int:
@@ -180,27 +245,46 @@ class Pipeline:
     def _schedule(self) -> None:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            loop = asyncio.get_running_loop()
+            wait = self._took * min(self.coming(), _MOST_BEFORE) - (time.perf_counter() - self._ended)
+            if wait > 0:
+                loop.call_later(wait, self._turn)
+            else:
+                loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        """A few mails; the next when each of those that are coming in has had as much time."""
         self._scheduled = False
         if self._stopped:
             return
-        until = time.perf_counter() + _TURN
-        while self._queue and time.perf_counter() < until:
-            self._take(self._queue.popleft())
-        if not self._queue and self._behind:
-            self._read_more()
-        if self._queue:
-            self._schedule()
+        now = time.perf_counter()
+        try:
+            if not self._queue:
+                self._read_more()
+        except _PASSING as error:
+            log.warning("kept mails can't be read now, trying again: %s", _words(error))
+            asyncio.get_running_loop().call_later(_AGAIN, self._schedule)
+            return
+        try:
+            while self._queue:
+                self._take(self._queue.popleft())
+                self._ended = time.perf_counter()
+                self._took = self._ended - now
+                if self._took >= _TURN:
+                    break
+        finally:  # a mail that we fail on stays `received`, and those behind it are not held up
+            if self._queue or self._behind:
+                self._schedule()
 
     def _read_more(self) -> None:
-        mails = self.store.open_mails(self._read_up_to, _BACKLOG)
+        mails = self.store.open_mails(self._read_up_to, _PAGE)
         if not mails:
             self._behind = False
             return
         self._read_up_to = mails[-1].seq
         self._replaying.update(mail.id for mail in mails if mail.state == "replay")
+        for mail in mails:  # how long ago a mail came that is replayed says nothing about us
+            mail.dot = mail.kept = time.monotonic() if mail.state == "replay" else monotonic_of(mail.received)
         self._queue.extend(mails)
 
     def _take(self, mail: Mail) -> None:
@@ -208,12 +292,18 @@ class Pipeline:
         if peer in self._busy_peers:
             self._busy_peers[peer].append(mail)
         elif mail.size > _IN_THREAD:
-            self._busy_peers[peer] = deque()
-            task = asyncio.create_task(self._in_thread(mail))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._apart(mail)
         else:
-            self._interpret(mail)
+            try:
+                self._interpret(mail)
+            except _PASSING:
+                self._apart(mail)
+
+    def _apart(self, mail: Mail) -> None:
+        self._busy_peers[mail.envelope.peer] = deque()
+        task = asyncio.create_task(self._in_thread(mail))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, mail: Mail) -> None:
         """One large mail, then those of its peer that came meanwhile."""
@@ -223,8 +313,13 @@ class Pipeline:
             waiting.appendleft(mail)
             while waiting and not self._stopped:
                 mail = waiting.popleft()
-                if (content := self._content(mail)) is not None:
-                    self._finish(mail, *await asyncio.to_thread(_read_and_mean, content, mail.envelope))
+                try:
+                    if (content := self._content(mail)) is not None:
+                        self._finish(mail, *await _threaded(_read_and_mean, content, mail.envelope))
+                except _PASSING as error:
+                    waiting.appendleft(mail)
+                    log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
+                    await asyncio.sleep(_AGAIN)
         finally:
             left = self._busy_peers.pop(peer)
             self._queue.extendleft(reversed(left))
@@ -240,7 +335,8 @@ class Pipeline:
             return self.store.content(mail)
         except LookupError as error:
             self._set_state(mail, "lost")
-            log.error("%s", error)
+            self.lost += 1
+            log.error("%s", error, extra={"mail": mail.id})
             return None
 
     # --- the event ---------------------------------------------------------------------------------------------
@@ -252,7 +348,11 @@ class Pipeline:
         self._replaying.discard(mail.id)
         if mail.state == "received" and (first := self._duplicate_of(mail)):
             self._set_state(mail, "duplicate")
-            log.info("mail %s repeats %s from %s: no second event", mail.id, first, mail.envelope.peer)
+            self.duplicates += 1
+            if self._may_log(time.monotonic()):
+                peer = mail.envelope.peer
+                fields = {"mail": mail.id, "peer": peer}
+                log.info("mail %s from %s repeats %s: no second event", mail.id, peer, first, extra=fields)
             return
         device, _ = self.registry.identify(
             mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received
@@ -260,38 +360,87 @@ class Pipeline:
         event = build_event(mail, reading, meaning, device)
         self.registry.saw(device, event, reading.picture, mail.received)
         self.on_device(device)
-        self._hand_out(event, mail.received)
-        if log.isEnabledFor(logging.DEBUG):  # the mail had its line when it was kept
-            log.debug("event %s: %s %s %s", event["id"], device.id, event["kind"], event["state"] or "")
+        made = time.monotonic()
+        self.interpreting.observe(made - mail.kept)
+        self._hand_out(event, mail.received, mail.dot, made)
+        if self._may_log(made):
+            self._log_mail(mail, event, made)
 
-    def _hand_out(self, event: Event, received: float) -> None:
-        verdict = self.router.targets(event)
+    def _may_log(self, now: float) -> bool:
+        return log.isEnabledFor(logging.INFO) and (log.isEnabledFor(logging.DEBUG) or self._lines.take(now))
+
+    def _log_mail(self, mail: Mail, event: Event, made: float) -> None:
+        """A mail's one line: what came, what it was taken for, and how long each step took."""
+        times = [("interpret_ms", mail.kept, made)]
+        if mail.began:
+            times = [("receive_ms", mail.began, mail.dot), ("store_ms", mail.dot, mail.kept), *times]
+        what = f"{event['kind']} {event['state']}" if event["state"] else event["kind"]
+        log.info(
+            "mail %s from %s is an event of %s: %s",
+            mail.id,
+            mail.envelope.peer,
+            event["device"]["id"],
+            what,
+            extra={
+                **about(event),
+                "source": event["source"],
+                "peer": mail.envelope.peer,
+                "kind": event["kind"],
+                "state": event["state"],
+                "sender": mail.envelope.mail_from,
+                "size": mail.size,
+                **{name: round(1000 * (end - begin), 1) for name, begin, end in times},
+            },
+        )
+
+    def log_rest(self) -> None:
+        """Once a second: how many mails had no line of their own."""
+        if count := self._lines.left_out:
+            self._lines.left_out = 0
+            log.info("%d more mails within a second (each has a line with 'log: debug')", count)
+
+    def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
+        self.events[event["kind"]] += 1
         now = time.time()
-        targets = {name: now + seconds for name, seconds in verdict.targets.items() if name in self.workers}
+        targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
         self.ledger.add(event, received, targets)
         for name, expires in targets.items():
-            self.workers[name].put(Delivery(event["id"], name, expires, event=event))
+            self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))
 
     def _duplicate_of(self, mail: Mail) -> str | None:
         """The id of the mail that this one repeats.
 
-        A device that missed our 250 sends the same bytes once more (RFC 1047); the same peer, reverse-path and
-        content within the window is one event.
+        A device that missed our 250 sends the same bytes once more (RFC 1047); the same peer, HELO name, envelope and
+        content within the window is one event. To another recipient it is another mail: that may be its routing key.
         """
         if not self.duplicate_window:
             return None
-        key = (mail.envelope.peer, mail.envelope.mail_from, mail.sha256)
-        seen = self._recent.get(key)
+        envelope = mail.envelope
+        key = hash((envelope.peer, envelope.helo, envelope.mail_from, tuple(envelope.rcpt_to), mail.sha256))
+        seen = self._recent.pop(key, None)
         if seen and seen[1] != mail.id and abs(mail.received - seen[0]) <= self.duplicate_window:
+            self._recent[key] = seen
             return seen[1]
         self._recent[key] = (mail.received, mail.id)
-        if len(self._recent) > 10_000:
-            oldest = mail.received - self.duplicate_window
-            self._recent = {key: value for key, value in self._recent.items() if value[0] >= oldest}
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
         return None
 
     def _set_state(self, mail: Mail, state: str) -> None:
         self.store.note_one("UPDATE mails SET state = ? WHERE id = ?", state, mail.id)
+
+
+async def _threaded(call: Callable[..., _T], *words: Any) -> _T:
+    """As `asyncio.to_thread`; MemoryError where no thread can be started."""
+    try:
+        working = asyncio.get_running_loop().run_in_executor(None, call, *words)
+    except RuntimeError as error:
+        raise MemoryError(str(error)) from error
+    return await working
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _read_and_mean(content: Any, envelope: Envelope) -> tuple[interpret.Reading, interpret.Meaning]:

@@ -33,6 +33,8 @@ ENDS_BY_ITSELF = dict.fromkeys(
 )
 UNKNOWN = "unknown"
 _GENERIC_PROFILE = "generic"
+_LONGEST_ID = 64
+_LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names begin alike
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
@@ -99,6 +101,7 @@ class Registry:
         self._save = save
         self._known: dict[str, Known] = {}
         self._by_key: dict[tuple[str, str, str], Known] = {}
+        self._by_names: dict[tuple[str, str], Known] = {}  # [sender, helo] -> the first that was seen with them
         self._per_peer: dict[str, int] = {}
         self._unsaved: dict[str, float] = {}
         self._configured: Mapping[str, Configured] = {}
@@ -150,9 +153,9 @@ class Registry:
         if known:
             return known.device, f"seen before from {_words(key)}"
         if _own_name(key[1]):
-            for other, candidate in self._by_key.items():
-                if other[:2] == key[:2]:
-                    return candidate.device, f"the same sender and HELO name {key[1]}, now at {key[2]}"
+            moved = self._by_names.get(key[:2])
+            if moved:
+                return moved.device, f"the same sender and HELO name {key[1]}, now at {key[2]}"
         return None, f"never seen: {_words(key)}"
 
     # --- learning ----------------------------------------------------------------------------------------------
@@ -165,7 +168,7 @@ class Registry:
             known = self._known[device.id]
             if device.learned and list(key) not in known.keys and len(known.keys) < 8:
                 known.keys.append(list(key))
-                self._by_key[key] = known
+                self._find_by(key, known)
             self._describe(known, sender)
             return device, False
         if not self._may_learn(key[2]):
@@ -174,7 +177,7 @@ class Registry:
         device_id, name = self._name(envelope, sender)
         known = self._add(Known(Device(device_id, name, first_seen=now), [list(key)]))
         self._describe(known, sender)
-        log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key))
+        log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key), extra={"device": device_id})
         return known.device, True
 
     def saw(self, device: Device, event: Event, picture: int | None, now: float) -> bool:
@@ -255,18 +258,29 @@ class Registry:
     def _add(self, known: Known) -> Known:
         self._known[known.device.id] = known
         for sender, helo, peer in known.keys:
-            self._by_key[sender, helo, peer] = known
+            self._find_by((sender, helo, peer), known)
         if known.keys:
             peer = known.keys[0][2]
             self._per_peer[peer] = self._per_peer.get(peer, 0) + 1
         self._write(known)
         return known
 
+    def _find_by(self, key: tuple[str, str, str], known: Known) -> None:
+        self._by_key[key] = known
+        self._by_names.setdefault(key[:2], known)
+
     def _remove(self, known: Known) -> None:
         del self._known[known.device.id]
         self._unsaved.pop(known.device.id, None)
         for sender, helo, peer in known.keys:
             self._by_key.pop((sender, helo, peer), None)
+            if self._by_names.get((sender, helo)) is known:
+                del self._by_names[sender, helo]
+                others = (
+                    other for key, other in self._by_key.items() if key[:2] == (sender, helo) and other is not known
+                )
+                if other := next(others, None):
+                    self._by_names[sender, helo] = other
         if known.keys:
             self._per_peer[known.keys[0][2]] -= 1
         self._save(known.device.id, None)
@@ -312,7 +326,8 @@ class Registry:
         telling = [text for text in candidates if slug(text) not in _GENERIC] or ["device"]
         name = telling[0]
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
-            device_id = slug(f"{name} {extra}" if extra else name)
+            tail = slug(extra, _LONGEST_EXTRA)
+            device_id = f"{slug(name, _LONGEST_ID - 1 - len(tail))}_{tail}" if tail else slug(name)
             if device_id and device_id not in self._known and device_id not in RESERVED_IDS:
                 return device_id, _friendly(f"{name} {extra}".strip())
         raise AssertionError("unreachable: some number is free")

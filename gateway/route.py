@@ -7,9 +7,10 @@ says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Any, Protocol
 
 from gateway.api import Event
@@ -62,39 +63,54 @@ class Router:
         self._buses = dict.fromkeys(event_buses, DEFAULT_EXPIRY)
         self._routes = [
             (
-                number,
+                f"routes[{number}]" + (f" ({route.name})" if route.name else ""),
                 route,
-                route.condition.patterns() if route.condition else {},
+                [(key, _test(globs)) for key, globs in (route.condition.patterns() if route.condition else {}).items()],
                 compile_template(route.condition.template) if route.condition and route.condition.template else None,
             )
             for number, route in enumerate(routes)
         ]
 
-    def targets(self, event: Event) -> Verdict:
+    def targets(self, event: Event) -> dict[str, float]:
+        """Where it goes, without the words."""
+        return self._walk(event, None)
+
+    def verdict(self, event: Event) -> Verdict:
+        """Where it goes, and why."""
+        reasons: list[str] = []
+        return Verdict(self._walk(event, reasons), reasons)
+
+    def _walk(self, event: Event, reasons: list[str] | None) -> dict[str, float]:
         if not self._routes:
-            return Verdict(self._buses, ["no routes are configured: every event bus gets everything"])
-        verdict = Verdict({}, [])
-        values: dict[str, list[str]] | None = None
-        for number, route, patterns, template in self._routes:
-            label = f"routes[{number}]" + (f" ({route.name})" if route.name else "")
-            if patterns and values is None:
-                values = _values(event)
-            missed = next((key for key, globs in patterns.items() if not _any(values or {}, key, globs)), None)
-            if missed is not None:
-                verdict.reasons.append(f"{label}: no, its {missed} does not match")
-                continue
-            if template and not template(event):
-                verdict.reasons.append(f"{label}: no, its template says false")
+            if reasons is not None:
+                reasons.append("no routes are configured: every event bus gets everything")
+            return self._buses
+        targets: dict[str, float] = {}
+        values = _values(event)
+        for label, route, tests, template in self._routes:
+            missed = next((key for key, test in tests if not any(map(test, values[key]))), None)
+            if missed is not None or (template and not template(event)):
+                if reasons is not None:
+                    why = f"its {missed} does not match" if missed is not None else "its template says false"
+                    reasons.append(f"{label}: no, {why}")
                 continue
             expiry = DEFAULT_EXPIRY if route.expire is None else route.expire
             for target in route.to:
-                verdict.targets[target] = max(expiry, verdict.targets.get(target, 0))
-            verdict.reasons.append(
-                f"{label}: yes, to {', '.join(route.to) or 'nobody'}" + (", stop" if route.stop else "")
-            )
+                targets[target] = max(expiry, targets.get(target, 0))
+            if reasons is not None:
+                stop = ", stop" if route.stop else ""
+                reasons.append(f"{label}: yes, to {', '.join(route.to) or 'nobody'}{stop}")
             if route.stop:
                 break
-        return verdict
+        return targets
+
+
+def _test(globs: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a value matches one of the globs; made once, for there may be hundreds of routes."""
+    if not any(set("*?[") & set(glob) for glob in globs):
+        return frozenset(globs).__contains__
+    match = re.compile("|".join(map(translate, globs)), re.DOTALL).match
+    return lambda value: match(value) is not None
 
 
 def _values(event: Event) -> dict[str, list[str]]:
@@ -109,7 +125,3 @@ def _values(event: Event) -> dict[str, list[str]]:
         "from": [str(mail.get("from", "")).lower()],
         "subject": [str(mail.get("subject") or event["title"]).lower()],
     }
-
-
-def _any(values: Mapping[str, list[str]], key: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(value, glob) for value in values[key] for glob in globs)

@@ -1,9 +1,7 @@
 """What the gateway keeps: mails, events, deliveries owed and devices, in one SQLite file.
 
-Two kinds of writing, one writer thread. A **promise** (a mail) is committed with `synchronous=FULL` before anyone is
-told; all mails that wait at that moment share one commit. **Bookkeeping** (events, deliveries, devices) rides along
-with the next promise, or is committed a moment later without an fsync of its own: if the power goes before the next
-fsync, the mail that it came from is still `received` and is interpreted again, with the same id.
+Writing is done by `gateway.writer`, on one thread: a **promise** (a mail) is on disk before anyone is told, and
+**bookkeeping** (events, deliveries, devices) follows a moment later.
 
 The schema carries a number (`PRAGMA user_version`) and only ever moves forward, one migration at a time; a file that
 a newer Mailwire wrote is refused. Reading happens on connections of its own, one for each thread.
@@ -14,21 +12,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import logging
 import mmap
-import queue
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
-from gateway.api import Envelope, Event, StoreFull, StoreTrouble
+from gateway import pages
+from gateway.api import Envelope, Event, StoreTrouble
+from gateway.stats import monotonic_of
+from gateway.writer import Note, Statement, Writer
 
 log = logging.getLogger(__name__)
 
@@ -73,26 +75,35 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE devices (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # So that a start among a million mails finds the few that have a file.
+    "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
 )
 
 FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
-_BOOKKEEPING_WAIT = 0.02  # seconds that bookkeeping waits for a promise to ride with
-_LOOK_ROUND = 1.0  # seconds between looks for changes that another process made
-_BATCH = 500
+_STATES = ("waiting", "dead", "expired")  # of a delivery
+
+_AT_THE_NEXT_START = (
+    "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
+)
 _ROWS = 100  # in one statement
 _INSERT_MAILS = (
     "INSERT INTO mails (seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state)"
 )
-_BATCH_BYTES = 8 * 1024 * 1024
-
-Statement = tuple[str, Sequence[Any]]
 
 
 class StoreBroken(Exception):
     """The store can't be opened; the text says why and what to do."""
+
+
+class StoreDamaged(StoreBroken):
+    """The file is there and can be read, but is no database any more, or not whole."""
+
+
+class LogDamaged(StoreDamaged):
+    """The database is well, but a part of its log can't be read: what was committed last is missing from it."""
 
 
 @dataclass(slots=True)
@@ -108,6 +119,10 @@ class Mail:
     content: bytes | None = None
     file: str | None = None
     seq: int = 0
+    # When its first byte and its final dot came and when it was kept, on the monotonic clock; 0: before this start.
+    began: float = 0.0
+    dot: float = 0.0
+    kept: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +137,9 @@ class Delivery:
     due: float = 0.0
     reason: str = ""
     event: Event | None = field(default=None, repr=False)
+    # When its mail's final dot came and when its event was made, on the monotonic clock.
+    dot: float = 0.0
+    made: float = 0.0
 
 
 class Spooled(mmap.mmap):
@@ -163,43 +181,115 @@ class Store:
         self.folder = folder
         self.spool = folder / SPOOL
         self.changed_elsewhere: Callable[[], None] | None = None
-        self._queue: queue.SimpleQueue[Mail | Callable[[], Iterable[Statement]] | asyncio.Future[bool] | None] = (
-            queue.SimpleQueue()
-        )
-        self._told: dict[str, Callable[[StoreTrouble | None], None]] = {}
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.damaged: Callable[[str], object] | None = None
+        """Called when damage is met after opening, on any thread, perhaps more than once."""
+        self.ended_unclean = False
+        """Was the file left open when it was opened here: by a crash, a power cut, or one who still has it?"""
+        self._closing = False
+        self.writer: Writer | None = None
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
         self._lock: Any = None
         self._last_seq = 0
-        self._failing = False
 
     # --- opening -----------------------------------------------------------------------------------------------
 
-    def open(self, *, exclusive: bool = False) -> None:
+    def open(self, *, exclusive: bool = False, condemned: str = "", without_log: bool = False) -> None:
         """Make or upgrade the file. `exclusive`: this process is the gateway of this folder, and the only one.
 
-        Raises StoreBroken with words a person can act on.
+        Raises StoreBroken with words a person can act on; StoreDamaged for a file that is to be set aside, also one
+        that is `condemned` for what was met in it before. The folder is this process's own after that, too.
+        LogDamaged, if it is not `without_log`, before anything is written over the end of the log.
         """
+        fresh = [path for path in (self.spool, self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
+            for path in fresh:
+                sync_folder(path.parent)
         except OSError as error:
             raise StoreBroken(
                 f"{self.folder}: the data folder can't be made: {error.strerror}. "
                 "Name another with --data, or give this user the right to write there."
             ) from None
-        if exclusive:
+        if exclusive and self._lock is None:
             self._take_lock()
+        path = self.folder / FILE
+        if condemned or (condemned := self._damage_at_sight()):
+            raise StoreDamaged(f"{path}: the database is damaged: {condemned}. {_AT_THE_NEXT_START}")
+        self.ended_unclean = _size(path.with_name(f"{FILE}-wal")) > 0
         try:
+            if self.ended_unclean and not without_log and (exclusive or not gateway_runs(self.folder)):
+                self._look_at_log()
             with contextlib.closing(self.connect()) as connection:
                 self._migrate(connection)
+                self._look_over(connection)
         except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                raise StoreDamaged(f"{path}: the database is damaged: {error}. {_AT_THE_NEXT_START}") from None
             raise StoreBroken(
-                f"{self.folder / FILE}: can't be used as the store: {error}. Move it aside to start afresh; "
-                "what it holds can be looked at with the sqlite3 program."
+                f"{path}: can't be used now: {error}. Is the disk full or read-only, or does the file belong to "
+                "another user? `mailwire doctor` looks."
             ) from None
+
+    def _damage_at_sight(self) -> str:
+        """What SQLite would not call damage: it takes a file that is empty, or gone, for a new one."""
+        path = self.folder / FILE
+        if path.is_dir():
+            return "there is a folder in its place"
+        if path.exists() and path.stat().st_size == 0:
+            return "the file is empty"
+        if not path.exists() and _size(path.with_name(f"{FILE}-wal")) > 0:
+            return "the file is gone, and only its log is there"
+        return ""
+
+    def _look_at_log(self) -> None:
+        """SQLite takes the first page of the log that is not whole for its end, and says nothing."""
+        path = self.folder / FILE
+        uri = f"{path.absolute().as_uri()}?mode=ro"  # or the log would be gone when this is closed
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes it read the log
+        try:
+            with contextlib.closing(pages.Log(path.with_name(f"{FILE}-wal"))) as wal:
+                if wal.goes_on_after(last := pages.last_good_frame(path.with_name(f"{FILE}-shm"))):
+                    raise LogDamaged(
+                        f"{path}-wal: the database's log can't be read after its page {last}. "
+                        "The gateway keeps a copy when it starts, and brings over what is owed in it."
+                    )
+        except OSError as error:
+            log.debug("the log can't be looked at: %s", error)
+
+    @staticmethod
+    def _look_over(connection: sqlite3.Connection) -> None:
+        """Touch both ends of each table: in no time, however much is kept. Raises sqlite3.DatabaseError."""
+        for table, key in (("mails", "seq"), ("contents", "seq"), ("events", "seq"), ("devices", "id")):
+            for order in ("ASC", "DESC"):
+                connection.execute(f"SELECT * FROM {table} ORDER BY {key} {order} LIMIT 1").fetchall()  # noqa: S608
+        connection.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall()
+        connection.execute("SELECT id FROM mails WHERE state IN ('received', 'replay') LIMIT 1").fetchall()
+
+    def look_through(self, seconds: float) -> None:
+        """Look for damage on every page, for at most so long, the tables that matter most first. For a thread.
+
+        What is found is reported as any damage is.
+        """
+        end = time.monotonic() + seconds
+        # A connection of its own, which nobody closes while it is asked whether to go on.
+        with contextlib.closing(sqlite3.connect(self.folder / FILE, timeout=30)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_progress_handler(lambda: self._closing or time.monotonic() > end, 100_000)
+            try:
+                for table in ("mails", "deliveries", "events", "devices", "contents"):
+                    found = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
+                    if found != "ok":
+                        self._report(found.replace("\n", " "))
+                        return
+            except sqlite3.DatabaseError as error:
+                self._met(error)
+
+    def _report(self, damage: str) -> None:
+        if self.damaged:
+            self.damaged(damage)
 
     def _take_lock(self) -> None:
         self._lock = (self.folder / LOCK).open("w")
@@ -223,7 +313,7 @@ class Store:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a checkpoint costs two fsyncs
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's own thread does it
             connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException:
             connection.close()
@@ -237,25 +327,23 @@ class Store:
                 f"{self.folder / FILE}: was written by a newer Mailwire (its schema is {version}, this one knows "
                 f"{len(MIGRATIONS)}). Update Mailwire, or name another data folder with --data."
             )
+        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreDamaged(f"{self.folder / FILE}: the database has no version. {_AT_THE_NEXT_START}")
         for number in range(version, len(MIGRATIONS)):
             connection.executescript(f"BEGIN; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
     def start(self) -> None:
-        """Start the writer thread; the running event loop is told of commits."""
-        self._loop = asyncio.get_running_loop()
-        connection = self.connect()
+        """Start the writer; the running event loop is told of commits."""
         # From the clock, so that a number is not given again after all mails were pruned.
-        highest = connection.execute("SELECT coalesce(max(seq), 0) FROM mails").fetchone()[0]
+        highest = self.rows("SELECT coalesce(max(seq), 0) FROM mails")[0][0]
         self._last_seq = max(highest, time.time_ns() // 1000)
-        self._thread = threading.Thread(target=self._write, args=(connection,), name="store", daemon=True)
-        self._thread.start()
+        self.writer = Writer(self.connect, self._insert, self._changed_elsewhere, self._met)
 
     async def close(self) -> None:
-        """Write what is owed, end the thread, give the folder free."""
-        if self._thread:
-            self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+        """Write what is owed, end the writer, give the folder free."""
+        self._closing = True
+        if self.writer:
+            await self.writer.close()
         if self._lock:
             self._lock.close()
         self._close_readers()
@@ -272,159 +360,55 @@ class Store:
 
     def keep(self, mail: Mail, done: Callable[[StoreTrouble | None], None]) -> None:
         """Promise: after `done(None)`, called on the event loop, the mail survives a power cut."""
-        self._told[mail.id] = done
-        self._queue.put(mail)
+        assert self.writer
+        self.writer.keep(mail, done)
 
-    def note(self, statements: Callable[[], Iterable[Statement]]) -> None:
+    def note(self, statements: Note) -> None:
         """Bookkeeping. `statements` is called on the writer thread, when they are about to be written."""
-        self._queue.put(statements)
+        assert self.writer
+        self.writer.note(statements)
 
     def note_one(self, sql: str, *values: Any) -> None:
-        self._queue.put(lambda: ((sql, values),))
+        assert self.writer
+        self.writer.note(lambda: ((sql, values),))
 
     async def flush(self) -> bool:
         """True: all that was given so far has been committed, and readers see it. False: the store can't write now."""
-        assert self._loop
-        future: asyncio.Future[bool] = self._loop.create_future()
-        self._queue.put(future)
-        return await future
+        assert self.writer
+        return await self.writer.flush()
 
-    def _write(self, connection: sqlite3.Connection) -> None:
-        """The writer thread: gather, commit, tell."""
-        owed: list[Callable[[], Iterable[Statement]]] = []  # bookkeeping that could not be written yet
-        version = connection.execute("PRAGMA data_version").fetchone()[0]
-        while True:
-            batch, notes, waiting, ended = self._gather(owed)
-            if batch or notes:
-                owed = self._commit(connection, batch, notes)
-            if waiting:
-                self._tell([functools.partial(_set_all, waiting, not owed)])
-            if ended:
-                break
-            if not batch:
-                seen = connection.execute("PRAGMA data_version").fetchone()[0]
-                if seen != version and self.changed_elsewhere:
-                    self._tell([self.changed_elsewhere])
-                version = seen
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-
-    def _gather(
-        self, owed: list[Callable[[], Iterable[Statement]]]
-    ) -> tuple[list[Mail], list[Callable[[], Iterable[Statement]]], list[asyncio.Future[bool]], bool]:
-        """All that waits now. With nothing but bookkeeping, a moment longer, in case a promise comes."""
-        batch: list[Mail] = []
-        notes = owed
-        waiting: list[asyncio.Future[bool]] = []
-        size = 0
-        deadline = time.monotonic() + _LOOK_ROUND
-        for _ in range(_BATCH):
-            if size >= _BATCH_BYTES:
-                break
-            try:
-                if batch or waiting:
-                    item = self._queue.get_nowait()
-                else:
-                    item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, notes, waiting, True
-            if isinstance(item, Mail):
-                batch.append(item)
-                size += len(item.content or b"")
-            elif isinstance(item, asyncio.Future):
-                waiting.append(item)
-            else:
-                notes.append(item)
-                deadline = min(deadline, time.monotonic() + _BOOKKEEPING_WAIT)
-        return batch, notes, waiting, False
-
-    def _commit(
-        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
-    ) -> list[Callable[[], Iterable[Statement]]]:
-        """One transaction for all. Returns the bookkeeping that is still owed (the disk was full, say)."""
-        error = self._transaction(connection, batch, notes)
-        left: list[Callable[[], Iterable[Statement]]] = []
-        if error and notes:
-            left = notes if _may_pass(error) else self._one_by_one(connection, notes)
-            if batch:  # a promise must not fail for the sake of bookkeeping
-                error = self._transaction(connection, batch, [])
-        if batch:
-            trouble = trouble_of(error) if error else None
-            told = [(self._told.pop(mail.id), trouble) for mail in batch]
-            self._tell([functools.partial(_call_all, told)])
-        return left
-
-    def _transaction(
-        self, connection: sqlite3.Connection, batch: list[Mail], notes: list[Callable[[], Iterable[Statement]]]
-    ) -> Exception | None:
-        """All of it, or nothing and why."""
-        try:
-            connection.execute("PRAGMA synchronous = " + ("FULL" if batch else "NORMAL"))
-            connection.execute("BEGIN IMMEDIATE")
-            if batch:
-                self._insert(connection, batch)
-            for note in notes:
-                for sql, values in note():
-                    connection.execute(sql, values)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            if not self._failing:  # once when it begins, once when it is over
-                log.error("the store can't write: %s", error)
-            self._failing = True
-            return error
-        if self._failing:
-            log.info("the store can write again")
-        self._failing = False
-        return None
-
-    def _insert(self, connection: sqlite3.Connection, batch: list[Mail]) -> None:
+    def _insert(self, connection: sqlite3.Connection, batch: Sequence[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
-        mails, contents = [], []
+        mails: list[Any] = []
+        contents: list[Any] = []
         for mail in batch:
             self._last_seq = mail.seq = self._last_seq + 1
             if not mail.sha256:
                 mail.sha256 = hashlib.sha256(mail.content or b"").hexdigest()
             one = mail.envelope
-            rcpt_to, details = json.dumps(one.rcpt_to), json.dumps(one.details) if one.details else "{}"
-            sender = (mail.received, one.source, one.peer, one.helo, one.mail_from)
-            mails.append((mail.seq, mail.id, *sender, rcpt_to, details, mail.size, mail.sha256, mail.state))
-            contents.append((mail.seq, None if mail.file else mail.content, mail.file))
+            rcpt_to = f"[{', '.join(map(encode_basestring_ascii, one.rcpt_to))}]"
+            mails += (
+                *(mail.seq, mail.id, mail.received, one.source, one.peer, one.helo, one.mail_from, rcpt_to),
+                *(json.dumps(one.details) if one.details else "{}", mail.size, mail.sha256, mail.state),
+            )
+            contents += (mail.seq, None if mail.file else mail.content, mail.file)
         for statement in rows_of(_INSERT_MAILS, 12, mails):
             connection.execute(*statement)
         for statement in rows_of("INSERT INTO contents (seq, content, file)", 3, contents):
             connection.execute(*statement)
 
-    def _one_by_one(
-        self, connection: sqlite3.Connection, notes: list[Callable[[], Iterable[Statement]]]
-    ) -> list[Callable[[], Iterable[Statement]]]:
-        """Bookkeeping that SQLite refuses for what it says (a fault of ours) must not hold up the rest for ever."""
-        for note in notes:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                for sql, values in note():
-                    connection.execute(sql, values)
-                connection.execute("COMMIT")
-            except sqlite3.Error:
-                log.exception("bookkeeping was dropped")
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-        return []
-
-    def _tell(self, calls: list[Callable[[], Any]]) -> None:
-        assert self._loop
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            for call in calls:
-                self._loop.call_soon_threadsafe(call)
+    def _changed_elsewhere(self) -> None:
+        if self.changed_elsewhere:
+            self.changed_elsewhere()
 
     def alter(self, sql: str, values: Sequence[Any] = ()) -> int:
         """One change by a command line beside a running gateway, which notices it within a second. Rows changed."""
         with contextlib.closing(self.connect()) as connection:
             return connection.execute(sql, values).rowcount
+
+    def probe(self) -> None:
+        """Write something that changes nothing, to find out whether it can be written again."""
+        self.note_one(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -439,7 +423,15 @@ class Store:
         return connection
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._reader.execute(sql, values).fetchall()
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._met(error)
+            raise
+
+    def _met(self, error: Exception) -> None:
+        if is_damage(error):
+            self._report(str(error))
 
     _MAIL = "SELECT m.seq, id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file"
 
@@ -489,7 +481,7 @@ class Store:
     ) -> list[Delivery]:
         """What is owed (or dead, or expired), by the order of its events; each with its event."""
         sql = (
-            "SELECT d.event, target, state, attempts, due, expires, reason, e.event FROM deliveries d "
+            "SELECT d.event, target, state, attempts, due, expires, reason, e.event, e.time FROM deliveries d "
             "LEFT JOIN events e ON e.id = d.event "
             "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
         )
@@ -503,15 +495,31 @@ class Store:
                 expires=row[5],
                 reason=row[6],
                 event=json.loads(row[7]) if row[7] else None,
+                dot=(dot := monotonic_of(row[8] or 0.0)),
+                made=dot,
             )
             for row in self.rows(sql, target, target, state, state, after, limit)
         ]
 
+    def queues(self) -> list[tuple[str, str, int, str]]:
+        """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
+
+        Its time grows with what is owed. Grouped by target alone, which is the order of the rows: with their states,
+        SQLite would have to sort them.
+        """
+        each = ", ".join(f"sum(state = '{state}'), min(iif(state = '{state}', event, NULL))" for state in _STATES)
+        open_ = self.rows("SELECT count(*), coalesce(min(id), '') FROM mails WHERE state IN ('received', 'replay')")
+        owed = self.rows(f"SELECT target, {each} FROM deliveries GROUP BY target")  # noqa: S608  # our own words
+        found: list[tuple[str, str, int, str]] = [("", "", *open_[0])]
+        for target, *columns in owed:
+            for state, count, oldest in zip(_STATES, columns[::2], columns[1::2], strict=True):
+                if count:
+                    found.append((target, state, count, oldest))
+        return found
+
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired. Cheap."""
-        open_ = self.rows("SELECT count(*) FROM mails WHERE state IN ('received', 'replay')")[0][0]
-        states = dict(self.rows("SELECT state, count(*) FROM deliveries GROUP BY state"))
-        return {"uninterpreted": open_} | {state: states.get(state, 0) for state in ("waiting", "dead", "expired")}
+        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
         """(mails, bytes) in the store. Reads the whole table."""
@@ -537,11 +545,11 @@ class Store:
         """Drop mails that are too old, or the oldest beyond the size, if nothing is owed for them. How many."""
         oldest = time.time() - keep_seconds
         dropped = 0
-        while batch := await asyncio.to_thread(self._prunable, oldest, keep_bytes):
-            ids = [(mail_id,) for _, mail_id, _ in batch]
+        excess = (await asyncio.to_thread(self.kept))[1] - keep_bytes
+        while batch := await asyncio.to_thread(self._prunable, oldest, excess):
 
-            def statements(batch: list[tuple[int, str, str | None]] = batch) -> Iterator[Statement]:
-                for seq, mail_id, _ in batch:
+            def statements(batch: list[tuple[int, str, str | None, int]] = batch) -> Iterator[Statement]:
+                for seq, mail_id, _, _ in batch:
                     yield "DELETE FROM mails WHERE seq = ?", (seq,)
                     yield "DELETE FROM contents WHERE seq = ?", (seq,)
                     yield "DELETE FROM deliveries WHERE event = ?", (mail_id,)
@@ -551,26 +559,27 @@ class Store:
             self.note(statements)
             if not await self.flush():
                 break
-            for _, _, file in batch:
+            for _, _, file, size in batch:
+                excess -= size
                 if file:
                     (self.spool / file).unlink(missing_ok=True)
-            dropped += len(ids)
+            dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
         return dropped
 
-    def _prunable(self, oldest: float, keep_bytes: int) -> list[tuple[int, str, str | None]]:
-        excess = self.rows("SELECT coalesce(sum(size), 0) FROM mails")[0][0] - keep_bytes
+    def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
+        """The next (seq, id, file, size) to drop: a few, because mails wait while they are dropped."""
         sql = (
-            "SELECT m.seq, id, file, received, size FROM mails m JOIN contents c ON c.seq = m.seq "
+            "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 500"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
         )
         batch = []
-        for seq, mail_id, file, received, size in self.rows(sql):
+        for *mail, received in self.rows(sql):
             if received >= oldest and excess <= 0:
                 break
-            batch.append((seq, mail_id, file))
-            excess -= size
+            batch.append((mail[0], mail[1], mail[2], mail[3]))
+            excess -= mail[3]
         return batch
 
     def sweep_spool(self) -> int:
@@ -582,38 +591,59 @@ class Store:
         return len(strays)
 
 
-def trouble_of(error: Exception) -> StoreTrouble:
-    """What a failed write means to the one who waits: the disk is full, or something else for now."""
-    text = str(error)
-    full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error, "errno", 0) in (28, 122)
-    return StoreFull("the disk is full") if full else StoreTrouble(text)
+def gateway_runs(folder: Path) -> bool:
+    """Does a gateway hold this folder's lock?"""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
-def _may_pass(error: Exception) -> bool:
-    """Is it the disk, or a lock, rather than what was to be written?"""
-    name = getattr(error, "sqlite_errorname", "")
-    return isinstance(error, OSError) or name.startswith(
-        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
-    )
+def is_damage(error: Exception) -> bool:
+    """Does SQLite say that the file itself is wrong, rather than the disk, a lock or a statement?"""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
-def rows_of(head: str, width: int, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
-    """`head VALUES (?, …), (?, …)` for all rows: a statement for each would take the interpreter lock once for each."""
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
-        yield f"{head} VALUES {marks}", [value for row in some for value in row]
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _call_all(told: list[tuple[Callable[[StoreTrouble | None], None], StoreTrouble | None]]) -> None:
-    for done, trouble in told:
-        done(trouble)
+def sync_folder(folder: Path) -> None:
+    """Make the names in it durable: those of new files and folders are not, else, when these are. Or a file's bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _set_all(waiting: list[asyncio.Future[bool]], written: bool) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(written)
+def total(queues: list[tuple[str, str, int, str]]) -> dict[str, int]:
+    """Of `Store.queues`, for all targets together."""
+    words = {"": "uninterpreted"}
+    totals = dict.fromkeys(("uninterpreted", *_STATES), 0)
+    for _, state, count, _ in queues:
+        totals[words.get(state, state)] += count
+    return totals
+
+
+def rows_of(head: str, width: int, values: Sequence[Any]) -> Iterator[Statement]:
+    """`head VALUES (?, …), (?, …)` for rows of so many values, one after the other.
+
+    A statement for each row would take the interpreter lock once for each.
+    """
+    for start in range(0, len(values), _ROWS * width):
+        some = values[start : start + _ROWS * width]
+        yield _insertion(head, width, len(some) // width), some
+
+
+@lru_cache(maxsize=256)
+def _insertion(head: str, width: int, rows: int) -> str:
+    marks = f"({', '.join('?' * width)})"
+    return f"{head} VALUES {', '.join([marks] * rows)}"
 
 
 def _mail(row: tuple[Any, ...]) -> Mail:

@@ -11,18 +11,32 @@ import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-_SHIFTS = range(120, -1, -10)  # thirteen pairs of letters, ten bits each
+_SHIFTS = (70, 60, 50, 40, 30, 20, 10, 0)  # of the eight pairs that are chance, ten bits each
+
+
+def time_of(ulid: str) -> float:
+    """When it was made, in Unix seconds: the 48 bits of its first ten letters."""
+    milliseconds = 0
+    for letter in ulid[:10]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(letter)
+    return milliseconds / 1000
 
 
 class UlidMaker:
     """Makes rising ids; one per process."""
 
     def __init__(self) -> None:
-        self._last = 0
+        self._milliseconds = 0
+        self._time = ""  # the ten letters for it
+        self._chance = 0
 
     def new(self) -> str:
-        value = (time.time_ns() // 1_000_000) << 80 | random.getrandbits(80)  # a name, not a secret
-        if value <= self._last or value >> 80 == self._last >> 80:
-            value = self._last + 1
-        self._last = value
-        return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
+        milliseconds = time.time_ns() // 1_000_000
+        if milliseconds > self._milliseconds:
+            self._milliseconds = milliseconds
+            self._time = "".join([_ALPHABET[milliseconds >> shift & 31] for shift in range(45, -1, -5)])
+            self._chance = random.getrandbits(79)  # a name, no secret; room for all of this millisecond
+        else:
+            self._chance += 1
+        chance = self._chance
+        return self._time + "".join([_PAIRS[chance >> shift & 1023] for shift in _SHIFTS])

@@ -440,10 +440,18 @@ class MemoryLine:
 
 
 class TcpLine:
-    """A line to a server over TCP. `patience`: seconds that any reply may take."""
+    """A line to a server over TCP. `patience`: seconds that any reply may take.
 
-    def __init__(self, host: str, port: int, *, implicit: bool = False, patience: float = 20.0) -> None:
+    `size`: what is short enough goes out in pieces of so many bytes, each in a segment and TLS record of its own.
+    """
+
+    SHORT = 4096
+
+    def __init__(
+        self, host: str, port: int, *, implicit: bool = False, patience: float = 20.0, size: int | None = None
+    ) -> None:
         self.at = 0
+        self.size = size
         self.host = host
         self._socket = socket.create_connection((host, port), patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -463,6 +471,10 @@ class TcpLine:
     def send(self, data: bytes, count: int = 1) -> None:
         block = max(1, 65536 // max(1, len(data)))
         try:
+            if self.size and count == 1 and len(data) <= self.SHORT:
+                for at in range(0, len(data), self.size):
+                    self._socket.sendall(data[at : at + self.size])
+                return
             for _ in range(count // block):
                 self._socket.sendall(data * block)
             self._socket.sendall(data * (count % block))
@@ -519,9 +531,21 @@ class TcpLine:
         self._socket.close()
 
 
-def play_over_tcp(dialog: Dialog, host: str, port: int, patience: float = 20.0) -> list[str]:
-    """Play a dialog at a server whose listener is as the dialog wants it; return the transcript. Raises Mismatch."""
-    return play(dialog, TcpLine(host, port, implicit=dialog.listener == "implicit", patience=patience))
+def play_over_tcp(
+    dialog: Dialog,
+    host: str,
+    port: int,
+    patience: float = 20.0,
+    *,
+    implicit: bool | None = None,
+    size: int | None = None,
+) -> list[str]:
+    """Play a dialog at a server; return the transcript. Raises Mismatch. `size` as for `TcpLine`.
+
+    The listener should be as the dialog wants it; `implicit`: it has TLS, although the dialog does not ask for that.
+    """
+    inside = dialog.listener == "implicit" if implicit is None else implicit
+    return play(dialog, TcpLine(host, port, implicit=inside, patience=patience, size=size))
 
 
 def answers(host: str, port: int, *, implicit: bool = False) -> bool:

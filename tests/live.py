@@ -38,6 +38,7 @@ class Gateway:
         self.log = folder / "gateway.log"
         self.process: subprocess.Popen | None = None
         self.greeting = ""
+        self.log_format = "text"  # in a file, `auto` would be JSON
         folder.mkdir(exist_ok=True, parents=True)
         self.config.write_text(config)
 
@@ -61,6 +62,8 @@ class Gateway:
 
     def command(self, *args):
         verb, *rest = args
+        if verb == "run":
+            rest = ["--log-format", self.log_format, *rest]
         return [sys.executable, "-m", "gateway", verb, "--config", str(self.config), "--data", str(self.data), *rest]
 
     def environment(self):

@@ -7,7 +7,6 @@ The data: `--data`, else the configuration's `store.data`, else `MAILWIRE_DATA`,
 from __future__ import annotations
 
 import argparse
-import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -124,16 +123,9 @@ def has_store(folder: Path) -> bool:
 
 def gateway_runs(folder: Path) -> bool:
     """Does a gateway hold this folder's lock?"""
-    from gateway.store import LOCK
+    from gateway import store
 
-    try:
-        with (folder / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return store.gateway_runs(folder)
 
 
 def when(folder: Path) -> str:

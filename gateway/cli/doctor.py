@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import socket
 import ssl
@@ -17,28 +18,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gateway.api import Finding
 from gateway.cli import common, show
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.loader import Loader
 
 _PATIENCE = 5.0  # seconds for a port to answer
 _SLOW_FSYNC = 0.05  # seconds; above it, the disk limits what a busy gateway can take
 _OLDEST_YEAR = 2026  # a clock before this release is wrong
 _MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _AUTO = "auto"  # the mqtt integration's word for the broker on this machine
-
-
-class Finding(NamedTuple):
-    """What one check found: `result` is ok, warn or fail; `advice` says what to do, if anything."""
-
-    check: str
-    result: Literal["ok", "warn", "fail"]
-    text: str
-    advice: str = ""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -67,12 +61,14 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield _python()
     yield from _clock()
     path = common.config_path(args)
+    loader = common.make_loader(path)
     try:
-        settings = load(path, loader=common.make_loader(path))
+        settings = load(path, loader=loader)
     except ConfigErrors as errors:
         advice = "The checks below are for the defaults." + ("" if args.data else " --data names the data folder.")
         yield Finding("configuration", "fail", str(errors), advice)
-        settings = load(None, loader=common.make_loader(None))
+        loader = common.make_loader(None)
+        settings = load(None, loader=loader)
     else:
         about = f"{path}" if path else "no file, so the defaults"
         yield Finding("configuration", "ok", f"{about}: {common.summary(settings)}")
@@ -87,6 +83,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     for listener in common.listeners(settings):
         yield _listener(listener, running=running)
     yield from _brokers(settings)
+    yield from _integrations(settings, loader, folder)
 
 
 def _python() -> Finding:
@@ -179,8 +176,17 @@ def _fsync(folder: Path) -> Finding:
 
 
 def _store(folder: Path) -> Iterator[Finding]:
+    from gateway import rescue
     from gateway.store import FILE, Store, StoreBroken
 
+    for aside in rescue.all_aside(folder):
+        done = aside.brought_over or "What is owed in it is brought over while the gateway runs."
+        advice = (
+            "A failing disk or power supply may be the cause: look at it (sudo dmesg, smartctl).\n"
+            f"Whatever else is in there: sqlite3 {shlex.quote(str(aside.folder / FILE))} .recover\n"
+            f"When you are done with it: rm -r {shlex.quote(str(aside.folder))}"
+        )
+        yield Finding("set aside", "warn", f"{aside.folder.name}: {aside.why}\n{done}", advice)
     if not os.access(folder / FILE, os.R_OK):  # there is none yet; or the check of the folder has said it
         return
     store = Store(folder)
@@ -216,6 +222,8 @@ def _listener(listener: common.Listener, *, running: bool) -> Finding:
         if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and listener.host == "::":
             return Finding("smtp", "ok", f"{name}: this machine has no IPv6")
         return Finding("smtp", "fail", f"{name}: {error.strerror or error}", _taken(listener.port))
+    if running and greeting[:3] in ("421", "554"):  # by 'allow', by a ban, or for want of room
+        return Finding("smtp", "warn", f"{name}: answers, but not this machine: {greeting}")
     if not greeting.startswith("220"):
         return Finding("smtp", "fail", f"{name}: no SMTP server answers there: {greeting!r}", _taken(listener.port))
     if not running:
@@ -304,3 +312,9 @@ def _broker(name: str, url: str) -> Finding:
         advice = "Install one (sudo apt install mosquitto), or name one with url. Events wait until then."
         return Finding("broker", "fail", why, advice)
     return Finding("broker", "ok", f"{name}: {show.address(host, port)} answers")
+
+
+def _integrations(settings: Settings, loader: Loader, folder: Path) -> Iterator[Finding]:
+    """What each knows about itself."""
+    for name, setting in settings.integrations.items():
+        yield from loader.load(setting.type).factory.examine(name, setting.config, folder / "integrations" / name)

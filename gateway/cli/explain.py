@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     registry = _registry(chosen, store)
     device, why, learned = _device(registry, mail, sender_of(reading, meaning), reading.subject or "")
     event = build_event(mail, reading, meaning, device)
-    verdict = _router(chosen).targets(event)
+    verdict = _router(chosen).verdict(event)
     topics = _topics(chosen, list(verdict.targets), event, picture=reading.picture is not None)
     if args.json:
         said = {

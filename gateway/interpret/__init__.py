@@ -51,7 +51,7 @@ _LINE_END = re.compile("\r+\n?")
 
 @dataclass(slots=True)
 class Reading:
-    """What a mail says. `sender` is the address of the From field, `date` is ISO 8601 in UTC.
+    """What a mail says. `sender` is the address of the From field.
 
     `headers` has the first values of a few fields (see `HEADERS`), `picture` is the index of the attachment that
     shows most, `truncated` says what was cut or repaired, `charsets` how bytes became text where that was no matter
@@ -63,13 +63,18 @@ class Reading:
     sender_name: str = ""
     to: list[str] = field(default_factory=list)
     message_id: str | None = None
-    date: str | None = None
+    date_field: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     text: str = ""
     attachments: list[Attachment] = field(default_factory=list)
     picture: int | None = None
     truncated: list[str] = field(default_factory=list)
     charsets: list[str] = field(default_factory=list)
+
+    @property
+    def date(self) -> str | None:
+        """The Date field, ISO 8601 in UTC; worked out when it is asked for, which no event does."""
+        return fields.date(self.date_field.encode("latin-1")) if self.date_field else None
 
 
 def read(raw: Buffer) -> Reading:
@@ -145,7 +150,7 @@ def _read_header(header: dict[bytes, bytes], hint: str, reading: Reading) -> Non
     if b"message-id" in header:
         reading.message_id = fields.text(header[b"message-id"])[0] or None
     if b"date" in header:
-        reading.date = fields.date(header[b"date"])
+        reading.date_field = header[b"date"][:100].decode("latin-1")
 
 
 def _charset(part: mime.Part) -> str:

@@ -94,8 +94,8 @@ def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -
             text = _strict(data, marked, cut)
             if text is not None:
                 return text.removeprefix("\ufeff"), _words(marked, declared, codec)
-    if codec.startswith(_WIDE) and b"\0" not in data:
-        codec = ""  # two bytes a letter always leave some zeros
+    if codec.startswith(_WIDE):
+        codec = _wide(codec, data)
     multibyte = codec == "utf-8" or codec.startswith(_MULTIBYTE)
     if not multibyte and (text := _strict(data, "utf-8", cut)) is not None:
         return text, _words("utf-8", declared, codec)
@@ -116,6 +116,18 @@ def _words(used: str, declared: str, codec: str) -> str:
         return used
     said = "".join(filter(str.isprintable, declared[:40]))
     return f"{used}, though {said} was declared" if said else f"{used}, guessed"
+
+
+def _wide(codec: str, data: bytes) -> str:
+    """With its byte order, where neither the name nor a mark tells it; "" if it can't be this at all."""
+    if b"\0" not in data:
+        return ""  # two bytes a letter always leave some zeros
+    if codec in _WIDE:
+        # The zeros of Latin letters stand first in big endian, which it is in doubt (RFC 2781 §4.3).
+        unit = 2 if codec == "utf-16" else 4
+        first, last = data[:SAMPLE:unit].count(0), data[unit - 1 : SAMPLE : unit].count(0)
+        codec += "-le" if last > first else "-be"
+    return codec
 
 
 def _strict(data: bytes, codec: str, cut: bool) -> str | None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 from gateway.interpret import charset, transfer
 
 LIMIT = 4096  # bytes of one value that are read
+MAX_PARAMETERS = 64  # of one value: a name in pieces has some, a thousand parts with hundreds would fill the memory
 
 _BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]+")
@@ -126,7 +127,10 @@ def _mailbox(words: bytes, comment: bytes, address: bytes, hint: str) -> list[tu
 
 
 def parameters(value: bytes) -> tuple[str, dict[bytes, bytes]]:
-    """The main value in lower case and the raw parameters (RFC 2045 §5.1) of a Content-* field, first ones first."""
+    """The main value in lower case and the raw parameters (RFC 2045 §5.1) of a Content-* field, first ones first.
+
+    What is beyond `LIMIT` and `MAX_PARAMETERS` is not read.
+    """
     value = b" ".join(unfolded(value).split())
     main = _AFTER_MAIN_VALUE.split(value, 1)[0]
     found: dict[bytes, bytes] = {}
@@ -135,6 +139,8 @@ def parameters(value: bytes) -> tuple[str, dict[bytes, bytes]]:
             continue
         raw = part[3] if part[2] is None else _unescaped(part[2])
         found.setdefault(part[1].lower(), raw)
+        if len(found) == MAX_PARAMETERS:
+            break
     return main.decode("latin-1").lower(), found
 
 

@@ -124,17 +124,17 @@ def meaning(reading: Reading, envelope: Envelope) -> Meaning:
     body = reading.text[:_MAX_SEARCHED]
     data = _data(reading.text, rules)
     event = _first(data, rules.keys["event"]) or ""
-    dull = " ".join(_words(subject)) in rules.dull
-    zones = [("event", event), ("subject", subject), ("text", body)]
-    found, zone = _search(rules, [*zones[::2], zones[1]] if dull else zones)
+    dull = " ".join(_words_of_line(subject)) in rules.dull
+    zones = (("event", event), ("subject", subject), ("text", body))
+    found, zone = _search(rules, (*zones[::2], zones[1]) if dull else zones)
     line = event if zone == "event" else subject
     if found is None:
-        result = Meaning("other", None, _severity_of(_words(subject), rules) or "info", "")
+        result = Meaning("other", None, _severity_of(_words_of_line(subject), rules) or "info", "")
     else:
         rule = rules.rules[found.rank]
         if zone == "text":
             line = _line_with(found.words, body)
-        words = _words(line)
+        words = _words_of_line(line)
         state = rule.state
         if rule.ends:
             state = next((rules.states[word] for word in words if word in rules.states), state)
@@ -150,14 +150,17 @@ def meaning(reading: Reading, envelope: Envelope) -> Meaning:
     result.device_name = _hint("device_name", hints, result, rules)
     result.serial = _hint("serial", hints, result, rules)
     result.model = _hint("model", hints, result, rules)
-    result.manufacturer = _manufacturer(reading, envelope, "\n".join(lowered.values()), data, rules)
+    result.manufacturer = _manufacturer(reading, envelope, lowered, data, rules)
     result.title = _title(reading, "" if dull else subject, event, line if zone == "text" else "", rules)
     return result
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str) -> tuple[str, ...]:
     text = text.lower()
-    return text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text)
+    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text))
+
+
+_words_of_line = lru_cache(maxsize=256)(_words)  # a subject is asked for several times, and devices repeat theirs
 
 
 def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]:
@@ -169,9 +172,11 @@ def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]
     return table
 
 
-def _find(table: dict[str, dict[str, list[_Phrase]]], words: list[str], title: bool) -> _Phrase | None:
+def _find(table: dict[str, dict[str, list[_Phrase]]], words: tuple[str, ...], title: bool) -> _Phrase | None:
     """The phrase of the first rule that any place in `words` matches; `title`: it is an event or a subject."""
     best: _Phrase | None = None
+    if table.keys().isdisjoint(words):  # most texts
+        return None
     for at, word in enumerate(words):
         if word not in table:
             continue
@@ -181,7 +186,7 @@ def _find(table: dict[str, dict[str, list[_Phrase]]], words: list[str], title: b
                 continue
             if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and len(words) > _SHORT)):
                 continue
-            if tuple(words[at : at + len(phrase.words)]) == phrase.words:
+            if words[at : at + len(phrase.words)] == phrase.words:
                 best = phrase
     return best
 
@@ -190,7 +195,8 @@ def _search(rules: Profile, zones: Iterable[tuple[str, str]]) -> tuple[_Phrase |
     """The phrase that decides, and its zone: the first one found, but a vague one only if no zone has a better one."""
     vague: tuple[_Phrase | None, str] = None, ""
     for zone, text in zones:
-        found = _find(rules.phrases, _words(text), zone != "text")
+        words = _words(text) if zone == "text" else _words_of_line(text)
+        found = _find(rules.phrases, words, zone != "text")
         if found is not None and not rules.rules[found.rank].vague:
             return found, zone
         if found is not None and vague[0] is None:
@@ -216,13 +222,17 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
             key = f"{inside}){rest}"
         elif not separator:
             key, separator, value = line.partition(" = ")
-        value = value.strip()
-        if not separator or not value or len(key) > 2 * MAX_KEY or value.startswith("//"):
+            if not separator:
+                continue
+        slug, unit = _key(key) if len(key) <= 2 * MAX_KEY else ("", "")
+        if not slug or (slug in data and not unit):
             continue
-        slug, unit = _key(key)
-        if not slug or (key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" ")):
+        value = value.strip()
+        if not separator or not value or value.startswith("//"):
+            continue
+        if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
             continue  # prose, or a time of day
-        if unit in rules.keys["numbered"] and value.endswith(")"):
+        if unit and unit in rules.keys["numbered"] and value.endswith(")"):
             value, _, number = value[:-1].rpartition("(")
             data.setdefault("channel", one_line(number)[:MAX_VALUE])
         value = one_line(value)[:MAX_VALUE]
@@ -244,7 +254,11 @@ def _key(key: str) -> tuple[str, str]:
 
 
 def _first(data: dict[str, str], keys: Iterable[str]) -> str | None:
-    return next((data[key] for key in keys if key in data), None)
+    if data:
+        for key in keys:
+            if key in data:
+                return data[key]
+    return None
 
 
 def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], data: dict[str, str]) -> dict[str, str]:
@@ -260,9 +274,10 @@ def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], da
 
 def _hint(name: str, hints: dict[str, str], result: Meaning, rules: Profile) -> str | None:
     """What the mail says about its device, by a pattern or a key; a factory's default name says nothing."""
-    alone = rules.keys[f"{name}_alone"] if result.kind not in rules.keys["not_about"] else []
-    said = hints.get(name) or _first(result.data, (*rules.keys[name], *alone))
-    return said if said and " ".join(_words(said)) not in rules.dull else None
+    said = hints.get(name) or _first(result.data, rules.keys[name])
+    if not said and result.kind not in rules.keys["not_about"]:
+        said = _first(result.data, rules.keys[f"{name}_alone"])
+    return said if said and " ".join(_words_of_line(said)) not in rules.dull else None
 
 
 def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
@@ -273,16 +288,19 @@ def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
 
 def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str | None:
     stated = [word.lower() for word in _BRACKETED.findall(subject)]
-    stated += _words(_first(data, rules.keys["severity"]) or "")
+    stated += _words_of_line(_first(data, rules.keys["severity"]) or "")
     return _severity_of(stated, rules)
 
 
-def _manufacturer(reading: Reading, envelope: Envelope, text: str, data: dict[str, str], rules: Profile) -> str | None:
-    for word in _words(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
+def _manufacturer(
+    reading: Reading, envelope: Envelope, lowered: dict[str, str], data: dict[str, str], rules: Profile
+) -> str | None:
+    for word in _words_of_line(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
         if word in rules.maker_senders:
             return rules.maker_senders[word]
+    subject, text = lowered["subject"], lowered["text"]
     for phrase, name in rules.maker_texts.items():
-        if phrase in text:
+        if phrase in subject or phrase in text:
             return name
     return next((name for keys, name in rules.maker_keys if keys <= data.keys()), None)
 

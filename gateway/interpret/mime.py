@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.interpret.fields import parameters
+from gateway.interpret.fields import LIMIT, parameters
 
 if TYPE_CHECKING:
     from gateway.interpret.transfer import Buffer
@@ -88,7 +88,7 @@ def split(raw: Buffer) -> Mail:
     start = _header(raw, _leading_blank_lines(raw), size, mail.fields, mail, root=True)
     if _MAIL_FIELDS.isdisjoint(mail.fields) and not any(name.startswith(b"x-") for name in mail.fields):
         mail.fields, start = {}, 0  # "Door: open" is text that looks like a header
-    root = _part(mail.fields, start, size)
+    root = _part(mail.fields, start, size, mail)
     boundary = _boundary(raw, root, mail, search=b"boundary" in root.parameters or b"content-type" not in mail.fields)
     if boundary is None:
         root.attached = _is_attached(root, root=True)
@@ -111,7 +111,7 @@ def split(raw: Buffer) -> Mail:
             break
         fields: dict[bytes, bytes] = {}
         start = _header(raw, section[0], section[1], fields, mail, root=False)
-        part = _part(fields, start, section[1])
+        part = _part(fields, start, section[1], mail)
         part.alternative = alternatives[-1]
         boundary = _boundary(raw, part, mail)
         if boundary is None:
@@ -207,7 +207,7 @@ def _past_stray_blank(raw: Buffer, at: int, limit: int, fields: dict[bytes, byte
     return blank.end()
 
 
-def _part(fields: dict[bytes, bytes], start: int, end: int) -> Part:
+def _part(fields: dict[bytes, bytes], start: int, end: int, mail: Mail) -> Part:
     kind = "text/plain"
     found: dict[bytes, bytes] = {}
     if b"content-type" in fields:
@@ -216,14 +216,21 @@ def _part(fields: dict[bytes, bytes], start: int, end: int) -> Part:
             kind = "text/plain"
         elif not _TYPE.fullmatch(kind):
             kind = "application/octet-stream"
+        _check_length(b"content-type", fields, mail)
     disposition: dict[bytes, bytes] = {}
     if b"content-disposition" in fields:
+        _check_length(b"content-disposition", fields, mail)
         value, disposition = parameters(fields[b"content-disposition"])
         disposition[b""] = value.encode("latin-1")
     encoding = ""
     if b"content-transfer-encoding" in fields:
         encoding = parameters(fields[b"content-transfer-encoding"])[0]
     return Part(kind, found, disposition, encoding, start, end)
+
+
+def _check_length(name: bytes, fields: dict[bytes, bytes], mail: Mail) -> None:
+    if len(fields[name]) > LIMIT:
+        mail.remark(f"a {name.decode()} field was cut at {LIMIT} bytes")
 
 
 def _is_attached(part: Part, root: bool) -> bool:

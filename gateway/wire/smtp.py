@@ -19,7 +19,8 @@ The owner gives what it reads to `receive`, handles each event, then sends what 
         ...
     transport.write(session.output())
 
-`mail_done`, `mail_failed` and `auth_done` return events of the same kind. While `waiting` the owner stops reading.
+`mail_done`, `mail_failed` and `auth_done` return events of the same kind. While `waiting` the owner stops reading. When
+there is `more` it calls `go_on` after the peer has taken the output: who asks and never reads fills no memory.
 MicroPython-safe, and on the hot path.
 """
 
@@ -57,6 +58,9 @@ AUTH_LINE = 12288 + 32
 """Octets in a line of an AUTH exchange: of base64 (RFC 4954 §4), and of the command before it."""
 PATH = 256
 """Octets in an address (RFC 5321 §4.5.3.1.3)."""
+
+REPLIES = 256
+"""Replies that may be due before the session says that there is `more`."""
 
 _REMARKS = {
     "auth-unknown": "It asks for a way to log in that is not offered; PLAIN and LOGIN are.",
@@ -106,7 +110,8 @@ class Session:
     What the peer said is in attributes; the owner reads them while it handles BEGIN or MAIL, for the session forgets
     the mail's part when that is answered. `mail_from` is "" for the null sender and None outside of a transaction;
     `params` and `recipient_params[address]` hold ESMTP parameters as sent (upper-case name -> value; xtext is not
-    decoded); `user` is the name that logged in or None; `size` counts the bytes of content given on.
+    decoded); `user` is the name that logged in or None; `size` counts the bytes of content given on. `more`: there is
+    input that waits for `output` to be taken.
     """
 
     __slots__ = (
@@ -114,7 +119,7 @@ class Session:
         "_failure", "_greeted", "_hostname", "_kept", "_last", "_lead", "_left", "_login", "_max_auth_failures",
         "_max_bad", "_max_commands", "_max_recipients", "_max_size", "_mechanism", "_name", "_out", "_pipelining",
         "_recipient", "_refusal", "_remarked", "_room", "_smtputf8", "_state", "_strict", "_tail", "_tls", "esmtp",
-        "helo", "mail_from", "params", "recipient_params", "recipients", "secure", "size", "user",
+        "helo", "mail_from", "more", "params", "recipient_params", "recipients", "secure", "size", "user",
     )  # fmt: skip
 
     def __init__(
@@ -161,6 +166,7 @@ class Session:
         self.user: str | None = None
         self._greeted = False
         self._state = _COMMAND
+        self.more = False
         self._kept = b""  # input not yet understood: the start of a line, or all while the owner is asked
         self._ended_in_cr = False
         self._out: list[bytes] = []
@@ -203,6 +209,12 @@ class Session:
             self._kept = b""
         return self._read(data)
 
+    def go_on(self) -> "list[Event]":
+        """Read what was left when there was `more`, or an answer was owed."""
+        kept = self._kept
+        self._kept = b""
+        return self._read(kept)
+
     def output(self) -> bytes:
         """The replies that are due, to be sent now. Empties them."""
         out = self._out
@@ -225,7 +237,7 @@ class Session:
         self._state = _COMMAND
         self._say(code, enhanced, text)
         self._forget()
-        return self._go_on()
+        return self.go_on()
 
     def fail_mail(self, code: int, enhanced: str, text: str) -> None:
         """Give up the mail whose content is coming: the rest is discarded, and this is the answer at its end.
@@ -236,20 +248,22 @@ class Session:
         if self._begun and self._failure is None and self._state != _MAIL:
             self._failure = (code, enhanced, " ".join(text.split()))
 
-    def auth_done(self, ok: bool) -> "list[Event]":
-        """Answer AUTH. Goes on with what was pipelined and returns its events."""
+    def auth_done(self, ok: "bool | None") -> "list[Event]":
+        """Answer AUTH; None: it could not be found out now. Goes on with what was pipelined and returns its events."""
         if self._state != _VERDICT:
             return []
         self._state = _COMMAND
         if ok:
             self._logged_in()
+        elif ok is None:
+            self._say(454, "4.7.0", "Temporary authentication failure, try again later")
         else:
             self._failed_logins += 1
             if self._failed_logins < self._max_auth_failures:
                 self._say(535, "5.7.8", "Authentication credentials invalid")
             else:
                 self._hang_up("logins", "Too many failed logins")
-        return self._go_on()
+        return self.go_on()
 
     def tls_started(self) -> None:
         """Answer STARTTLS: the connection is inside TLS now, and nothing said before counts (RFC 3207 §4.2)."""
@@ -293,9 +307,13 @@ class Session:
 
     def _read(self, data: bytes) -> "list[Event]":
         pos = 0
+        self.more = False
         while pos < len(data):
             state = self._state
             if state <= _LOGIN:
+                if len(self._out) >= REPLIES:
+                    self.more = True
+                    break
                 end = data.find(b"\n", pos)
                 if end < 0 or end - pos > COMMAND_LINE:
                     if state == _COMMAND and _is_tls_hello(data[pos : pos + 4]):
@@ -318,7 +336,7 @@ class Session:
             elif state == _CONTENT:
                 pos = self._content(data, pos)
             elif state == _CHUNK:
-                chunk = data[pos : pos + min(self._left, len(data))]  # MicroPython takes no long slices
+                chunk = data[pos : pos + min(self._left, len(data))]  # a slice takes no number of thirty digits
                 pos += len(chunk)
                 self._left -= len(chunk)
                 if self._refusal is None:
@@ -428,11 +446,6 @@ class Session:
             self._state = _COMMAND
             self._say(*self._failure)
             self._forget()
-
-    def _go_on(self) -> "list[Event]":
-        kept = self._kept
-        self._kept = b""
-        return self._read(kept)
 
     # Answering.
 

@@ -1,8 +1,8 @@
 """What the bench needs beside the project, fetched once into `.cache/bench`; nothing is installed on the machine.
 
-smtp-source and smtp-sink come from Debian's postfix package, unpacked: its daemon is never set up or started.
-mailrise gets a virtual environment of its own, since it pins other versions than ours. The shim that slows fsync is
-compiled here. What can't be had is None, and `missing` says why in words.
+smtp-source, smtp-sink and Postfix come from Debian's postfix package, unpacked and never set up. mailrise gets a
+virtual environment of its own, since it pins other versions than ours; Haraka a folder of node modules. The shim that
+slows fsync is compiled here. What can't be had is None, and `missing` says why in words.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ CACHE = HERE.parent.parent / ".cache" / "bench"
 MAILRISE = "mailrise==1.4.0"
 # What mailrise 1.4.0 pins, but for PyYAML 6.0, which no longer builds on newer Pythons.
 MAILRISE_NEEDS = ("aiosmtpd==1.4.4.post2", "apprise==1.4.5", "PyYAML>=6")
+HARAKA = "Haraka@3.3.4"
+HARAKA_NODE = 20  # the oldest that it runs on
 FSYNC_DELAY_MS = 30
 
 
@@ -34,16 +36,20 @@ class Kit:
     postfix: Path
     mosquitto: str | None = None
     mailrise: Path | None = None  # the Python that can import it
+    haraka: Path | None = None  # its package
     slow_fsync: Path | None = None
     missing: list[str] = field(default_factory=list)
 
     def postfix_program(self, name: str) -> list[str]:
-        """The first words of a command that runs one of postfix's programs."""
-        return _with_libraries(self.postfix, str(self.postfix / "usr/sbin" / name))
+        """The first words of a command that runs one of postfix's programs (`lib/postfix/sbin/master`: its daemon)."""
+        return _with_libraries(self.postfix, str(self.postfix / "usr" / name))
 
 
-def prepare(*, mailrise: bool) -> Kit:
-    """Fetch and build what is not there yet; a second time it needs no network. Raises `Unavailable`."""
+def prepare(*, peers: bool) -> Kit:
+    """Fetch and build what is not there yet, with the peers that receive mail if they are wanted.
+
+    A second time it needs no network. Raises `Unavailable` where not even a load can be made.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
     kit = Kit(postfix=_once("postfix", _unpack_postfix))
     kit.mosquitto = shutil.which("mosquitto")
@@ -53,11 +59,15 @@ def prepare(*, mailrise: bool) -> Kit:
         kit.slow_fsync = _once("slow_fsync", _compile_shim) / "slow_fsync.so"
     except Unavailable as trouble:
         kit.missing.append(f"{trouble}: no slow disk is measured")
-    if mailrise:
+    if peers:
         try:
             kit.mailrise = _once("mailrise", _install_mailrise) / "bin" / "python"
         except Unavailable as trouble:
             kit.missing.append(f"{trouble}: mailrise is left out")
+        try:
+            kit.haraka = _once("haraka", _install_haraka) / "node_modules" / "Haraka"
+        except Unavailable as trouble:
+            kit.missing.append(f"{trouble}: Haraka is left out")
     return kit
 
 
@@ -109,6 +119,16 @@ def _install_mailrise(folder: Path) -> None:
     pip = (str(folder / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check")
     _run(*pip, "--no-deps", MAILRISE)
     _run(*pip, *MAILRISE_NEEDS)
+
+
+def _install_haraka(folder: Path) -> None:
+    version = _run("node", "--version").strip().removeprefix("v")
+    if int(version.partition(".")[0]) < HARAKA_NODE:
+        raise Unavailable(f"Haraka needs Node.js {HARAKA_NODE} or newer, here is {version}")
+    (folder / "package.json").write_text('{"private": true}\n')
+    # Its optional dependencies are plug-ins that are not used here.
+    options = ("--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund")
+    _run("npm", "install", *options, HARAKA, cwd=str(folder))
 
 
 def _run(*command: str, cwd: str | None = None) -> str:

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import mails
 from kit import Kit
 from process import HOST, Failed, Server
 from servers import PEERS
@@ -17,21 +17,15 @@ LIMIT = 120  # seconds that one run of a load may take
 PATIENCE = 30  # seconds that all mails of a run have to reach the subscriber
 
 
-def smtp_source(
-    kit: Kit, server: Server, count: int, connections: int, *, kept: bool = True, content: int | Path = 1024
-) -> float:
-    """Send `count` mails (of `content` bytes, or that file), `connections` at a time; seconds until the last 250."""
-    what = ["-l" if isinstance(content, int) else "-F", str(content)]
-    command = [*kit.postfix_program("smtp-source"), "-4", *what, "-s", str(connections), "-m", str(count), "-C", "10"]
-    command += [
-        *(["-d"] if kept else []),
-        "-M",
-        "bench.example",
-        "-f",
-        "camera@bench.example",
-        "-t",
-        "gw@bench.example",
-    ]
+def smtp_source(kit: Kit, server: Server, count: int, connections: int, kind: str, *, kept: bool = True) -> float:
+    """Send `count` mails of that kind (see `mails`), `connections` at a time; seconds until the last 250.
+
+    1 KiB is smtp-source's own text, as in other people's measurements.
+    """
+    command = [*kit.postfix_program("sbin/smtp-source"), "-4", "-s", str(connections), "-m", str(count), "-C", "10"]
+    command += ["-l", "1024"] if kind == "1k" else ["-F", str(mails.whole(server.folder, kind))]
+    command += ["-d"] if kept else []
+    command += ["-M", "bench.example", "-f", "camera@bench.example", "-t", "gw@bench.example"]
     start = time.perf_counter()
     _run([*command, f"{HOST}:{server.port}"], server)
     return time.perf_counter() - start
@@ -47,11 +41,15 @@ class Times:
 
 
 def timed(
-    server: Server, count: int, connections: int, *, rate: int = 0, size: int = 1024, first: int = 0,
+    server: Server, count: int, connections: int, *, rate: int = 0, kind: str = "1k", first: int = 0, devices: int = 1,
     broker: Server | None = None, topic: str = "",
 ) -> Times:  # fmt: skip
     """Send numbered mails and note when each was answered and, with `broker`, when it reached a QoS 1 subscriber."""
-    words = map(str, (server.port, count, connections, rate, size, first))
+    head, rest = server.folder / "head.eml", server.folder / f"{kind}-rest.eml"
+    if not rest.exists():
+        head.write_text(mails.HEAD)
+        rest.write_bytes(mails.rest(kind))
+    words = map(str, (server.port, count, connections, rate, first, devices, head, rest))
     command = [sys.executable, str(PEERS / "sender.py"), *words]
     arrivals: dict[int, int] = {}
     if not broker:

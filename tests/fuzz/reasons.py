@@ -145,11 +145,11 @@ REASONS = {
         lambda one: one.ended == "tls-hello" and smtp._is_tls_hello(one.unit.lstrip(_BLANKS)[:4]),
     ),
     "separators": Reason(
-        "It reads the separators of ASCII and the blanks of Unicode as blanks between and around words.",
+        "It reads the separators of ASCII and the blanks of Unicode as blanks between words.",
         lambda one: (
-            one.where != "content"
+            one.where == "command"
             and one.line.decode("utf-8", "replace").split()
-            != [word.decode("utf-8", "replace") for word in re.split(b"[ \t\r]+", one.line) if word]
+            != [word.decode("utf-8", "replace") for word in one.line.split()]
         ),
     ),
     "digits": Reason(
@@ -223,9 +223,21 @@ REASONS = {
             and one.theirs in ("5", "5x")
         ),
     ),
-    "nul-argument": Reason(
-        "We strip NULs from a command, so behind a verb they are no argument; there they are one.",
-        lambda one: one.was("5", "2") and one.our_verb == one.verb and not one.our_rest and b"\0" in one.rest,
+    "nuls": Reason(
+        "NULs behind a verb are blanks here, and leave it without its name or address; there they are one.",
+        lambda one: (
+            one.our_verb in (b"HELO", b"EHLO", b"VRFY") and not one.our_rest and b"\0" in one.line and one.was("5", "2")
+        ),
+    ),
+    "auth-separators": Reason(
+        "It takes the separators of ASCII around a response for blanks; they are no base64.",
+        lambda one: (
+            one.where == "login" and one.ours == "5" and one.line.strip(b"\x0b\x0c\x1c\x1d\x1e\x1f") != one.line
+        ),
+    ),
+    "comments": Reason(
+        "It passes over a comment behind an address, also an open one; a strict session takes parameters there.",
+        lambda one: one.is_path and one.strict and one.was("5", "2") and b"(" in one.our_rest,
     ),
     "arguments": Reason(
         "It wants nothing behind DATA, RSET and QUIT; some firmware sends its whole buffer.",
@@ -272,16 +284,13 @@ REASONS = {
         ),
     ),
     "strict-parameters": Reason(
-        "A strict session refuses what was not offered, and what is given twice; it misses that, or drops a comment.",
+        "A strict session refuses what was not offered, and what is given twice; it does not see the second.",
         lambda one: (
             one.is_path
             and one.by_the_book
             and one.strict
             and one.was("5", "2")
-            and (
-                len({word.upper().partition(b"=")[0] for word in one.parameters}) < len(one.parameters)
-                or any(word.startswith(b"(") for word in one.parameters)
-            )
+            and len({word.upper().partition(b"=")[0] for word in one.parameters}) < len(one.parameters)
         ),
     ),
     "strict-helo-parameters": Reason(

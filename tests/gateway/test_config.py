@@ -168,7 +168,7 @@ def test_complete() -> None:
     assert settings.store.data == CONFIGS / "good" / "kept"
     assert (settings.store.keep_days, settings.store.keep_size, settings.store.reserve) == (7, 512 * 2**20, 2**30)
     assert (settings.learn.limit, settings.learn.per_peer, settings.learn.forget_days) == (50, 5, 14)
-    assert (settings.duplicates, settings.log) == (120, "debug")
+    assert (settings.duplicates, settings.log, settings.log_format) == (120, "debug", "json")
 
 
 def test_includes() -> None:

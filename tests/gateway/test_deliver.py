@@ -1,10 +1,12 @@
 """Workers: done, not now, away, never; expiry; what memory does not hold; what a command line changes."""
 
 import asyncio
+import sqlite3
 import time
 
 import pytest
 
+from gateway import deliver as module
 from gateway.api import NotReady, Refused, Retry, Target
 from gateway.deliver import Ledger, Worker
 from gateway.store import Delivery, Store
@@ -211,3 +213,31 @@ async def test_stopping_waits_for_what_is_under_way(post):
     await stopping
     assert post.target.given == ["a"]
     assert await post.rows() == []
+
+
+async def test_a_worker_stops_also_when_an_event_comes_at_that_moment(post):
+    post.send("a")
+    await post.until(lambda: post.worker.delivered == 1)
+    post.send("b")
+    await asyncio.wait_for(post.restart(), 20)
+    await post.until(lambda: "b" in post.target.given)
+
+
+async def test_what_is_owed_is_read_later_if_it_can_not_be_read_now(post, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
+    troubles, rows = [sqlite3.OperationalError("unable to open database file")] * 3, post.store.deliveries
+
+    def reluctant(**which):
+        if troubles:
+            raise troubles.pop()
+        return rows(**which)
+
+    post.send("a")
+    await post.until(lambda: post.worker.delivered == 1)
+    monkeypatch.setattr(post.store, "deliveries", reluctant)
+    post.target.away = True
+    post.send("b")
+    await post.restart()
+    post.target.away = False
+    await post.until(lambda: post.target.given == ["a", "b"])
+    assert "t: what is owed can't be read now, trying again: unable to open database file" in caplog.text

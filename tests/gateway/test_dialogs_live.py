@@ -20,11 +20,16 @@ CONFIGS = {
     "implicit": "tls: implicit, login: optional, users: {cam: secret}",
     "strict": "tls: none, tolerance: strict, login: optional, users: {cam: secret}",
 }
-OPTIONS = {"bare_lf": 'bare_lf: ["127.0.0.1"]', "max_commands": "max_commands: 10"}
-# Options of the session alone: what only a board switches off, and a limit smaller than a listener may have.
-SESSION_ONLY = {"chunking", "dsn", "max_size"}
+OPTIONS = {"bare_lf": 'bare_lf: ["127.0.0.1"]', "max_commands": "max_commands: 10", "max_size": "max_size: 65536"}
+SESSION_ONLY = {"chunking", "dsn"}  # options that only a board switches off
 
-DIALOGS = [dialog for dialog in load_all() if not SESSION_ONLY & set(dialog.options)]
+
+def is_for_listeners(dialog):
+    """Whether a listener can be as the dialog wants it: none may take less than 64 KiB."""
+    return not SESSION_ONLY & set(dialog.options) and dialog.options.get("max_size", 65536) == 65536
+
+
+DIALOGS = [dialog for dialog in load_all() if is_for_listeners(dialog)]
 
 
 def listener_name(dialog):
@@ -85,11 +90,35 @@ def test_every_listener_has_its_configuration():
 @pytest.mark.parametrize("dialog", DIALOGS, ids=lambda dialog: dialog.name)
 def test_dialog(dialog, request):
     live = request.getfixturevalue("live" if dialog.events is None else "live_with_duplicates")
-    port = live.ports[listener_name(dialog)]
+    play_and_check(dialog, live, listener_name(dialog))
+
+
+# What an attacker says, and where: cut into segments and TLS records of a byte, inside TLS, and at a strict listener.
+PIECES = [
+    pytest.param(dialog, listener, size, id=f"{dialog.name}-{listener}-{size or 'whole'}")
+    for dialog in DIALOGS
+    if dialog.name.startswith(("hostile-smuggling-", "bdat-", "tls-"))
+    and not any(step.verb == "starttls" and step.data for step in dialog.steps)  # that goes out with STARTTLS or never
+    for listener, size in [
+        (listener_name(dialog), 1),
+        *([("implicit", None), ("implicit", 1), ("strict", None)] if dialog.session_options == {} else []),
+    ]
+    if listener != "strict" or dialog.name.startswith("hostile-smuggling-")
+]
+
+
+@pytest.mark.parametrize(("dialog", "listener", "size"), PIECES)
+def test_dialog_in_pieces(dialog, listener, size, live):
+    play_and_check(dialog, live, listener, size)
+
+
+def play_and_check(dialog, live, listener, size=None):
+    port = live.ports[listener]
+    implicit = listener == "implicit"
     start = time.monotonic()
-    play_over_tcp(dialog, "127.0.0.1", port)
+    play_over_tcp(dialog, "127.0.0.1", port, implicit=implicit, size=size)
     # What breaks off is worked off without anybody waiting; a whole dialog with the gateway comes after it.
-    assert answers("127.0.0.1", port, implicit=dialog.listener == "implicit")
+    assert answers("127.0.0.1", port, implicit=implicit)
     if not dialog.steps[-1].verb.startswith("<"):
         until(lambda: len(live.new_mails()) >= dialog.mails[0], "keeping the mail")
     mails = live.interpreted()

@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import os
+import threading
 import time
+import tracemalloc
 
 import pytest
 
-from gateway.api import Envelope, StoreFull
+from gateway.api import Envelope, StoreFull, StoreTrouble
 from gateway.intake import CROWDED, SPOOL_ABOVE, Intake
 from gateway.store import Store
 
@@ -62,6 +64,23 @@ async def test_a_large_mail_is_streamed_to_a_file(door):
     assert door.held == 0
 
 
+async def test_a_mail_that_comes_by_two_bytes_takes_no_multiple_of_its_size(door):
+    receipt = door.begin()
+    count = SPOOL_ABOVE // 2
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            receipt.write(bytes((120, 121)))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * SPOOL_ABOVE
+    done = asyncio.get_running_loop().create_future()
+    receipt.commit(ENVELOPE, lambda *answer: done.set_result(answer))
+    mail_id, _ = await asyncio.wait_for(done, 10)
+    assert door.store.content(door.store.mail(mail_id)) == b"xy" * count
+
+
 async def test_a_mail_just_at_the_limit_stays_in_memory(door):
     mail_id, _ = await put(door, [b"x" * SPOOL_ABOVE])
     assert door.store.mail(mail_id).file is None
@@ -109,3 +128,44 @@ async def test_without_room_on_the_disk_the_answer_is_full(door):
     assert mail_id == ""
     assert isinstance(trouble, StoreFull)
     assert door.seen == []
+
+
+async def test_what_was_kept_is_counted_and_timed(door):
+    await put(door, [b"x" * 100])
+    await put(door, [b"x" * SPOOL_ABOVE, b"y"])
+    await put(door, [])
+    assert door.received == {"lan-mail": 3}
+    assert door.bytes == {"lan-mail": 101 + SPOOL_ABOVE}
+    assert sum(door.receiving.counts) == sum(door.storing.counts) == 3
+    for mail in door.seen:
+        assert 0 < mail.began <= mail.dot <= mail.kept
+    assert door.not_kept.total() == 0
+
+
+async def test_what_was_not_kept_is_counted_by_its_reason(door):
+    door.reserve = 1 << 60
+    _, trouble = await put(door, [b"x"])
+    assert isinstance(trouble, StoreFull)
+    assert door.not_kept == {"disk_full": 1, "store_trouble": 0}
+    assert sum(door.storing.counts) == 0
+
+
+async def test_a_large_mail_needs_no_thread_that_can_not_be_started_any_more(door, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert trouble is None
+    assert door.store.mail(mail_id).file
+
+
+async def test_a_large_mail_for_which_there_is_no_memory_is_put_off(door, monkeypatch):
+    def refuse():
+        raise MemoryError
+
+    monkeypatch.setattr(hashlib, "sha256", refuse)
+    mail_id, trouble = await put(door, [b"x" * SPOOL_ABOVE, b"x"])
+    assert mail_id == ""
+    assert isinstance(trouble, StoreTrouble)
+    assert list(door.store.spool.iterdir()) == []

@@ -136,6 +136,8 @@ def test_field_values() -> None:
     ]
 
 
+PIECES = b"--b\r\nContent-Type: image/png" + b"".join(b"; name*%d=a" % n for n in range(300)) + b"\r\n\r\nx\r\n"
+ALIKE = b"Content-Type: multipart/mixed; boundary=bb\r\n\r\n"
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "prefixes of the boundary": lambda: MULTIPART + b"--b\r\n\r\n" + b"--bx\r\n" * 3_000_000,
     "delimiters only": lambda: MULTIPART + b"--b\r\n" * 3_000_000,
@@ -168,6 +170,44 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "parentheses": lambda: text_mail(b"a(" * 20_000 + b": x\r\n" + b"key(" * 10_000),
     "blanks": lambda: text_mail(b" " * 8_000_000 + b": x"),
     "guessed boundaries": lambda: b"--a" + b" " * 60_000 + b"\n--" * 20_000,
+    "100,000 fields": lambda: b"X-Pad: 0123456789abcdef\r\n" * 100_000 + b"Subject: x\r\n\r\nbody",
+    "10,000 parts": lambda: MULTIPART + b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * 10_000,
+    "10,000 attachments": lambda: MULTIPART + b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n" * 10_000,
+    "1,000 levels": lambda: nested(1000),
+    "mails in mails": lambda: b"Subject: x\r\n" + b"Content-Type: message/rfc822\r\n\r\n" * 5000 + b"deep",
+    "a line of 8 MB": lambda: b"Subject: x\r\n\r\n" + b"A" * 8_000_000,
+    "a field of 8 MB": lambda: b"Subject: " + b"A" * 8_000_000 + b"\r\n\r\nbody",
+    "base64 bomb": lambda: text_mail(base64.b64encode(bytes(6_000_000)), encoding=b"base64"),
+    "base64 of blanks": lambda: text_mail(b" \r\n" * 2_000_000, encoding=b"base64"),
+    "quoted-printable bomb": lambda: text_mail(b"=41" * 2_000_000, encoding=b"quoted-printable"),
+    "soft line ends": lambda: text_mail(b"=\r\n" * 2_000_000, b"image/png", b"quoted-printable"),
+    "names in pieces": lambda: (
+        b"Content-Type: image/png" + b"".join(b";\r\n name*%d*=%%41" % n for n in range(100_000)) + b"\r\n\r\nx"
+    ),
+    "1000 parts with names in pieces": lambda: MULTIPART + PIECES * 1000,
+    "encoded words": lambda: b"Subject: " + b"=?utf-8?q?=41?= =?koi8-r?q?=c1?= " * 5000 + b"\r\n\r\nx",
+    "encoded words in addresses": lambda: b"From: " + b"=?utf-8?q?=41?= <a@b>, " * 5000 + b"\r\n\r\nx",
+    "comments begun": lambda: b"From: " + b"(" * 1_000_000 + b"\r\nTo: " + b"(\r\n " * 100_000 + b"\r\n\r\nx",
+    "quotes": lambda: b"From: " + b'"' * 1_000_000 + b"\r\n\r\nx",
+    "commas": lambda: b"To: " + b"," * 1_000_000 + b"\r\n\r\nx",
+    "no boundary": lambda: MULTIPART.replace(b"=b", b'=""') + b"--\r\n\r\nx\r\n" * 300_000,
+    "a boundary of 10,000": lambda: MULTIPART.replace(b"=b", b"=" + b"b" * 10_000) + b"--b\r\n\r\nx\r\n" * 100_000,
+    "a boundary of dashes": lambda: MULTIPART.replace(b"=b", b'="-"') + b"-" * 8_000_000,
+    "a boundary that is an expression": lambda: (
+        MULTIPART.replace(b"=b", b'=".*+?[("') + b"--.*+?[(\r\n\r\nx\r\n" * 9999
+    ),
+    "boundaries that begin alike": lambda: MULTIPART + b"--b\r\n" + ALIKE + b"--bb\r\n\r\nx\r\n--bbb\r\n" * 100_000,
+    "parameters without end": lambda: b"Content-Type: text/plain" + b"; a=b" * 1_000_000 + b"\r\n\r\nx",
+    "equals signs": lambda: b"Content-Type: text/plain; " + b"=" * 1_000_000 + b"\r\n\r\nx",
+    "nested tables": lambda: text_mail(b"<table><tr><td>" * 20_000 + b"x", b"text/html"),
+    "ampersands": lambda: text_mail(b"&" * 260_000, b"text/html"),
+    "attributes": lambda: text_mail(b"<a " + b"b=c " * 60_000 + b">x", b"text/html"),
+    "shifts of ISO 2022": lambda: text_mail(b"\x1b$B\x1b(B" * 1_000_000, b"text/plain; charset=iso-2022-jp"),
+    "lone surrogates": lambda: text_mail(b"\x00\xd8" * 2_000_000, b"text/plain; charset=utf-16"),
+    "combining letters": lambda: text_mail(("a" + "\u0301" * 1000).encode() * 2000, b"text/plain; charset=utf-8"),
+    "line ends alone": lambda: b"\n" * 8_000_000,
+    "NULs alone": lambda: b"\0" * 8_000_000,
+    "colons alone": lambda: b":" * 8_000_000,
 }
 
 
@@ -178,6 +218,32 @@ def test_hostile_mail_is_read_in_linear_time(name: str) -> None:
     assert not any("report this as a bug" in words for words in reading.truncated)
     told = meaning(reading, Envelope("lan", "192.0.2.1", "h", "", []))
     assert len(told.data) <= 40
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        "utf-7", "unicode_escape", "raw_unicode_escape", "rot13", "idna", "punycode", "zlib", "bz2", "hex", "base64",
+        "uu", "mbcs", "undefined", "../../etc/passwd", "gateway.store", "u" * 3000, "\x1b[2m",
+    ],
+)  # fmt: skip
+def test_a_codec_that_is_no_charset_is_not_asked(charset: str) -> None:
+    """Python's registry would run some of these on the bytes, and import others."""
+    name = charset.encode()
+    raw = text_mail("Tür +AOQ- \\u00e4 offen".encode(), b'text/plain; charset="%s"' % name)
+    reading = read(b"Subject: =?%s?q?T=FCr?=\r\n" % name[:60] + raw)
+    assert (reading.subject, reading.text) == ("Tür", "Tür +AOQ- \\u00e4 offen")
+    said = "".join(filter(str.isprintable, charset[:40]))
+    assert reading.charsets == [f"{what}, though {said} was declared" for what in ("subject: cp1252", "text: utf-8")]
+
+
+def test_parameters_that_are_cut() -> None:
+    name = b'Content-Disposition: attachment; x="' + b"x" * 5000 + b'"; filename=a.png\r\n'
+    reading = read(MULTIPART + b"--b\r\nContent-Type: image/png\r\n" + name + b"\r\nx\r\n--b--\r\n")
+    assert [one["name"] for one in reading.attachments] == ["picture-1.png"]
+    assert reading.truncated == ["a content-disposition field was cut at 4096 bytes"]
+    reading = read(b"Content-Type: image/png" + b"".join(b";a%d=b" % n for n in range(63)) + b";name=a.png\r\n\r\nx")
+    assert reading.attachments[0]["name"] == "a.png"
 
 
 def grown(work: Callable[[], object]) -> int:
@@ -208,7 +274,13 @@ def test_a_20_mb_mail_costs_little_memory(tmp_path: Path) -> None:
         assert fetched == [picture]
 
 
-@pytest.mark.parametrize("name", ["junk in base64", "damaged UTF-8", "1000 parts of 1000 fields", "carriage returns"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "junk in base64", "damaged UTF-8", "1000 parts of 1000 fields", "1000 parts with names in pieces",
+        "carriage returns", "nested tables", "lone surrogates",
+    ],
+)  # fmt: skip
 def test_hostile_mail_costs_no_multiple_of_its_size(name: str) -> None:
     raw = HOSTILE[name]()
     read(raw)

@@ -233,13 +233,13 @@ def test_phrases_are_written_as_they_are_compared() -> None:
     for subject in loaded["dull"]:
         assert " ".join(_words(subject)) == subject
     for listed in (*loaded["states"].values(), *loaded["severities"].values()):
-        assert all(_words(word) == [word] for word in listed)
+        assert all(_words(word) == (word,) for word in listed)
     for keys in loaded["keys"].values():
         for key in keys:
             assert re.fullmatch(r"[a-z0-9_.]+", key)
             assert len(key) <= MAX_KEY
     for maker in loaded["maker"]:
-        assert all(_words(word) == [word] for word in maker.get("sender", ()))
+        assert all(_words(word) == (word,) for word in maker.get("sender", ()))
         assert all(text == text.lower() for text in maker.get("text", ()))
 
 

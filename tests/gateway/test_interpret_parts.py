@@ -80,6 +80,12 @@ def test_bytes_that_no_charset_explains() -> None:
     assert charset.decode(b"a\x81\x8d\x90z") == ("a\ufffd\ufffd\ufffdz", "cp1252, guessed")
 
 
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_byte_order_that_nobody_tells(codec: str) -> None:
+    text = "Störung an Gerät 温度"
+    assert charset.decode(text.encode(codec), codec[:6]) == (text, codec)
+
+
 def test_a_cut_leaves_no_half_character() -> None:
     raw = "温度".encode()
     assert charset.decode(raw[:5], "utf-8", cut=True) == ("温", "utf-8")

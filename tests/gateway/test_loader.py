@@ -72,6 +72,7 @@ def test_every_built_in_integration_loads() -> None:
         assert loaded.manifest == manifests[domain]
         assert issubclass(loaded.factory, api.Source) == ("source" in loaded.manifest.provides)
         assert issubclass(loaded.factory, api.Target) == ("target" in loaded.manifest.provides)
+        assert issubclass(loaded.factory, api.Service) == ("service" in loaded.manifest.provides)
         assert everything.load(domain) is loaded
         assert everything.find(domain).origin == "built-in"
 
@@ -167,7 +168,7 @@ def test_manifests_leave_out_and_log_what_is_broken(tmp_path: Path, caplog: pyte
     [
         ({"name": None, "version": 1}, "the key 'name' is missing. version: must be text, not a number. Put it in "
          "quotes"),
-        ({"provides": ["sink"]}, "provides[0]: must be 'source' or 'target', not 'sink'"),
+        ({"provides": ["sink"]}, "provides[0]: must be 'source', 'target' or 'service', not 'sink'"),
         ({"provides": []}, "provides: must have at least 1 of them, not 0"),
         ({"requirement": ["x"]}, "requirement: there is no such key here. Did you mean 'requirements'?"),
         ({"iot_class": "local_psuh"}, "iot_class: must be 'assumed_state', 'calculated', 'cloud_polling', "
@@ -217,10 +218,10 @@ def test_the_domain_is_the_folders_name(tmp_path: Path) -> None:
          "'Config'. It is what may be configured: class Config(api.ConfigModel)"),
         (CODE.replace("volume", "type"), "siren/__init__.py: 'Config' has a key 'type', which is what names the "
          "integration. Rename it"),
-        (CODE.replace("(Target)", ""), "siren/__init__.py must have one class that is a Source, a Target or both, and "
-         "has none"),
+        (CODE.replace("(Target)", ""), "siren/__init__.py must have one class that is a Source, a Target or both, "
+         "or a Service, and has none"),
         (CODE + "\nclass Horn(Source):\n    pass\n", "siren/__init__.py must have one class that is a Source, a Target "
-         "or both, and has Horn, Siren"),
+         "or both, or a Service, and has Horn, Siren"),
         (CODE.replace("(Target)", "(Source, Target)"), "Siren in siren/__init__.py is a source and target, but "
          "manifest.json says target. Make both say the same"),
     ],

@@ -1,6 +1,8 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import gc
+import sqlite3
 import time
 
 import pytest
@@ -45,10 +47,9 @@ class Bench:
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
 
-    async def kept(self, content, *, peer="192.168.1.2", tell=True, received=None):
-        mail = Mail(
-            new_id(), received or time.time(), Envelope("m", peer, "h", "a@b", ["c@d"]), len(content), content=content
-        )
+    async def kept(self, content, *, tell=True, received=None, **said):
+        said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said
+        mail = Mail(new_id(), received or time.time(), Envelope("m", **said), len(content), content=content)
         done = asyncio.get_running_loop().create_future()
         self.store.keep(mail, done.set_result)
         assert await done is None
@@ -57,11 +58,14 @@ class Bench:
         return mail
 
     async def heard(self, count):
+        await self.until(lambda: len(self.target.heard) >= count)
+        return self.subjects()
+
+    async def until(self, condition):
         deadline = time.monotonic() + 20
-        while len(self.target.heard) < count:
+        while not condition():
             assert time.monotonic() < deadline, self.subjects()
             await asyncio.sleep(0.005)
-        return self.subjects()
 
     def subjects(self):
         return [event["mail"]["subject"] for event in self.target.heard]
@@ -117,6 +121,27 @@ async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
     assert bench.pipeline._queued_bytes == 0
 
 
+@pytest.mark.parametrize("padding", [0, 100_000], ids=["on the loop", "in a thread"])
+async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, padding):
+    identify = bench.pipeline.registry.identify
+
+    def fails(envelope, sender, subject, now):
+        if subject == "poison":
+            raise RuntimeError(subject)
+        return identify(envelope, sender, subject, now)
+
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context["exception"])))
+    monkeypatch.setattr(bench.pipeline.registry, "identify", fails)
+    for subject in ("before", "poison", "after"):
+        await bench.kept(mail(subject, padding), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(2) == ["before", "after"]
+    assert await bench.states() == ["done", "received", "done"]
+    gc.collect()
+    assert said == ["poison"]
+
+
 async def test_a_small_mail_never_overtakes_a_large_one_of_its_peer(bench):
     bench.pipeline.resume()
     for number in range(6):
@@ -135,6 +160,23 @@ async def test_the_same_bytes_within_the_window_are_one_event(bench):
     await bench.kept(mail("x"), received=now + 61)
     assert len(await bench.heard(3)) == 3
     assert await bench.states() == ["done", "duplicate", "done", "done"]
+
+
+@pytest.mark.parametrize("other", [{"helo": "cam2"}, {"rcpt_to": ["other@gw"]}, {"mail_from": "other@lan"}], ids=str)
+async def test_the_same_bytes_in_another_envelope_are_another_mail(bench, other):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.kept(mail("x"), **other)
+    assert len(await bench.heard(2)) == 2
+
+
+async def test_repeats_are_looked_for_among_so_many_mails(bench, monkeypatch):
+    monkeypatch.setattr(module, "_RECENT", 2)
+    bench.pipeline.resume()
+    for subject in "aabca":
+        await bench.kept(mail(subject))
+    assert await bench.heard(4) == ["a", "b", "c", "a"]
+    assert len(bench.pipeline._recent) == 2
 
 
 async def test_a_repeat_is_known_across_a_restart(bench):
@@ -197,3 +239,90 @@ async def test_an_event_that_did_not_come_by_mail_is_kept_before_it_is_acknowled
     event = bench.store.event(event_id)
     assert (event["kind"], event["state"], len(event["title"]), event["mail"]) == ("other", None, 200, None)
     assert event["source"] == "panel"
+
+
+async def test_latency_counts_the_time_that_a_mail_waited_but_not_its_age_at_a_replay(bench):
+    await bench.kept(mail("kept before a crash"), tell=False, received=time.time() - 3600)
+    bench.pipeline.resume()
+    await bench.heard(1)
+    worker = bench.pipeline.workers["t"]
+    assert bench.pipeline.interpreting.sum == pytest.approx(3600, abs=60)
+    assert worker.whole.sum == pytest.approx(3600, abs=60)
+    assert worker.delivering.sum < 60
+    assert bench.pipeline.events == {"other": 1}
+
+    await bench.states()
+    bench.store.alter("UPDATE mails SET state = 'replay'")
+    bench.pipeline.replay()
+    await bench.heard(2)
+    assert worker.whole.sum == pytest.approx(3600, abs=120)
+    assert sum(worker.whole.counts) == sum(worker.delivering.counts) == 2
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+async def test_a_mail_that_can_not_be_read_now_is_interpreted_later_in_its_turn(bench, monkeypatch, error, size):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, content = [error] * 3, bench.store.content
+
+    def reluctant(mail):
+        if troubles:
+            raise troubles.pop()
+        return content(mail)
+
+    monkeypatch.setattr(bench.store, "content", reluctant)
+    bench.pipeline.resume()
+    for number in range(3):
+        await bench.kept(mail(number, size))
+    assert await bench.heard(3) == ["0", "1", "2"]
+    assert await bench.states() == ["done"] * 3
+
+
+async def test_a_mail_for_which_no_thread_can_be_started_is_interpreted_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    loop = asyncio.get_running_loop()
+    troubles, run = [RuntimeError("can't start new thread")] * 3, loop.run_in_executor
+
+    def reluctant(*words):
+        if troubles:
+            raise troubles.pop()
+        return run(*words)
+
+    monkeypatch.setattr(loop, "run_in_executor", reluctant)
+    bench.pipeline.resume()
+    await bench.kept(mail("large", 300_000))
+    assert await bench.heard(1) == ["large"]
+    assert not troubles
+
+
+async def test_a_store_that_can_not_be_read_now_is_read_later(bench, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    troubles, rows = [sqlite3.OperationalError("unable to open database file")] * 3, bench.store.rows
+
+    def reluctant(sql, *values):
+        if troubles and "FROM mails" in sql:
+            raise troubles.pop()
+        return rows(sql, *values)
+
+    await bench.kept(mail("x"), tell=False)
+    bench.pipeline.resume()
+    monkeypatch.setattr(bench.store, "rows", reluctant)
+    assert await bench.heard(1) == ["x"]
+    assert not troubles
+
+
+async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(bench, caplog):
+    bench.pipeline.resume()
+    await bench.kept(mail("x"))
+    await bench.heard(1)
+    await bench.until(lambda: not bench.pipeline._behind)
+    forgotten = await bench.kept(mail("y"), tell=False)
+    await bench.pipeline.catch_up()
+    assert await bench.heard(1) == ["x"]
+    await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]
+    assert await bench.states() == ["done", "done"]
+    assert f"mail {forgotten.id} was kept, but not interpreted yet: doing so now" in caplog.text
+    for _ in range(3):
+        await bench.pipeline.catch_up()
+    assert await bench.heard(2) == ["x", "y"]

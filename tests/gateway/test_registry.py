@@ -98,6 +98,18 @@ def test_names_hold_nothing_that_a_screen_would_obey(registry):
     assert (device.id, device.name) == ("cam7_2j_x", "Cam7 [2j x")
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("length", [40, 60, 63, 64, 65, 100, 5000])
+def test_long_names_that_begin_alike_stay_apart(registry, length):
+    ids = [
+        who(registry, sender=f"{number}@lan", sender_name="n" * length, helo="h" * 80 + str(number % 2))[0].id
+        for number in range(5)
+    ]
+    assert len(set(ids)) == 5
+    assert all(len(one) <= 64 for one in ids)
+    assert [one[:30] for one in ids] == ["n" * 30] * 5
+
+
 def test_two_cameras_that_share_a_sender_stay_apart_by_address(registry):
     one, _ = who(registry, peer="192.168.1.20", sender_name="IPCam1")
     two, _ = who(registry, peer="192.168.1.21", sender_name="IPCam1")
@@ -117,6 +129,16 @@ def test_a_device_with_a_name_of_its_own_is_known_at_a_new_address(registry):
     again, new = who(registry, helo="NPIF65E56", sender="printer@lan", peer="192.168.1.99")
     assert again is one
     assert not new
+
+
+def test_the_one_that_is_left_is_known_at_a_new_address(registry):
+    about = {"helo": "NPIF65E56", "sender": "printer@lan"}
+    first, _ = who(registry, **about, peer="192.168.1.20")
+    registry._by_names.clear()  # as if its name had been learned later
+    second, _ = who(registry, **about, peer="192.168.1.21")
+    assert first.id != second.id
+    registry.forget(second.id)
+    assert who(registry, **about, peer="192.168.1.99")[0].id == first.id
 
 
 def test_a_global_ipv6_address_counts_by_its_network(registry):

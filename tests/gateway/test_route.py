@@ -37,7 +37,7 @@ def router(*routes, template=lambda text: lambda event: text == "true"):
 
 
 def test_without_routes_every_event_bus_gets_everything():
-    verdict = router().targets(EVENT)
+    verdict = router().verdict(EVENT)
     assert verdict.targets == {"broker": DEFAULT_EXPIRY}
     assert verdict.reasons == ["no routes are configured: every event bus gets everything"]
 
@@ -48,7 +48,7 @@ def test_all_that_match_add_up_in_order_until_stop():
         Route(["b"], Condition({"kind": ["disk"]})),
         Route(["c", "a"], Condition({"kind": ["disk", "motion"]}), stop=True, expire=5, name="cameras"),
         Route(["d"]),
-    ).targets(EVENT)
+    ).verdict(EVENT)
     assert verdict.targets == {"a": DEFAULT_EXPIRY, "c": 5}
     assert verdict.reasons == [
         "routes[0]: yes, to a",
@@ -68,24 +68,24 @@ def test_every_key_of_a_condition():
         {"from": ["cam@lan"]},
         {"subject": ["*motion detected*"]},
     ):
-        assert router(Route(["a"], Condition(globs))).targets(EVENT).targets, globs
+        assert router(Route(["a"], Condition(globs))).targets(EVENT), globs
         wrong = {key: ["no such thing"] for key in globs}
-        assert not router(Route(["a"], Condition(wrong))).targets(EVENT).targets, globs
+        assert not router(Route(["a"], Condition(wrong))).targets(EVENT), globs
 
 
 def test_a_template_is_asked_last():
-    assert router(Route(["a"], Condition({}, "true"))).targets(EVENT).targets
-    verdict = router(Route(["a"], Condition({"kind": ["motion"]}, "false"))).targets(EVENT)
+    assert router(Route(["a"], Condition({}, "true"))).targets(EVENT)
+    verdict = router(Route(["a"], Condition({"kind": ["motion"]}, "false"))).verdict(EVENT)
     assert verdict.targets == {}
     assert verdict.reasons == ["routes[0]: no, its template says false"]
 
 
 def test_nobody_may_be_a_target():
-    verdict = router(Route([], stop=True), Route(["a"])).targets(EVENT)
+    verdict = router(Route([], stop=True), Route(["a"])).verdict(EVENT)
     assert verdict.targets == {}
     assert verdict.reasons == ["routes[0]: yes, to nobody, stop"]
 
 
 def test_an_event_without_a_mail():
-    assert not router(Route(["a"], Condition({"from": ["cam@*"]}))).targets(EVENT | {"mail": None}).targets
-    assert router(Route(["a"], Condition({"subject": ["motion on*"]}))).targets(EVENT | {"mail": None}).targets
+    assert not router(Route(["a"], Condition({"from": ["cam@*"]}))).targets(EVENT | {"mail": None})
+    assert router(Route(["a"], Condition({"subject": ["motion on*"]}))).targets(EVENT | {"mail": None})

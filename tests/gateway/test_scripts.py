@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
     copy.set_up("test", "fuzz")
     copy.program(f"{copy.root}/script/micropython", "")
     copy.program(f"{copy.root}/script/fuzz", f"echo fuzz says $*; exit {int('fuzz' in broken)}")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     for program in ("ruff", "mypy", "lint-imports", "pytest"):
         copy.program(f"{copy.root}/.venv/bin/{program}", f"echo {program} says $*; exit {int(program in broken)}")
@@ -174,7 +175,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
     copy.program(f"{copy.root}/script/micropython", "")
-    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "perl"):
+    for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     copy.program(f"{copy.root}/script/fuzz", "echo it fuzzes, too")
     copy.program(f"{copy.root}/.venv/bin/pytest", 'pwd; printf "%s|" "$@"')
@@ -223,7 +224,7 @@ def test_bench_judges_each_goal_of_the_rows_that_were_asked_for() -> None:
         "receive-1k-10-kept": {"servers": {"mailwire": {"to_sink": 0.5, "to_storing": 2.9}}},
         "start": {"failed": "it never came"},
     }
-    program = "import json, sys, report; print(json.dumps(report.goals(json.load(sys.stdin))))"
+    program = "import json, sys, goals; print(json.dumps(goals.check(json.load(sys.stdin))))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT / "script/bench.d",
@@ -240,3 +241,93 @@ def test_bench_judges_each_goal_of_the_rows_that_were_asked_for() -> None:
         ("≤ 5 MiB", 5.1, False),
         ("≤ 0.5 s", None, None),
     ]
+
+
+def test_bench_shows_and_draws_what_was_measured_before(tmp_path: Path) -> None:
+    rate = {"rates": [1.0], "spread": 0.1, "cpu_us": 31.0, "peak_mib": 8.0}
+    servers = {
+        "smtp-sink": rate | {"rate": 10000.0, "to_sink": 1.0},
+        "mailwire": rate | {"rate": 5000.0, "to_sink": 0.5},
+    }
+    measured = {
+        "machine": {
+            "time": "2026-11-25T10:00:00+00:00",
+            "processor": "A <fast> one",
+            "cores": 2,
+            "python": "3.12.1",
+            "fsync_ms": 0.1234,
+            "busy": 0.04,
+        },
+        "rounds": 5,
+        "rows": {
+            "receive-1k-10-kept": {"servers": servers, "failed": {"mailrise": "pip failed"}},
+            "growth-devices": {"devices": {"1000": rate | {"rate": 900.0, "ratio": 1.0, "p50_ms": 1, "p99_ms": 2}}},
+            "memory": {"failed": "it is gone"},
+        },
+        "goals": [{"goal": "receive", "limit": "≥ 0.4 x", "measured": 0.5, "met": True}],
+    }
+    (tmp_path / "a b.json").write_text(json.dumps(measured))
+    command = [sys.executable, str(ROOT / "script/bench.d"), "--from", "a b.json", "--svg", "picture.svg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "A <fast> one, 2 cores, Python 3.12.1, 2026-11-25; fsync 0.12 ms, load before 0.0"
+    assert "receiving mails/s spread x sink x storing CPU µs peak MiB" in lines
+    assert "mailwire 5,000 10% 0.50 - 31 8" in lines
+    assert "mailrise: not measured: pip failed" in lines
+    assert "1,000 900 10% 1.00 1.0 2.0 31 -" in lines
+    assert "memory: not measured: it is gone" in lines
+    assert "receive ≥ 0.4 x 0.50 met" in lines
+    assert lines[-1] == "1 of 1 goals met."
+    picture = ElementTree.parse(tmp_path / "picture.svg")
+    texts = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"5,000  (0.50 x)", "0.4 x smtp-sink", "A <fast> one, 2 cores, Python 3.12.1, 2026-11-25"} <= set(texts)
+
+
+def test_bench_refuses_to_show_what_it_did_not_write(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"rows": 1}')
+    command = [sys.executable, str(ROOT / "script/bench.d"), "--from", "other.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "--from: other.json is not what --json wrote: it has no rows\n"
+
+
+def test_bench_counts_and_ends_all_processes_of_a_server(tmp_path: Path) -> None:
+    parent = (
+        "import os, socket, time\n"
+        "server = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))\n"
+        "shared = bytearray(40 << 20)\n"
+        "if os.fork() == 0:\n"
+        "    own = bytearray(30 << 20)\n"
+        "    begun = time.process_time()\n"
+        "    while time.process_time() < begun + 0.2: pass\n"
+        "    server.listen()\n"
+        "time.sleep(60)\n"
+    )
+    program = (
+        "import sys, pathlib, process\n"
+        "port = process.free_port()\n"
+        "command = [sys.executable, '-c', sys.argv[1]]\n"
+        "server = process.Server('a server', command, port, pathlib.Path(sys.argv[2]), {'PORT': str(port)})\n"
+        "server.connect().close()\n"
+        "server.settle()\n"
+        "family = server._family()\n"
+        "server.forget_peak()\n"
+        "print(len(family), server.memory(), server.peak(), server.cpu())\n"
+        "server.stop()\n"
+        "print([process._lives(*one) for one in family.items()])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, parent, str(tmp_path)],
+        cwd=ROOT / "script/bench.d",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    figures, gone = done.stdout.splitlines()
+    count, memory, peak, cpu = map(float, figures.split())
+    assert count == 2
+    assert 70 < memory < 70 + 40  # what was there before the fork counts once
+    assert memory - 1 < peak < memory + 40
+    assert cpu >= 0.2
+    assert gone == "[False, False]"

@@ -17,8 +17,9 @@ import time
 import pytest
 
 from gateway.api import Envelope, StoreFull
-from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken, trouble_of
-from gateway.ulid import UlidMaker
+from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken
+from gateway.ulid import UlidMaker, time_of
+from gateway.writer import trouble_of
 
 new_id = UlidMaker().new
 
@@ -141,7 +142,9 @@ async def test_a_newer_schema_is_refused_in_words(tmp_path):
 
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
     (tmp_path / FILE).write_bytes(b"this is not a database" * 100)
-    with pytest.raises(StoreBroken, match=r"can't be used as the store: file is not a database\. Move it aside"):
+    with pytest.raises(
+        StoreBroken, match=r"the database is damaged: file is not a database\. The gateway sets it aside"
+    ):
         Store(tmp_path).open()
 
 
@@ -286,3 +289,41 @@ def test_a_spooled_mail_is_searched_and_cut_like_bytes(tmp_path, size):
             assert spooled[start : start + 70_000] == content[start : start + 70_000]
             assert spooled[: start + 1] == content[: start + 1]
         assert spooled[:] == content
+
+
+async def test_what_is_owed_is_counted_by_target_with_the_oldest(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    store.start()
+    ids = [new_id() for _ in range(3)]
+    for number, (target, state) in enumerate((("a", "waiting"), ("a", "waiting"), ("b", "dead"))):
+        sql = "INSERT INTO deliveries (event, target, state, expires) VALUES (?, ?, ?, 0)"
+        store.note_one(sql, ids[number], target, state)
+    await store.flush()
+    assert store.queues() == [("", "", 0, ""), ("a", "waiting", 2, ids[0]), ("b", "dead", 1, ids[2])]
+    assert store.owed() == {"uninterpreted": 0, "waiting": 2, "dead": 1, "expired": 0}
+    assert abs(time_of(ids[0]) - time.time()) < 60
+    await store.close()
+
+
+async def test_a_probe_writes_and_changes_nothing(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    before = store.rows("PRAGMA user_version")
+    store.start()
+    size = (tmp_path / f"{FILE}-wal").stat().st_size
+    store.probe()
+    assert await store.flush()
+    assert (tmp_path / f"{FILE}-wal").stat().st_size > size
+    assert store.rows("PRAGMA user_version") == before
+    await store.close()
+
+
+async def test_one_who_can_not_be_told_keeps_nobody_else_from_it(tmp_path, caplog):
+    def fail(_):
+        raise MemoryError
+
+    async with started(tmp_path) as store:
+        store.keep(mail(), fail)
+        assert await keep(store, mail()) is None
+    assert "a mail's sender could not be told what became of it" in caplog.text

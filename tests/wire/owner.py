@@ -30,7 +30,11 @@ class Owner:
         """Give bytes to the session; return its replies."""
         if not self.ended:
             self._handle(self.session.receive(data))
-        return self.session.output()
+        output = self.session.output()
+        while self.session.more:
+            self._handle(self.session.go_on())
+            output += self.session.output()
+        return output
 
     def _handle(self, events):
         session = self.session

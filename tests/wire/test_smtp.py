@@ -242,6 +242,48 @@ def test_a_mail_that_is_given_up_between_chunks():
     assert session.output() == b"451 4.3.0 No\r\n503 5.5.1 Need MAIL first\r\n"
 
 
+def test_false_ends_in_a_mail_that_was_given_up():
+    session = in_data()
+    session.receive(b"abc")
+    session.fail_mail(452, "4.3.1", "Full")
+    ends = (
+        b"\n.\n",
+        b"\n.\r\n",
+        b"\r\n.\n",
+        b"\r.\r\n",
+        b"\r.\r",
+        b"\n.\r",
+        b"\r\n\0.\r\n",
+        b"\r\n.\r\r\n",
+        b"\r\n.\0\r\n",
+    )
+    for end in ends:
+        assert session.receive(end + b"MAIL FROM:<smuggled@example.org>\r\nRCPT TO:<a>\r\nDATA\r\n") == []
+    assert session.output() == b""
+    assert session.receive(b".\r\nMAIL FROM:<a>\r\n") == []
+    assert session.output() == b"452 4.3.1 Full\r\n250 2.1.0 Ok\r\n"
+    assert session.mail_from == "a"
+
+
+def test_no_more_replies_than_somebody_may_read():
+    session = greeted()
+    assert session.receive(b"NOOP\r\n" * 1000 + ENVELOPE + b"DATA\r\nx\r\n.\r\nNOOP\r\n") == []
+    taken, rounds, events = session.output().count(b"\r\n"), 1, []
+    assert taken == smtp.REPLIES
+    while session.more:
+        events += session.go_on()
+        rounds += 1
+        taken += session.output().count(b"\r\n")
+    assert (taken, rounds, events) == (1003, 4, [(BEGIN,), (BODY, b"x\r\n"), (MAIL,)])
+    session.receive(b"NOOP\r\n" * smtp.REPLIES)
+    assert session.mail_done("ID") == []
+    assert session.more
+    assert session.output().count(b"\r\n") == smtp.REPLIES
+    assert session.receive(b"QUIT\r\n") == [(CLOSE, "quit")]
+    assert session.output().count(b"\r\n") == 3
+    assert not session.more
+
+
 def test_a_mail_that_was_given_up_is_not_aborted_too():
     session = greeted()
     session.receive(ENVELOPE + b"BDAT 2\r\nab")

@@ -23,7 +23,7 @@ from aiosmtpd.smtp import Envelope, LoginPassword, Session
 from pydantic import Field, field_validator
 
 from gateway import api
-from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target
+from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target, about
 from gateway.integrations.aiosmtpd_handler.stage import Stage, TooSlow
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
@@ -105,13 +105,14 @@ class AiosmtpdHandler(Target):
         except LookupError as error:
             raise Refused(str(error)) from error
         try:
-            await self._stage.run(lambda: self._converse(envelope, content), self.config.timeout)
+            await self._stage.run(lambda: self._converse(envelope, content, about(event)), self.config.timeout)
         except (Retry, Refused):
             raise
         except TooSlow as error:
             raise Retry(f"{self.config.handler} gave no answer in {self.config.timeout:g} s") from error
         except Exception as error:
-            self.context.log.warning("%s raised on event %s", self.config.handler, event["id"], exc_info=error)
+            words = "%s raised on event %s"
+            self.context.log.warning(words, self.config.handler, event["id"], exc_info=error, extra=about(event))
             raise Retry(f"{self.config.handler} raised {type(error).__name__}") from error
 
     # --- on the stage ------------------------------------------------------------------------------------------
@@ -151,8 +152,11 @@ class AiosmtpdHandler(Target):
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Broken(f"{self.config.handler}: the module {module_name} has no {name}{hint}") from None
 
-    async def _converse(self, mail: api.Envelope, content: bytes) -> None:
-        """The hooks of one mail. Raises Retry or Refused by the handler's replies, or what it raises."""
+    async def _converse(self, mail: api.Envelope, content: bytes, extra: dict[str, str]) -> None:
+        """The hooks of one mail. Raises Retry or Refused by the handler's replies, or what it raises.
+
+        `extra` is for the log.
+        """
         session, envelope = _session(mail), Envelope()
         server = Server(session, envelope)
         options = [f"{name}={value}" if value else name for name, value in mail.details.get("params", {}).items()]
@@ -177,7 +181,8 @@ class AiosmtpdHandler(Target):
             if reply is None:
                 envelope.rcpt_tos.append(recipient)
             elif reply.startswith("5"):
-                self.context.log.info("%s refused the recipient %s: %s", self.config.handler, recipient, reply)
+                words = "%s refused the recipient %s: %s"
+                self.context.log.info(words, self.config.handler, recipient, reply, extra=extra)
                 refusals.append(reply)
             else:
                 _obey(reply)

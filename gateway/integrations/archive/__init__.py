@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gateway.api import ConfigModel, ConfigPath, Context, Event, NotReady, Retry, Target
+from gateway.api import ConfigModel, ConfigPath, Context, Event, NotReady, Retry, Target, about, to_json
 
 _NEWEST = 1024 * 1024  # bytes at the end of events.jsonl in which a repeated event is looked for
 _REMEMBERED = 10_000  # events of which it is known that they are archived
@@ -64,7 +64,8 @@ class Archive(Target):
             try:
                 _, mail = await self.context.gateway.raw_mail(event["id"])
             except LookupError as error:
-                self.context.log.warning("event %s is archived without its mail: %s", event["id"], error)
+                words = "event %s is archived without its mail: %s"
+                self.context.log.warning(words, event["id"], error, extra=about(event))
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._write, event, mail)
         except OSError as error:
@@ -89,7 +90,7 @@ class Archive(Target):
             return
         if mail is not None:
             self._write_mail(f"{event['id']}.eml", mail)
-        line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        line = to_json(event) + b"\n"
         with self._open_lines() as file:
             before = os.fstat(file).st_size
             try:

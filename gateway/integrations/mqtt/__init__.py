@@ -8,7 +8,6 @@ is made in the background and made again, with a back-off, for ever. The topics 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import secrets
@@ -20,7 +19,19 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from gateway.api import Broken, ConfigModel, ConfigPath, Context, Device, Event, NotReady, Refused, Retry, Target
+from gateway.api import (
+    Broken,
+    ConfigModel,
+    ConfigPath,
+    Context,
+    Device,
+    Event,
+    NotReady,
+    Refused,
+    Retry,
+    Target,
+    to_json,
+)
 from gateway.integrations.mqtt import client
 from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
 from gateway.integrations.mqtt.client import Address, Connection, Lost, Refusal, Will
@@ -244,11 +255,21 @@ class Mqtt(Target):
                 raise Refused(str(error)) from error
             raise Retry(str(error), LOGIN_WAIT if error.code == _NOT_AUTHORIZED else None) from error
 
+    def begin(self, event: Event) -> asyncio.Future[None] | None:
+        """At once, where nothing has to be published or waited for before it."""
+        connection = self._connection
+        device = self._devices.get(event["device"]["id"])
+        if connection is None or device is None or event["attachments"] or device.id in self._preparing:
+            return None
+        if not self._mirror.introduced(device):
+            return None
+        return connection.publish(self._topics.event(device.id), to_json(event), expiry=self.config.expiry)
+
     async def _begin(self, connection: Connection, event: Event) -> asyncio.Future[None]:
         """Publish the event after what has to be there before it, and after the events of this device before it."""
         device_id = event["device"]["id"]
         device = self._devices.get(device_id)
-        payload = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        payload = to_json(event)
         before = self._preparing.get(device_id)
         if before or event["attachments"] or (device and not self._mirror.introduced(device)):
             prepared = self._preparing[device_id] = asyncio.Event()

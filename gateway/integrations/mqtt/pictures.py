@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from gateway.api import Device, Event, Gateway
+from gateway.api import Device, Event, Gateway, about
 from gateway.integrations.mqtt.client import Connection, Refusal
 from gateway.wire.topics import Topics
 
@@ -63,6 +63,7 @@ class Pictures:
             self._log.info(
                 "event %s: its picture %s is left out of MQTT: %d bytes, image_limit is %d",
                 *(event["id"], name, size, self._limit),
+                extra=about(event),
             )
             return False
         try:
@@ -71,7 +72,9 @@ class Pictures:
                 if content:
                     await connection.publish(self._topics.image(event["device"]["id"]), content, retain=True)
         except (LookupError, Refusal) as error:
-            self._log.warning("event %s: its picture %s is left out of MQTT: %s", event["id"], name, error)
+            self._log.warning(
+                "event %s: its picture %s is left out of MQTT: %s", event["id"], name, error, extra=about(event)
+            )
             return False
         return bool(content)
 

@@ -7,23 +7,26 @@ for peers that have used up their time, and stops without losing a mail that is 
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from gateway.api import Broken, Source
+from gateway.api import Broken, Finding, Metric, Source, bans, users
 
-from .certificate import exists, self_signed
+from .certificate import exists, expires, files
 from .config import Config
 from .listen import BACKLOG, bind, connections_possible, joined, split
 from .protocol import Connection, Shared
-from .tls import Chain, context
+from .renewal import Certificate, expiry_warning
 
 __all__ = ["Config", "SmtpServer"]
 
 SWEEP = 1.0
 """Seconds between two looks at all connections: one timer for all is cheaper than one for each."""
+RENEWAL = 60.0
+"""Seconds between two looks at the certificate's files."""
 GRACE = 30.0
 """Seconds that a mail under way has to be finished when the gateway stops."""
 LAST_WORDS = 1.0
@@ -37,6 +40,11 @@ class SmtpServer(Source):
     _shared: Shared | None = None
     _timer: asyncio.TimerHandle | None = None
     _making: asyncio.Task[None] | None = None
+    _renewing: asyncio.Task[None] | None = None
+    _certificate: Certificate
+    _refused = False
+    _expiry_sought = False
+    _renew_at = 0.0
     _servers: Sequence[asyncio.Server] = ()
     _addresses: Sequence[str] = ()
 
@@ -45,9 +53,10 @@ class SmtpServer(Source):
         limit = connections_possible(config.max_connections)
         if limit < config.max_connections:
             log.warning("At most %d connections at once: the system lets this program open no more files.", limit)
-        shared = Shared(self.context.name, config, self.context.intake, log, limit)
+        shared = Shared(self.context.name, config, self.context.intake, log, limit, self.context.data_dir)
+        self._certificate = Certificate(config, self.context.data_dir)
         # Nobody has to wait for the making of a certificate that devices can do without.
-        later = config.tls == "offered" and not config.certificate and not exists(self.context.data_dir, "ec")
+        later = config.tls == "offered" and self._certificate.to_be_made()
         if config.tls != "none" and not later:
             await self._prepare_tls(shared)
         sockets = await bind(config.listen)
@@ -63,10 +72,12 @@ class SmtpServer(Source):
             await server.start_serving()
         if later:
             self._making = asyncio.create_task(self._offer_tls_later(shared))
+        if config.login in ("optional", "required") and not shared.users:
+            log.warning("Nobody can log in yet ('login: %s'): mailwire user add NAME", config.login)
         self._sweep()
 
     async def _prepare_tls(self, shared: Shared) -> None:
-        shared.modern, shared.old = await asyncio.to_thread(self._contexts)
+        shared.modern, shared.old = await asyncio.to_thread(self._certificate.load)
 
     async def _offer_tls_later(self, shared: Shared) -> None:
         try:
@@ -74,12 +85,40 @@ class SmtpServer(Source):
         except Broken as error:
             self.context.log.warning("STARTTLS is not offered: %s.", error)
 
+    def reload(self) -> None:
+        self._renew_at = 0.0
+
+    async def _renew(self, shared: Shared) -> None:
+        """Take a certificate that was renewed, and look how long the one in use lasts."""
+        certificate, context = self._certificate, self.context
+        try:
+            renewed = await asyncio.to_thread(certificate.reload)
+        except Broken as error:
+            self._refused = True
+            context.problem(f"the new certificate is refused, the old one goes on: {error}")
+            return
+        if renewed:
+            shared.modern, shared.old = renewed
+            self._refused = False
+        if renewed or not self._expiry_sought:
+            self._expiry_sought = True
+            try:
+                await asyncio.to_thread(certificate.find_expiry)
+            except OSError as error:
+                context.log.debug("when the certificate expires could not be found out: %s", error)
+            else:
+                if renewed:
+                    context.log.info("The certificate was renewed; it expires on %s.", certificate.expires)
+        if not self._refused:
+            context.problem(certificate.warning())
+
     async def stop(self) -> None:
         """Listening ends at once, so that a successor can have the port; a mail under way gets `GRACE` seconds."""
         for server in self._servers:
             server.close()
-        if self._making is not None:
-            self._making.cancel()
+        for task in (self._making, self._renewing):
+            if task is not None:
+                task.cancel()
         shared = self._shared
         if shared is None:
             return
@@ -95,6 +134,7 @@ class SmtpServer(Source):
                 await self._emptied(shared, LAST_WORDS)
         if self._timer is not None:
             self._timer.cancel()
+        await asyncio.to_thread(shared.users.close)
 
     async def _emptied(self, shared: Shared, seconds: float) -> bool:
         if shared.connections:
@@ -104,6 +144,31 @@ class SmtpServer(Source):
             except TimeoutError:
                 return False
         return True
+
+    def health(self) -> dict[str, Any]:
+        """`bans`: who is kept out, and until when; `certificate_expires`: of one that a person has named."""
+        shared = self._shared
+        if shared is None:
+            return {}
+        facts: dict[str, Any] = {
+            "bans": [
+                {"peer": ban.peer, "until": _iso(ban.until), "failures": ban.failures} for ban in shared.bans.listed()
+            ]
+        }
+        if self._certificate.expires:
+            facts["certificate_expires"] = self._certificate.expires.isoformat()
+        return facts
+
+    @classmethod
+    def examine(cls, name: str, config: Config, data_dir: Path) -> Iterator[Finding]:
+        for ban in bans.active(data_dir / bans.FOLDER):
+            text = f"{name}: {ban.peer} is kept out until {_iso(ban.until)}: {ban.failures} of its logins failed"
+            yield Finding("ban", "warn", text, f"Right its password; to let it in now: mailwire bans lift {ban.peer}")
+        if config.login in ("optional", "required"):
+            yield _users(name, config, data_dir / users.FILE)
+        certificate = config.certificate or files(data_dir, "ec")[0]
+        if config.tls != "none" and (config.certificate or exists(data_dir, "ec")):
+            yield _expiry(name, certificate)
 
     def describe(self) -> str:
         config = self.config
@@ -122,6 +187,10 @@ class SmtpServer(Source):
             f"{mailwire} send {joined(here, port)} --picture",
         )
 
+    def metrics(self) -> Iterable[Metric]:
+        shared = self._shared
+        return shared.counts.metrics(len(shared.connections)) if shared else ()
+
     def _sweep(self) -> None:
         shared = self._shared
         assert shared is not None
@@ -129,34 +198,39 @@ class SmtpServer(Source):
         now = time.monotonic()
         for connection in tuple(shared.connections):
             connection.check(now)
+        for peer in shared.bans.look():
+            self.context.log.info("%s is let in again: its ban was lifted.", peer)
+        if self._shall_renew(now):
+            self._renew_at = now + RENEWAL
+            self._renewing = asyncio.create_task(self._renew(shared))
 
-    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext | None]:
-        """(for everybody, for the peers of 'old_tls'). On a thread: files, and perhaps new keys. Raises Broken."""
-        config = self.config
-        if config.certificate:
-            chains = older = [(config.certificate, config.key)]
-        else:
-            folder = self.context.data_dir
-            names = [config.hostname, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
-            try:
-                chains = [self_signed(folder, names)]
-                older = [*chains, self_signed(folder, names, "rsa")] if config.old_tls else chains
-            except OSError as error:
-                raise Broken(f"a certificate can't be made in {folder}: {error}") from error
-        return _context(chains), _context(older, old=True) if config.old_tls else None
+    def _shall_renew(self, now: float) -> bool:
+        if self.config.certificate is None or self.config.tls == "none" or now < self._renew_at:
+            return False
+        return self._renewing is None or self._renewing.done()
 
 
-def _context(chains: Sequence[Chain], *, old: bool = False) -> ssl.SSLContext:
-    certificate, key = chains[0]
-    key = key or certificate
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _users(name: str, config: Config, path: Path) -> Finding:
     try:
-        return context(chains, old=old)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise Broken(f"the key in {key} is not that of the certificate in {certificate}") from error
-        raise Broken(
-            f"{certificate} and {key} are no certificate and key: both must be in PEM form, the key without a password"
-        ) from error
-    except OSError as error:  # OpenSSL does not say which file it is
-        missing = key if certificate.is_file() else certificate
-        raise Broken(f"{missing} can't be read: {error.strerror}") from error
+        count = len(config.users.keys() | users.read(path).keys())
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        return Finding("users", "fail", f"{name}: {path} can't be used: {what}", "Remove it, and add its users again.")
+    if not count:
+        return Finding("users", "warn", f"{name}: nobody can log in yet", "Add somebody: mailwire user add NAME")
+    return Finding("users", "ok", f"{name}: {count} can log in")
+
+
+def _expiry(name: str, certificate: Path) -> Finding:
+    try:
+        end = expires(certificate)
+    except OSError as error:
+        return Finding("certificate", "fail", f"{name}: {certificate} can't be used: {error}")
+    warning = expiry_warning(f"{name}: {certificate}", end)
+    if warning is None:
+        return Finding("certificate", "ok", f"{name}: {certificate} expires on {end:%Y-%m-%d}")
+    return Finding("certificate", "warn" if end > datetime.now(UTC) else "fail", warning)

@@ -1,4 +1,4 @@
-"""Who may connect, for whom mail is taken, and what is remembered of each peer.
+"""Who may connect, for whom mail is taken, and what is remembered of each peer (bans: see `gateway.bans`).
 
 Everything remembered is bounded in number and forgotten after a time, so that a flood of peers can't fill the memory.
 """
@@ -65,13 +65,18 @@ class Rights(NamedTuple):
     """Whether the limit of connections per peer holds: not for programs on this machine."""
     old_tls: bool
     bare_lf: bool
+    banned: bool = True
+    """Whether failed logins can keep it out: never programs on this machine, and nobody under 'bans.never'."""
 
 
 class Access:
     """The rights of peers by their address. Remembered, because matching networks costs more than a small mail."""
 
-    def __init__(self, allow: Iterable[str], old_tls: Iterable[str], bare_lf: Iterable[str]) -> None:
+    def __init__(
+        self, allow: Iterable[str], old_tls: Iterable[str], bare_lf: Iterable[str], never: Iterable[str] = ()
+    ) -> None:
         self._allow, self._old_tls, self._bare_lf = networks(allow), networks(old_tls), networks(bare_lf)
+        self._never = networks(never)
         self._known: dict[str, Rights] = {}
 
     def rights(self, peer: str) -> Rights:
@@ -91,6 +96,7 @@ class Access:
             counted=not address.is_loopback,
             old_tls=any(address in network for network in self._old_tls),
             bare_lf=any(address in network for network in self._bare_lf),
+            banned=not address.is_loopback and not any(address in network for network in self._never),
         )
 
 
@@ -136,7 +142,7 @@ DAY = 24 * HOUR
 class Peers:
     """Counters of one server."""
 
-    def __init__(self, limit: int, limit_per_peer: int) -> None:
+    def __init__(self, limit: int, limit_per_peer: int, ban_within: float = 10 * 60) -> None:
         self._limit, self._limit_per_peer = limit, limit_per_peer
         self._connections: dict[str, int] = {}
         self._total = 0
@@ -145,18 +151,24 @@ class Peers:
         self.said_this_hour = Memory(HOUR)
         """And those that a person who is about to mend it wants to see again."""
         self.failed_logins = Memory(10 * 60)
+        """Since the last one that was right: each makes the answer to the next one slower."""
+        self.failed_in_all = Memory(ban_within)
+        """And those that a right one in between does not excuse: enough of them keep the peer out."""
         self.failed_tls = Memory(HOUR)
         self.worked_tls = Memory(DAY)
 
-    def enter(self, peer: str, counted: bool) -> str | None:
-        """One more connection; or why there can't be one more, and then it is not counted."""
-        if self._total >= self._limit:
-            return f"all {self._limit} connections are taken ('max_connections')"
+    def enter(self, peer: str, counted: bool, make_room: Callable[[], bool] = lambda: False) -> str | None:
+        """One more connection; or why there can't be one more, and then it is not counted.
+
+        `make_room` may end another connection (`leave`), and says whether it did.
+        """
         mine = self._connections.get(peer, 0)
         if counted and mine >= self._limit_per_peer:
             return f"{mine} connections from it are open already ('max_connections_per_peer')"
+        if self._total >= self._limit and not make_room():
+            return f"all {self._limit} connections are taken ('max_connections')"
         self._total += 1
-        self._connections[peer] = mine + 1
+        self._connections[peer] = self._connections.get(peer, 0) + 1
         return None
 
     def manages_tls(self, peer: str) -> bool:

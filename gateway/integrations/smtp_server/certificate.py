@@ -4,7 +4,8 @@ Devices can't check such a certificate, but it keeps passwords off the wire, and
 therefore it is never renewed by itself. Deleting the files makes a new one at the next start.
 
 It is made by this file as a program of its own, because the library for it would cost the gateway 11 MiB and 0.1 s for
-something that is done once in the life of an installation: `python certificate.py FOLDER KIND NAME...`
+something that is done once in the life of an installation: `python certificate.py FOLDER KIND NAME...`. In the same
+way it tells when a certificate expires: `python certificate.py --expires FILE`.
 """
 
 from __future__ import annotations
@@ -39,18 +40,28 @@ def self_signed(folder: Path, names: Iterable[str], kind: Kind = "ec") -> tuple[
     `ec` is P-256, quick even on a small board. `rsa` (2048 bits) is for devices from before elliptic curves.
     """
     if not exists(folder, kind):
-        command = [sys.executable, "-P", __file__, str(folder), kind, *names]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # ourselves
-        if done.returncode:
-            raise OSError(done.stderr.strip().rpartition("\n")[2])
+        _ourselves(str(folder), kind, *names)
     return files(folder, kind)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def expires(certificate: Path) -> datetime:
+    """When the first certificate of a PEM file does, in UTC; takes a second. Raises OSError."""
+    return datetime.fromisoformat(_ourselves("--expires", str(certificate)))
+
+
+def _ourselves(*words: str) -> str:
+    command = [sys.executable, "-P", __file__, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # nobody else
+    if done.returncode:
+        raise OSError(done.stderr.strip().rpartition("\n")[2])
+    return done.stdout.strip()
+
+
+def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, and never readable by others in between."""
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -93,12 +104,21 @@ def _make(names: list[str], kind: Kind) -> tuple[bytes, bytes]:
     )
 
 
+def _expires(certificate: Path) -> datetime:
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+
+
 def _main(folder: Path, kind: Kind, names: list[str]) -> None:
     certificate, key = files(folder, kind)
     certificate_pem, key_pem = _make(list(dict.fromkeys(names)), kind)
-    _write(key, key_pem, 0o600)
-    _write(certificate, certificate_pem, 0o644)
+    _write(key, key_pem)
+    _write(certificate, certificate_pem)
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), "rsa" if sys.argv[2] == "rsa" else "ec", sys.argv[3:])
+    if sys.argv[1] == "--expires":
+        sys.stdout.write(_expires(Path(sys.argv[2])).isoformat())
+    else:
+        _main(Path(sys.argv[1]), "rsa" if sys.argv[2] == "rsa" else "ec", sys.argv[3:])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 
 from gateway.api import ConfigModel, ConfigPath
+from gateway.api import users as logins
 
 from .access import networks, public
 from .listen import split
@@ -67,6 +68,19 @@ class Timeouts(ConfigModel):
     """For TLS to be agreed."""
 
 
+class BanRules(ConfigModel):
+    """When a peer whose logins fail is kept out, and for how long, in seconds. See `gateway.bans`."""
+
+    after: Annotated[int, Field(ge=0)] = 10
+    """Logins that fail within `within`; 0: nobody is ever kept out."""
+    within: Seconds = 600
+    first: Seconds = 900
+    """The first time; then always doubled, up to `longest`."""
+    longest: Seconds = 86400
+    never: tuple[Network, ...] = ()
+    """Who is never kept out, beside programs on this machine: a proxy, or a container's bridge that hides many."""
+
+
 _NAME = r"^[!-~]{1,255}$"
 
 
@@ -99,6 +113,7 @@ class Config(ConfigModel):
     """Devices that may speak TLS 1.0 and 1.1 with the cipher suites of that time."""
 
     users: dict[str, SecretStr] = Field(default_factory=dict)
+    """name -> password, or its hash as `mailwire user hash` makes it. `mailwire user add` keeps others in a file."""
     login: Login = Field(default=None, validate_default=True)
     """Unset: `required` if there are users; else `any` if only private networks may connect, or `none`."""
 
@@ -111,6 +126,7 @@ class Config(ConfigModel):
     max_bad: Annotated[int, Field(ge=1)] = 20
     """Commands on one connection that make no sense: enough for a device that tries its luck, too few for a browser."""
     max_auth_failures: Annotated[int, Field(ge=1)] = 3
+    bans: BanRules = BanRules()
     max_connections: Annotated[int, Field(ge=1)] = 2000
     """Together about 10 MiB when idle; fewer when the system lets this program open fewer files."""
     max_connections_per_peer: Annotated[int, Field(ge=1)] = 100
@@ -124,6 +140,10 @@ class Config(ConfigModel):
         for name, password in users.items():
             if not name or not password.get_secret_value():
                 raise ValueError("a user needs a name and a password that are not empty")
+            try:
+                logins.parse(password.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"the password of '{name}': {error}") from None
         return users
 
     @field_validator("login", mode="before")
@@ -141,8 +161,6 @@ class Config(ConfigModel):
         users = info.data.get("users")
         if users is None:  # they have an error of their own
             return login
-        if login in ("optional", "required") and not users:
-            raise ValueError(f"'{login}' needs somebody who can log in: add 'users: {{name: password}}'")
         if login in ("any", "none") and users:
             raise ValueError(
                 f"'{login}' checks nobody, but 'users' are listed: set 'required' or 'optional', or remove 'users'"

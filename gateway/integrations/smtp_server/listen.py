@@ -1,14 +1,19 @@
-"""Listening sockets: from `host:port` in the configuration to sockets, or to words that say what to do."""
+"""Listening sockets: from `host:port` in the configuration to sockets, or to words that say what to do.
+
+A socket that systemd has opened already at such an address is taken over (socket activation).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import resource
 import socket
 from collections.abc import Sequence
+from typing import Any
 
-from gateway.api import Broken, NotReady
+from gateway.api import Broken, NotReady, systemd
 
 BACKLOG = 1024
 """Connections that the system completes while we are busy: a whole plant may come back after a power cut."""
@@ -57,7 +62,7 @@ async def bind(addresses: Sequence[str]) -> list[socket.socket]:
                 found = await asyncio.get_running_loop().getaddrinfo(
                     host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
                 )
-                sockets += [_bound(family, place) for family, _, _, _, place in found]
+                sockets += [_bound(family, place) for family, _, _, _, place in found if not _have(sockets, place)]
             except OSError as error:
                 if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     no_ipv6 = error
@@ -74,7 +79,19 @@ async def bind(addresses: Sequence[str]) -> list[socket.socket]:
     return sockets
 
 
-def _bound(family: int, place: tuple[object, ...]) -> socket.socket:
+def _have(sockets: list[socket.socket], place: tuple[Any, ...]) -> bool:
+    """Take over what systemd has opened there; one socket of its may stand for IPv4 and IPv6."""
+    passed = systemd.passed.take(place[0], place[1])
+    if passed is None:
+        return False
+    if any(os.path.sameopenfile(passed.fileno(), one.fileno()) for one in sockets):
+        passed.close()
+    else:
+        sockets.append(passed)
+    return True
+
+
+def _bound(family: int, place: tuple[Any, ...]) -> socket.socket:
     # With the protocol named, or asyncio would not set TCP_NODELAY on the connections.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:

@@ -11,28 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import math
 import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
-from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble
+from gateway.api import Envelope, Intake, Receipt, StoreFull, StoreTrouble, bans, users
 from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
 
+from . import crowd
 from .access import Access, Peers, matcher
 from .config import Config
+from .counts import Counts
 from .tls import Tls, failure
 
 Events = Sequence[tuple[Any, ...]]
 
-_DISK, _STORE, _PEER = 1, 2, 4  # whom reading waits for: bits
+_DISK, _STORE, _PEER, _REPLIES = 1, 2, 4, 8  # whom, or what, reading waits for: bits
 AHEAD = 64 * 1024
 """Bytes that may come while a mail is being kept, before reading is paused."""
 PROBE = 2.0
 """Seconds within which a peer that leaves a TLS port without a word only looked whether anybody is there."""
+COMING = 1.0
+"""Seconds of silence after which nobody counts on a mail of this peer any more."""
+BROKEN_OFF = 20
+"""Mails of one peer that break off within an hour, each with a line in the log: more would only fill the disk."""
 LINGER = 10.0
 """Seconds that a peer has to take our last words."""
 _FULL = (452, "4.3.1", "The gateway's disk is full, try again later")
@@ -58,6 +64,7 @@ class Shared:
         intake: Intake,
         log: logging.Logger,
         limit: int,
+        folder: Path,
     ) -> None:
         self.name = name
         self.config = config
@@ -67,9 +74,12 @@ class Shared:
         self.old: ssl.SSLContext | None = None
         """For everybody, and for the peers of 'old_tls'; None as long as there are none."""
         self.loop = asyncio.get_running_loop()
-        self.access = Access(config.allow, config.old_tls, config.bare_lf)
-        self.peers = Peers(limit, config.max_connections_per_peer)
-        self.users = {user: password.get_secret_value().encode() for user, password in config.users.items()}
+        self.counts = Counts()
+        self.access = Access(config.allow, config.old_tls, config.bare_lf, config.bans.never)
+        self.peers = Peers(limit, config.max_connections_per_peer, config.bans.within)
+        self.bans = bans.Bans(folder / bans.FOLDER, config.bans.first, config.bans.longest)
+        given = {user: password.get_secret_value() for user, password in config.users.items()}
+        self.users = users.Users(given, folder / users.FILE, lambda text: log.error("%s", text), self.loop)
         self.implicit = config.tls == "implicit"
         self.starttls = "none" if self.implicit else config.tls
         self.options: dict[str, Any] = {
@@ -85,15 +95,13 @@ class Shared:
             "room": intake.room,
         }
         self.connections: set[Connection] = set()
+        self.crowd = crowd.Crowd(self.connections, time.monotonic)
         self.stopping = False
         self.empty = asyncio.Event()
         """Set when the last connection is done, once `stopping`."""
 
-    def right_login(self, user: str, password: str) -> bool:
-        """Takes equally long whether the user is unknown or the password is wrong."""
-        expected = self.users.get(user)
-        given = password.encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(given if expected is None else expected, given) and expected is not None
+    def banned(self, peer: str) -> bool:
+        return self.bans.left(peer) > 0 and self.access.rights(peer).banned
 
 
 class Connection(asyncio.Protocol):
@@ -101,7 +109,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_behind",
+        "_coming",
         "_ended",
+        "_fresh",
         "_held",
         "_helo",
         "_line",
@@ -127,6 +137,8 @@ class Connection(asyncio.Protocol):
         self._remarks: list[str] | None = None
         self._more: Events = ()
         self._behind = 0
+        self._coming = False  # it is about to bring a mail
+        self._fresh = True  # it has brought none yet
         self._held = 0
         self._line = 0.0  # when a command line was first seen begun and not ended; 0: none is
         self._helo = ""  # what it called itself before STARTTLS: some don't say it again
@@ -138,7 +150,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = peer = cast(str, transport.get_extra_info("peername")[0])
+        peer = cast(str, transport.get_extra_info("peername")[0])
+        if peer.startswith("::ffff:") and "." in peer:  # by IPv4 to a socket for both, as systemd opens them
+            peer = peer[7:]
+        self._peer = peer
         self._since = self._seen = time.monotonic()
         shared = self._shared
         peers = shared.peers
@@ -147,13 +162,23 @@ class Connection(asyncio.Protocol):
             self._refuse(
                 f"554 5.7.1 {peer} may not send mail to this gateway",
                 f"{peer} was refused: it is in none of the networks under 'allow'. To let it in, add '{peer}' there.",
+                "not_allowed",
             )
             return
-        full = peers.enter(peer, rights.counted)
-        if full:
-            self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.")
+        if shared.banned(peer):
+            self._refuse(
+                "421 4.7.0 Too many failed logins, try again later",
+                f"{peer} is kept out: too many of its logins failed. To let it in now: mailwire bans lift {peer}",
+                "banned",
+            )
             return
+        full = peers.enter(peer, rights.counted, shared.crowd.make_room)
+        if full:
+            self._refuse("421 4.3.2 Too many connections, try again later", f"{peer} was put off: {full}.", "full")
+            return
+        shared.counts.connections += 1
         shared.connections.add(self)
+        self._count(True)
         starttls = shared.starttls
         if starttls == "offered" and (shared.modern is None or not peers.manages_tls(peer)):
             starttls = "none"
@@ -184,7 +209,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer will send nothing more. It may well listen yet: our side stays open until all is answered."""
         self._ended = True
-        if not self._session.waiting or self._handshaking():
+        session = self._session
+        if not (session.waiting or session.more) or self._handshaking():
             self._close()
         return True
 
@@ -194,14 +220,18 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(exc, OSError) and not self._over and transport is not None:
             self._read_rest(transport)
-        if self._over or not self._session.waiting or self._handshaking():
+        session = self._session
+        if self._over or not (session.waiting or session.more) or self._handshaking():
             self._finish()
+        elif session.more:
+            self._shared.loop.call_soon(self._go_on)
 
     def pause_writing(self) -> None:
         self._hold(_PEER)
 
     def resume_writing(self) -> None:
         self._release(_PEER)
+        self._go_on()
 
     def _read_rest(self, transport: asyncio.Transport) -> None:
         """A failed write makes asyncio close the socket, but what the peer sent before it left is still in there."""
@@ -254,18 +284,35 @@ class Connection(asyncio.Protocol):
                     self._log_reason(event[1])
             events, self._more = self._more, ()
         self._working = False
+        if self._coming is not (not self._over and (self._fresh or session.mail_from is not None)):
+            self._count(not self._coming)
         replies = session.output()
         if replies:
             self._send(replies)
             progress = True
         if progress:
             self._seen = time.monotonic()
+        if not session.more:
+            self._release(_REPLIES)
         if close:
             self._close()
         elif starttls:
             self._start_tls()
+        elif session.more:
+            self._hold(_REPLIES)
+            self._shared.loop.call_soon(self._go_on)
         else:
             self._settle()
+
+    def _go_on(self) -> None:
+        """With what is left over, when the peer has taken the replies to what was before it."""
+        if self._session.more and not self._over and (self._transport is None or not self._held & _PEER):
+            self._work(self._session.go_on())
+
+    def _count(self, coming: bool) -> None:
+        """Whether it is about to bring a mail (`Intake.coming`): from its beginning on, and from MAIL to the answer."""
+        self._coming = coming
+        self._shared.intake.coming += 1 if coming else -1
 
     def _settle(self) -> None:
         """After each piece of work: is there a reason to end here, or to read on?"""
@@ -295,7 +342,7 @@ class Connection(asyncio.Protocol):
             self._remarks = []
         self._remarks.append(code)
         if self._shared.peers.said_today.note((self._peer, code)) == 1:
-            self._shared.log.warning("%s: %s", self._who(), plain(text))
+            self._shared.log.warning("%s: %s", self._who(), plain(text), extra={"peer": self._peer})
 
     def _log_reason(self, reason: str) -> None:
         words = _REASONS.get(reason)
@@ -305,25 +352,54 @@ class Connection(asyncio.Protocol):
     def _warn(self, what: str, line: str) -> None:
         """Log it once an hour for a peer, which is named where `line` has its %s."""
         if self._shared.peers.said_this_hour.note((self._peer, what)) == 1:
-            self._shared.log.warning(line, self._who())
+            self._shared.log.warning(line, self._who(), extra={"peer": self._peer})
 
     # --- login -------------------------------------------------------------------------------------------------
 
     def _login(self, user: str, password: str) -> None:
-        shared = self._shared
-        failures = shared.peers.failed_logins
-        if shared.right_login(user, password):
-            failures.forget(self._peer)
-            self._more = self._session.auth_done(True)
-            return
-        count = failures.note(self._peer)
-        what = "wrong password" if user in shared.users else "no such user"
-        shared.log.warning("Login of %s from %s refused: %s.", plain(repr(user)), self._who(), what)
-        shared.loop.call_later(min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN), self._refuse_login)
+        shared, peer = self._shared, self._peer
+        shared.users.check(user, password, lambda right: self._checked(user, right), lambda: not shared.banned(peer))
 
-    def _refuse_login(self) -> None:
-        if not self._over:
-            self._work(self._session.auth_done(False))
+    def _checked(self, user: str, right: bool | None) -> None:
+        """The verdict, perhaps from within `_login`. None: there was not the memory to find out."""
+        shared, peer = self._shared, self._peer
+        if right is None:
+            shared.log.error("A login from %s could not be checked: there is not enough memory.", self._who())
+        elif right:
+            shared.peers.failed_logins.forget(peer)
+        else:
+            count = shared.peers.failed_logins.note(peer)
+            # A name that is not known may be a password, typed into the wrong field: it is not repeated.
+            who, what = (plain(repr(user)), "wrong password") if user in shared.users else ("a user", "no such user")
+            shared.counts.login_failures += 1
+            words = "Login of %s from %s refused: %s."
+            shared.log.warning(words, who, self._who(), what, extra={"peer": peer})
+            self._count_against(peer)
+            wait = min(FIRST_LOGIN * 2 ** min(count - 1, 10), SLOWEST_LOGIN)
+            shared.loop.call_later(wait, self._answer_login, False)
+            return
+        self._answer_login(right)
+
+    def _count_against(self, peer: str) -> None:
+        shared = self._shared
+        rules, failures = shared.config.bans, shared.peers.failed_in_all.note(peer)
+        if not rules.after or failures < rules.after or shared.banned(peer) or not shared.access.rights(peer).banned:
+            return
+        shared.peers.failed_in_all.forget(peer)
+        minutes = shared.bans.impose(peer, failures) / 60
+        shared.log.warning(
+            "%s is kept out for %.3g minutes: %d of its logins failed. To let it in now: mailwire bans lift %s",
+            self._who(),
+            minutes,
+            failures,
+            peer,
+        )
+
+    def _answer_login(self, right: bool | None) -> None:
+        if self._working:
+            self._more = self._session.auth_done(right)
+        elif not self._over:
+            self._work(self._session.auth_done(right))
 
     # --- the mail ----------------------------------------------------------------------------------------------
 
@@ -335,7 +411,7 @@ class Connection(asyncio.Protocol):
         details: dict[str, Any] = {}
         if session.params:
             details["params"] = dict(session.params)
-        if session.user:
+        if session.user and self._shared.config.login != "any":  # or nobody vouches that it is no password
             details["user"] = session.user
         if self._tls is not None:
             details["tls"] = self._tls.facts
@@ -355,13 +431,15 @@ class Connection(asyncio.Protocol):
         """The intake's answer, perhaps from within `commit`, perhaps long after the peer has left."""
         session, log = self._session, self._shared.log
         self._since = time.monotonic()
+        self._fresh = False
         if trouble is None:
-            if log.isEnabledFor(logging.INFO):
+            if log.isEnabledFor(logging.DEBUG):  # it has a line of its own once it is known what it means
                 self._log_mail(mail_id)
             events = session.mail_done(mail_id)
         else:
             if self._shared.peers.said_this_hour.note("put off") == 1:
-                log.warning("A mail from %s was put off, not kept: %s.", self._who(), trouble)
+                words = "A mail from %s was put off, not kept: %s."
+                log.warning(words, self._who(), trouble, extra={"peer": self._peer})
             events = session.mail_failed(*(_FULL if isinstance(trouble, StoreFull) else _TROUBLE))
         if self._working:
             self._more = events
@@ -370,13 +448,14 @@ class Connection(asyncio.Protocol):
 
     def _log_mail(self, mail_id: str) -> None:
         session = self._session
-        self._shared.log.info(
+        self._shared.log.debug(
             "mail %s from %s: sender <%s>, recipients: %d, bytes: %d",
             mail_id,
             self._who(),
             plain(session.mail_from or ""),
             len(session.recipients),
             session.size,
+            extra={"mail": mail_id, "peer": self._peer},
         )
 
     # --- TLS ---------------------------------------------------------------------------------------------------
@@ -409,16 +488,19 @@ class Connection(asyncio.Protocol):
         shared = self._shared
         if shared.implicit and not tls.first and time.monotonic() - self._since < PROBE:
             return
+        shared.counts.tls_failures += 1
         if shared.peers.failed_tls.note(self._peer) > 1:
             return
         what, remedy = failure(tls, implicit=shared.implicit, old=shared.access.rights(self._peer).old_tls)
         withheld = shared.starttls == "offered" and not shared.peers.manages_tls(self._peer)
         then = " For an hour it is not offered STARTTLS." if withheld else ""
-        shared.log.warning("TLS with %s failed: %s. Remedy: %s.%s", self._who(), what, remedy, then)
+        words = "TLS with %s failed: %s. Remedy: %s.%s"
+        shared.log.warning(words, self._who(), what, remedy, then, extra={"peer": self._peer})
 
     # --- to the socket -----------------------------------------------------------------------------------------
 
     def _send(self, replies: bytes) -> None:
+        self._shared.counts.replies(replies)
         if self._tls is not None:
             replies = self._tls.send(replies)
         self._write(replies)
@@ -441,11 +523,12 @@ class Connection(asyncio.Protocol):
     def _drained(self) -> None:
         self._release(_DISK)
 
-    def _refuse(self, reply: str, line: str) -> None:
+    def _refuse(self, reply: str, line: str, reason: str) -> None:
         """Turn away a peer before its session begins."""
         shared = self._shared
+        shared.counts.turned_away[reason] += 1
         if shared.peers.said_this_hour.note((self._peer, reply)) == 1:
-            shared.log.warning(line)
+            shared.log.warning(line, extra={"peer": self._peer})
         if not shared.implicit:
             self._write(reply.encode() + b"\r\n")
         if self._transport is not None:
@@ -476,6 +559,8 @@ class Connection(asyncio.Protocol):
         self._over = True
         shared.connections.remove(self)
         shared.peers.leave(self._peer)
+        if self._coming:
+            self._count(False)
         self._drop("it hung up")
         if self._tls is not None and not self._tls.used and not shared.stopping:
             self._tls_failed(self._tls)
@@ -487,14 +572,19 @@ class Connection(asyncio.Protocol):
         if self._receipt is not None:
             self._receipt.abort()
             self._receipt = None
-            session = self._session
-            self._shared.log.warning(
-                "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.",
-                self._who(),
-                plain(session.mail_from or ""),
-                session.size,
-                why,
-            )
+            session, shared = self._session, self._shared
+            shared.counts.broken_off += 1
+            times = shared.peers.said_this_hour.note((self._peer, "broken off"))
+            if times <= BROKEN_OFF:
+                shared.log.warning(
+                    "A mail from %s, sender <%s>, broke off after %d bytes and was dropped: %s.%s",
+                    self._who(),
+                    plain(session.mail_from or ""),
+                    session.size,
+                    why,
+                    " More of them are only counted, for an hour." if times == BROKEN_OFF else "",
+                    extra={"peer": self._peer},
+                )
 
     # --- from the server ---------------------------------------------------------------------------------------
 
@@ -510,6 +600,8 @@ class Connection(asyncio.Protocol):
             if silent > LINGER:
                 transport.abort()
             return
+        if self._coming and silent > COMING:
+            self._count(False)
         session, times = self._session, self._shared.config.timeouts
         if self._handshaking():
             patience, whole = times.handshake, math.inf
@@ -531,9 +623,38 @@ class Connection(asyncio.Protocol):
             why = f"it took more than {whole:g} seconds"
         else:
             return
-        self._shared.log.debug("%s is cut off: %s", self._who(), why)
+        self._shared.log.debug("%s is cut off: %s", self._who(), why, extra={"peer": self._peer})
         self._drop(why)
         self._say_goodbye(session.timeout())
+
+    def spare(self, now: float) -> tuple[bool, float] | None:
+        """See `crowd.Guest`: without a mail, the longest time counts most; with one, the lowest speed."""
+        session, lasted = self._session, now - self._since
+        if self._held & _DISK or (session.waiting and not self._handshaking()):
+            return None
+        if self._receipt is not None:
+            speed = session.size / lasted if lasted > crowd.SLOW_AFTER else crowd.SLOW
+            return (True, speed) if speed < crowd.SLOW else None
+        if session.user is not None and self._shared.config.login != "any":
+            return None
+        # What comes of a mail that is refused already is no progress.
+        idle = now - self._seen > crowd.SILENT or lasted > crowd.NO_MAIL
+        return (False, -lasted) if idle else None
+
+    def make_room(self) -> None:
+        """Another needs this place."""
+        shared = self._shared
+        if shared.peers.said_this_hour.note("crowded") == 1:
+            shared.log.warning(
+                "All connections are taken ('max_connections'): those that bring no mail make room for others, "
+                "%s was the first.",
+                self._who(),
+            )
+        self._drop("it came too slowly, and all connections are taken")
+        self._say_goodbye(self._session.timeout())
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
+        self._finish()
 
     def stop(self) -> None:
         """The server stops: end now, unless a mail is under way."""

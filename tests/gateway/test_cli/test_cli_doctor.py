@@ -109,7 +109,7 @@ def test_a_gateway_that_runs(configure, data, ids, examine):
     assert found["data"]["text"] == f"{data}: writable, for this user alone"
     assert found["fsync"]["text"].endswith(" ms for one fsync")
     assert found["store"]["text"].startswith("3 mails, ")
-    assert found["store"]["text"].endswith(", schema 1")
+    assert found["store"]["text"].endswith(", schema 2")
     assert found["queue"]["result"] == "warn"
     assert found["queue"]["text"] == "0 uninterpreted, 3 waiting, 3 dead, 0 expired"
     assert found["queue"]["advice"] == "See which, and why: mailwire queue"
@@ -128,6 +128,22 @@ def test_a_gateway_that_runs_but_does_not_listen(configure, data, port, fill, ex
         store._lock.close()
     assert code == 1
     assert found["smtp"]["text"] == f"lan 127.0.0.1:{port}: the gateway runs, but does not listen here"
+
+
+def test_a_gateway_that_lets_this_machine_not_in(configure, data, examine):
+    store = Store(data)
+    store.open(exclusive=True)
+    try:
+        with Answering(b"554 5.7.1 127.0.0.1 may not send mail to this gateway\r\n") as smtp:
+            configure(smtp.port)
+            code, found = examine()
+    finally:
+        store._lock.close()
+    assert (code, found["smtp"]["result"]) == (0, "warn")
+    assert found["smtp"]["text"] == (
+        f"lan 127.0.0.1:{smtp.port}: answers, but not this machine: "
+        "554 5.7.1 127.0.0.1 may not send mail to this gateway"
+    )
 
 
 def test_a_port_that_another_program_has_taken(configure, examine):
@@ -227,7 +243,7 @@ def test_a_store_that_is_none(configure, data, examine):
     (data / "mailwire.db").write_bytes(b"no database" * 1000)
     code, found = examine()
     assert code == 1
-    assert found["store"]["text"].startswith(f"{data}/mailwire.db: can't be used as the store: ")
+    assert found["store"]["text"].startswith(f"{data}/mailwire.db: the database is damaged: ")
 
 
 def test_a_full_disk(configure, data, fill, examine):

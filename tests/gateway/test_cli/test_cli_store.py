@@ -98,7 +98,7 @@ def test_a_file_that_is_no_store_is_said_to_be_none(mailwire, data):
     (data / "mailwire.db").write_bytes(b"not a database at all" * 100)
     result = mailwire("events", "--data", data)
     assert result.code == 1
-    assert f"{data}/mailwire.db: can't be used as the store: file is not a database." in result.err
+    assert f"{data}/mailwire.db: the database is damaged: file is not a database." in result.err
 
 
 def test_a_store_that_was_damaged_is_no_traceback(mailwire, data, ids):
@@ -109,7 +109,11 @@ def test_a_store_that_was_damaged_is_no_traceback(mailwire, data, ids):
         file.write(b"\xff" * (length - 4096))
     result = mailwire("events", "--data", data)
     assert (result.code, result.out) == (1, "")
-    assert result.err == "The store can't be read: database disk image is malformed. `mailwire doctor` tells more.\n"
+    assert result.err == (
+        f"{data}/mailwire.db: the database is damaged: database disk image is malformed. "
+        "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is "
+        "owed.\n"
+    )
 
 
 class Following:

@@ -24,11 +24,20 @@ def certificate_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def serve(tmp_path: Path, certificate_folder: Path) -> Iterator[Serve]:
+def event_loops() -> list[Any]:
+    """Python's own, and uvloop's where there is one: the gateway runs on either."""
+    try:
+        import uvloop
+    except ImportError:
+        return [pytest.param(asyncio.new_event_loop, id="asyncio")]
+    return [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
+
+
+@pytest.fixture(params=event_loops())
+def serve(request: pytest.FixtureRequest, tmp_path: Path, certificate_folder: Path) -> Iterator[Serve]:
     """`serve(**options)`: a server with these options, stopped at the end."""
     shutil.copytree(certificate_folder, tmp_path, dirs_exist_ok=True)
-    loop = asyncio.new_event_loop()
+    loop = request.param()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     servers: list[Server] = []
@@ -46,6 +55,7 @@ def serve(tmp_path: Path, certificate_folder: Path) -> Iterator[Serve]:
         server.call(setattr, server.intake, "holding", False)
         server.release()
         server.stop().result(40)
+        assert server.intake.coming == 0
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -67,6 +67,7 @@ class Intake:
     """`gateway.api.Intake`, and what a test may do to it. Called from the server's thread alone."""
 
     def __init__(self) -> None:
+        self.coming = 0
         self.mails: list[tuple[Envelope, bytes]] = []
         self.aborted = 0
         self.written = 0
@@ -151,7 +152,7 @@ class Log(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.INFO:
+        if record.levelno >= logging.DEBUG:
             self.lines.append(f"{record.levelname} {record.getMessage()}")
 
 
@@ -189,7 +190,12 @@ class Server:
         return self.stopped
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.loop.call_soon_threadsafe(function, *arguments)
+        """Call it in the server's thread; it is done when this returns."""
+
+        async def call() -> None:
+            function(*arguments)
+
+        asyncio.run_coroutine_threadsafe(call(), self.loop).result(PATIENCE)
 
     def release(self) -> None:
         """The intake answers what it has held back."""

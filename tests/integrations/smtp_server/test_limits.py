@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.integrations import smtp_server
-from gateway.integrations.smtp_server import access, protocol
+from gateway.integrations.smtp_server import access, crowd, protocol
 from gateway.wire import smtp
 from tests.integrations.smtp_server.harness import Peer, Serve, eventually
 
@@ -50,6 +50,145 @@ class TestWhoMayConnect:
         server = serve(max_connections_per_peer=1)
         for _ in range(5):
             server.peer()
+
+
+ROOM = "421 4.4.2 gw.lan Timeout, closing"
+
+
+class TestCrowd:
+    """All places are taken, and one more wants in."""
+
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(crowd, "LOOK_ROUND", 0.0)
+        for name in ("SILENT", "SLOW_AFTER"):
+            monkeypatch.setattr(crowd, name, -1.0)
+
+    def test_the_one_longest_without_a_mail_makes_room(self, serve: Serve) -> None:
+        server = serve(max_connections=3)
+        first, second = server.peer(b"EHLO first"), server.peer(b"EHLO second")
+        third = server.peer(*OPENING, b"DATA")  # in a mail, and fast
+        third.send(b"x" * 100_000)
+        eventually(lambda: server.intake.written >= 100_000)
+        first.ask(b"MAIL FROM:<a>", b"RCPT TO:<b>", b"DATA")
+        first.send(b".")
+        first.reply()
+        assert server.peer().ask(b"NOOP") == "250 Ok"
+        assert second.rest() == [ROOM]
+        assert first.ask(b"NOOP") == "250 2.0.0 Ok"
+        third.send(b"", b".")
+        assert third.reply()[:3] == "250"
+        server.logged(
+            "WARNING All connections are taken ('max_connections'): those that bring no mail make room for others, "
+            "127.0.0.1 (second) was the first."
+        )
+
+    def test_an_envelope_is_no_mail_yet(self, serve: Serve) -> None:
+        server = serve(max_connections=1)
+        peer = server.peer(*OPENING)
+        server.peer()
+        assert peer.rest() == [ROOM]
+
+    def test_half_a_command_and_half_a_handshake_are_none(self, serve: Serve) -> None:
+        server = serve(max_connections=2)
+        half, hand = server.peer(b"EHLO half"), server.peer(b"EHLO hand", b"STARTTLS")
+        half.socket.sendall(b"MAI")
+        for _ in range(2):
+            server.peer(b"EHLO more")
+        assert half.rest() == [ROOM]
+        assert hand.rest() == []  # what we say to it must be inside TLS
+
+    def test_the_slowest_mail_when_there_is_nothing_else(self, serve: Serve) -> None:
+        server = serve(max_connections=2)
+        slow, slower = server.peer(*OPENING, b"DATA"), server.peer(*OPENING, b"DATA")
+        slow.send(b"x" * 100)
+        eventually(lambda: server.intake.written >= 100)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(crowd, "SLOW", float("inf"))
+            server.peer(b"QUIT")
+        assert slower.rest() == [ROOM]
+        assert slow.ask(b".")[:3] == "250"
+        assert server.intake.aborted == 1
+        server.logged(
+            "WARNING A mail from 127.0.0.1 (cam), sender <cam@lan>, broke off after 0 bytes and was dropped: "
+            "it came too slowly, and all connections are taken."
+        )
+
+    def test_a_mail_that_is_refused_already_counts_for_nothing(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(crowd, "NO_MAIL", -1.0)
+        monkeypatch.setattr(crowd, "SILENT", 60.0)
+        server = serve(max_connections=1, max_size="64 KiB")
+        peer = server.peer(*OPENING, b"DATA")
+        peer.send(b"x" * 70_000)
+        eventually(lambda: server.intake.aborted)
+        server.peer()
+        assert peer.rest() == [ROOM]
+
+    def test_one_that_reads_nothing_is_let_go_at_once(self, serve: Serve) -> None:
+        server = serve(max_connections=1)
+        server.flood(server.peer())
+        server.peer()
+        assert len(server.connections) == 1
+
+    def test_who_has_logged_in_stays(self, serve: Serve) -> None:
+        server = serve(max_connections=1, users={"cam": "secret"})
+        peer = server.peer(b"EHLO cam", b"AUTH PLAIN AGNhbQBzZWNyZXQ=")
+        assert server.connect().rest() == ["421 4.3.2 Too many connections, try again later"]
+        assert peer.ask(b"NOOP") == "250 2.0.0 Ok"
+
+    def test_a_login_that_takes_any_password_counts_for_nothing(self, serve: Serve) -> None:
+        server = serve(max_connections=1)
+        peer = server.peer(b"EHLO cam", b"AUTH PLAIN AGNhbQBzZWNyZXQ=")
+        server.peer()
+        assert peer.rest() == [ROOM]
+
+    def test_a_mail_that_waits_for_us_stays(self, serve: Serve) -> None:
+        server = serve(max_connections=1)
+        server.intake.holding = True
+        peer = server.peer(*OPENING, b"DATA")
+        peer.send(b".")
+        eventually(lambda: server.intake.held)
+        assert server.connect().rest() == ["421 4.3.2 Too many connections, try again later"]
+        server.release()
+        assert peer.reply()[:3] == "250"
+
+    def test_a_peer_with_its_share_pushes_nobody_out(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        everybody = access.Rights(allowed=True, counted=True, old_tls=False, bare_lf=False)
+        monkeypatch.setattr(access.Access, "rights", lambda self, peer: everybody)
+        server = serve(max_connections=1, max_connections_per_peer=1)
+        peer = server.peer()
+        server.connect().rest()
+        assert peer.ask(b"NOOP") == "250 Ok"
+
+
+def test_looking_for_room_is_done_once_a_second() -> None:
+    class Guest:
+        def __init__(self, spare: tuple[bool, float] | None) -> None:
+            self.state, self.looks = spare, 0
+
+        def spare(self, now: float) -> tuple[bool, float] | None:
+            self.looks += 1
+            return self.state
+
+        def make_room(self) -> None:
+            left.append(self)
+            self.state = None
+
+    left: list[Guest] = []
+    now = 100.0
+    mail, new, old, gone = Guest((True, 5.0)), Guest((False, -7.0)), Guest((False, -9.0)), Guest((False, -8.0))
+    used = [Guest(None) for _ in range(10)]
+    places = crowd.Crowd([mail, new, *used, old, gone], lambda: now)
+    assert places.make_room()
+    gone.state = None
+    assert [places.make_room() for _ in range(4)] == [True, True, False, False]
+    assert left == [old, new, mail]
+    assert {guest.looks for guest in used} == {1}
+    now += crowd.LOOK_ROUND
+    assert not places.make_room()
+    assert {guest.looks for guest in used} == {2}
 
 
 class TestOneConnection:
@@ -95,6 +234,17 @@ class TestOneConnection:
         assert len(replies) == 21
         assert replies[-1] == "421 4.7.0 gw.lan Too many errors"
         server.logged("WARNING 127.0.0.1 (cam) was cut off: it sent more than 20 commands that make no sense.")
+
+    def test_mails_that_break_off_do_not_flood_the_log(self, serve: Serve) -> None:
+        server = serve()
+        for _ in range(protocol.BROKEN_OFF + 5):
+            peer = server.peer(*OPENING, b"DATA")
+            peer.reset()
+        eventually(lambda: server.intake.aborted == protocol.BROKEN_OFF + 5)
+        line = "WARNING A mail from 127.0.0.1 (cam), sender <cam@lan>, broke off after 0 bytes and was dropped: "
+        line += "it hung up."
+        more = " More of them are only counted, for an hour."
+        assert server.log.lines == [line] * (protocol.BROKEN_OFF - 1) + [line + more]
 
     def test_http(self, serve: Serve) -> None:
         server = serve()

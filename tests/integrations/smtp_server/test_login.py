@@ -29,10 +29,9 @@ def test_any_takes_everything_and_asks_for_nothing(serve: Serve) -> None:
         one.sendmail("a@lan", ["b@gw"], b"x")
     with client(server.address) as one:
         one.sendmail("a@lan", ["b@gw"], b"x")
-    first, second = (envelope.details for envelope, _ in server.intake.mails)
-    assert first["user"] == "whoever"
-    assert "whatever" not in str(first)
-    assert "user" not in second
+    for envelope, _ in server.intake.mails:  # a device may well have sent its password as its name
+        assert "user" not in envelope.details
+        assert "whatever" not in str(envelope)
 
 
 def test_none_offers_nothing(serve: Serve) -> None:
@@ -84,7 +83,7 @@ def test_wrong_passwords_take_longer_and_longer_and_end_the_session(
     assert time.monotonic() - begun >= 0.05 + 0.1 + 0.2
     assert server.log.lines == [
         "WARNING Login of 'cam' from 127.0.0.1 (cam) refused: wrong password.",
-        "WARNING Login of 'm\\nallory' from 127.0.0.1 (cam) refused: no such user.",
+        "WARNING Login of a user from 127.0.0.1 (cam) refused: no such user.",
         "WARNING Login of 'cam' from 127.0.0.1 (cam) refused: wrong password.",
         "WARNING 127.0.0.1 (cam) was cut off: 3 logins of it failed.",
     ]

@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Receipt:
     def abort(self): pass
 
 class Intake:
+    coming = 0
     def begin(self, on_drain=None): return Receipt()
     def room(self): return 1 << 40
 
@@ -92,3 +94,67 @@ def test_a_mail_of_20_mb_passes_through(process: Process) -> None:
     with peer, peer.makefile("rb") as replies:
         assert replies.read().endswith(b"250 2.0.0 Ok: stored as ID\r\n221 2.0.0 Bye\r\n")
     assert process.resident() - before < 4 * 1024 * 1024
+
+
+def test_a_hundred_thousand_recipients_are_refused_at_no_cost(process: Process) -> None:
+    peer = process.connect()
+    peer.sendall(b"HELO cam\r\nMAIL FROM:<a>\r\n")
+    before = process.resident()
+    asking = threading.Thread(
+        target=peer.sendall, args=(b"".join(b"RCPT TO:<r%d@gw.local>\r\n" % n for n in range(100_000)) + b"QUIT\r\n",)
+    )
+    asking.start()
+    with peer, peer.makefile("rb") as replies:
+        codes = [line[:3] for line in replies]
+    asking.join()
+    assert codes == [b"250"] * 1002 + [b"452"] * 99_000 + [b"221"]
+    assert process.resident() - before < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("ahead", [b"", b"EHLO a\r\nMAIL FROM:<a>\r\nRCPT TO:<b>\r\nDATA\r\n.\r\n"], ids=["", "mail"])
+def test_who_asks_and_never_reads_fills_no_memory(process: Process, ahead: bytes) -> None:
+    """The answer to HELP is eight times the question, that to EHLO thirty times."""
+    before = process.resident()
+    peers = []
+    for _ in range(20):
+        peer = process.connect()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.setblocking(False)
+        peers.append(peer)
+        sent = peer.send(ahead + b"EHLO a\r\n" * 100_000)
+        assert sent > 10_000
+    answered = process.connect()  # so it has got round to all of them
+    assert process.resident() - before < 6 * 1024 * 1024
+    for peer in [*peers, answered]:
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"A", b"\0", b"AUTH PLAIN A", b"RCPT TO:<", b"\r", b"BDAT 1 ", b"EHLO \xff"],
+    ids=["letters", "nuls", "login", "recipient", "cr", "bdat", "hello"],
+)
+def test_a_line_that_never_ends_is_not_kept(process: Process, endless: bytes) -> None:
+    peer = process.connect()
+    peer.sendall(b"EHLO cam\r\n")
+    peer.recv(1000)
+    before = process.resident()
+    for _ in range(200):
+        peer.sendall(endless + endless[-1:] * 100_000)
+    peer.sendall(b"\r\nQUIT\r\n")
+    with peer, peer.makefile("rb") as replies:
+        assert [line[:3] for line in replies] == [b"500", b"221"]
+    assert process.resident() - before < 2 * 1024 * 1024
+
+
+def test_a_thousand_who_log_in_wrongly_leave_nothing_behind(process: Process) -> None:
+    """The default listener takes any password; so they try what it does not offer, and break off."""
+    peer = process.connect()
+    before = process.resident()
+    for number in range(1000):
+        with process.connect() as guest:
+            guest.sendall(b"EHLO g%d\r\nAUTH CRAM-MD5\r\nAUTH LOGIN\r\nZXZl\r\n*\r\nAUTH PLAIN !\r\nQUIT\r\n" % number)
+            while guest.recv(65536):
+                pass
+    assert process.resident() - before < 2 * 1024 * 1024
+    peer.close()

@@ -44,14 +44,22 @@ def test_a_password_is_never_shown() -> None:
             "'any' takes every password, and 'allow' lets in the public network 203.0.113.0/24: set 'required' and add "
             "'users', or set 'none', or keep 'allow' to private networks",
         ),
-        ({"login": "required"}, "login", "'required' needs somebody who can log in: add 'users: {name: password}'"),
-        ({"login": "optional"}, "login", "'optional' needs somebody who can log in: add 'users: {name: password}'"),
         (
             {"login": "any", "users": {"cam": "secret"}},
             "login",
             "'any' checks nobody, but 'users' are listed: set 'required' or 'optional', or remove 'users'",
         ),
         ({"users": {"cam": ""}}, "users", "a user needs a name and a password that are not empty"),
+        (
+            {"users": {"cam": "$scrypt$ln=14,r=8,p=1$secretsalt$"}},
+            "users",
+            "the password of 'cam': this hash is not whole: make one with `mailwire user hash`, and copy all of it",
+        ),
+        (
+            {"users": {"cam": "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW"}},
+            "users",
+            "the password of 'cam': this is a hash of a kind that is not read here: make one with `mailwire user hash`",
+        ),
         ({"key": "key.pem"}, "key", "'key' is the key of a certificate: add 'certificate', or remove 'key'"),
         (
             {"listen": ["2525"]},
@@ -109,11 +117,12 @@ def test_private_networks(peer: str, allowed: bool) -> None:
 
 
 def test_rights_by_network() -> None:
-    access = Access(["private", "203.0.113.7"], ["192.168.1.0/24"], ["192.168.1.5"])
-    assert access.rights("203.0.113.7") == (True, True, False, False)
-    assert access.rights("192.168.1.5") == (True, True, True, True)
-    assert access.rights("127.0.0.1") == (True, False, False, False)
-    assert access.rights("::ffff:127.0.0.1").counted is False
+    access = Access(["private", "203.0.113.7"], ["192.168.1.0/24"], ["192.168.1.5"], ["192.168.1.7"])
+    assert access.rights("203.0.113.7") == (True, True, False, False, True)
+    assert access.rights("192.168.1.5") == (True, True, True, True, True)
+    assert access.rights("192.168.1.7") == (True, True, True, False, False)
+    assert access.rights("127.0.0.1") == (True, False, False, False, False)
+    assert access.rights("::ffff:127.0.0.1") == (True, False, False, False, False)
 
 
 def test_rights_remembered_are_bounded() -> None:

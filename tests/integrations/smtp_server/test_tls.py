@@ -102,6 +102,33 @@ class TestStarttls:
         assert peer.reply().startswith("250")
         assert [envelope.mail_from for envelope, _ in server.intake.mails] == ["cam@lan"]
 
+    def test_behind_more_than_is_answered_at_once(self, serve: Serve) -> None:
+        server = serve()
+        peer = server.peer(b"EHLO cam")
+        peer.send(*[b"NOOP"] * 1000, b"STARTTLS")
+        for _ in range(1000):
+            assert peer.reply() == "250 2.0.0 Ok"
+        assert peer.reply() == "220 2.0.0 Ready to start TLS"
+        peer.socket = careless().wrap_socket(peer.socket)
+        assert peer.ask(*OPENING[1:], b"DATA") == "354 End with <CRLF>.<CRLF>"
+
+    def test_half_a_hello_glued_behind_it_is_thrown_away_too(self, serve: Serve) -> None:
+        server = serve(timeouts={"handshake": 0.3})
+        peer = server.peer(b"EHLO cam")
+        begun, ours = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            careless().wrap_bio(ours, begun).do_handshake()
+        hello = begun.read()
+        peer.socket.sendall(b"STARTTLS\r\n" + hello[:100])
+        assert peer.reply() == "220 2.0.0 Ready to start TLS"
+        peer.socket.sendall(hello[100:])
+        peer.socket.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionError):
+            while peer.socket.recv(1000):  # an alert: this is not how a handshake begins
+                pass
+        eventually(lambda: not server.connections)
+        assert server.peer().ask(b"NOOP") == "250 Ok"
+
     def test_what_comes_after_it_in_plain_text_never_counts(self, serve: Serve) -> None:
         server = serve()
         peer = server.peer(b"EHLO cam")
