@@ -317,7 +317,7 @@ REASONS = {
             one.is_path
             and not one.by_the_book
             and one.was("5", "2")
-            and re.search(rb" SIZE=\d", one.our_rest) is not None
+            and re.search(rb"\sSIZE=\d", one.our_rest, re.IGNORECASE) is not None
         ),
     ),
     "strict-address": Reason(
