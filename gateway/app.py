@@ -70,7 +70,6 @@ class App:
         self.is_damaged = asyncio.Event()
         """Set when the store turns out to be damaged, as `damage` says: only a new start can set it aside."""
         self._condemned = condemned
-        self._aside: list[rescue.Aside] = []
         self._bringing: asyncio.Task[None] | None = None
         self._intake: Intake | None = None
         self._observer: Observer | None = None
@@ -86,7 +85,6 @@ class App:
         loop = asyncio.get_running_loop()
         self.store.damaged = lambda damage: loop.call_soon_threadsafe(self._met_damage, damage)
         devices = self._open_store()
-        self._aside = rescue.all_aside(self.folder)
         self.store.start()
         strays = await asyncio.to_thread(self.store.sweep_spool)
         if strays:
@@ -97,6 +95,7 @@ class App:
         intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
         self.pipeline.coming = lambda: intake.coming
         self._observer = Observer(self.store, intake, self.pipeline, self.registry, self.running)
+        self._note_aside()
         self._watch = asyncio.create_task(self._observer.watch(), name="watch")
         self.store.changed_elsewhere = self._changed_elsewhere
         for name, setting in self.settings.integrations.items():
@@ -152,12 +151,19 @@ class App:
 
     async def _look_after_damage(self) -> None:
         """In the background: bring over what is owed, and look for damage where the last end was not a good one."""
-        for aside in self._aside:
+        for aside in self._note_aside():
             if aside.brought_over is None:
                 await self._bring_over(aside)
-        self._aside = rescue.all_aside(self.folder)
+        self._note_aside()
         if self.store.ended_unclean:
             await asyncio.to_thread(self.store.look_through, _LOOK_THROUGH)
+
+    def _note_aside(self) -> list[rescue.Aside]:
+        """What was set aside is said till somebody has removed it."""
+        assert self._observer
+        aside = rescue.all_aside(self.folder)
+        self._observer.aside = [one.folder.name for one in aside]
+        return aside
 
     async def _bring_over(self, aside: rescue.Aside) -> None:
         """What could not be kept this time (the disk is full, say) is tried at the next start."""
@@ -197,6 +203,7 @@ class App:
         except OSError as error:
             return StoreTrouble(str(error))
         kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
+        mail.dot = mail.kept = time.monotonic()  # its wait in the old store is not ours
         self.store.keep(mail, kept.set_result)
         return await kept
 
@@ -359,7 +366,7 @@ class App:
 
     async def _clear_out(self) -> None:
         """Forget what was kept long enough."""
-        self._aside = [one for one in self._aside if one.folder.exists()]  # till somebody has looked at it
+        self._note_aside()
         self.store.expire_orphans(list(self.pipeline.workers), time.time())
         dropped = await self.store.prune(self.settings.store.keep_days * 86400, self.settings.store.keep_size)
         if dropped:
@@ -412,11 +419,7 @@ class App:
 
     def health(self) -> dict[str, Any]:
         assert self._observer
-        health = self._observer.health()
-        if self._aside:
-            names = ", ".join(one.folder.name for one in self._aside)
-            health["problems"]["store"] = f"a damaged database was set aside as {names}; `mailwire doctor` says more"
-        return health
+        return self._observer.health()
 
     def metrics(self) -> list[Metric]:
         assert self._observer

@@ -16,7 +16,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -94,6 +94,8 @@ class Observer:
         self._lag = Histogram()
         self._complained: set[tuple[str, str]] = set()
         self.stopping = False
+        self.aside: Sequence[str] = ()
+        """The folders with damaged databases that were set aside, till somebody has looked at them."""
 
     async def watch(self) -> None:
         look_at = 0.0
@@ -142,6 +144,8 @@ class Observer:
     def _worries(self) -> Iterator[str]:
         if isinstance(self._writer.trouble, StoreFull) or not self._intake.room():
             yield "the disk is full: mail is answered with 452"
+        if self.aside:
+            yield f"store: {self._about_aside()}"
         for one in self._running.values():
             if one.error or one.state != "running":
                 yield f"{one.name}: {one.error or one.state}"
@@ -169,7 +173,8 @@ class Observer:
             **self.verdict(),
             "uptime": round(time.time() - self._started),
             "queue": total(self._queues),
-            "problems": {one.name: one.error for one in running if one.error},
+            "problems": {one.name: one.error for one in running if one.error}
+            | ({"store": self._about_aside()} if self.aside else {}),
             "targets": {one.name: self._target(one.worker) for one in running if one.worker},
             "last_errors": {
                 one.name: {"time": round(trouble[0]), "error": trouble[1]}
@@ -188,6 +193,9 @@ class Observer:
             "disk_free": self._disk_free(),
             "integrations": {one.name: said for one in running if (said := self._ask(one, "health", {}))},
         }
+
+    def _about_aside(self) -> str:
+        return f"a damaged database was set aside as {', '.join(self.aside)}; `mailwire doctor` says more"
 
     def _target(self, worker: Worker) -> dict[str, Any]:
         waiting = next((row for row in self._queues if row[:2] == (worker.name, "waiting")), None)

@@ -194,7 +194,8 @@ class Pipeline:
         forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
         self._waited = waiting.keys() - {mail.id for mail in forgotten}
         for mail in forgotten:
-            log.warning("mail %s was kept, but not interpreted yet: doing so now", mail.id)
+            log.warning("mail %s was kept, but not interpreted yet: doing so now", mail.id, extra={"mail": mail.id})
+            mail.dot = mail.kept = monotonic_of(mail.received)
         self._queue.extend(forgotten)
         if forgotten:
             self._schedule()

@@ -50,8 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; 1 if the store can't be used or no source of mail could start."""
     chosen = common.settings(args)
-    where = (chosen.settings, chosen.loader, chosen.folder, chosen.path)
-    app = App(*where)
+    app = App(chosen.settings, chosen.loader, chosen.folder, chosen.path)
     form, level = args.log_format or chosen.settings.log_format, args.log or chosen.settings.log
     logs.begin(form, level, sys.stderr, lambda text: app.settings.hide(text))  # the settings are others after a reload
     sys.excepthook = _log_fault  # what is printed otherwise is not looked through for secrets
@@ -60,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             while (code := runner.run(_serve(app))) is None:
-                app = App(*where, condemned=app.damage)
+                # With the settings of the last reload.
+                app = App(app.settings, chosen.loader, chosen.folder, chosen.path, condemned=app.damage)
             return code
     except StoreBroken as error:
         print(error, file=sys.stderr)

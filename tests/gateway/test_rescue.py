@@ -116,7 +116,7 @@ def test_a_damaged_database_is_set_aside_and_what_is_owed_is_brought_over(gatewa
     broken = gateway.cli("doctor", check=False)
     assert re.search(r"^fail  store .*(damaged|folder in its place)", broken.stdout.decode(), re.MULTILINE)
     broker.start()
-    with gateway, Listener(broker.port, "mailwire/+/event", "mailwire/bridge/health") as subscriber:
+    with Listener(broker.port, "mailwire/+/event", "mailwire/bridge/health") as subscriber, gateway:
         send(gateway.port, AFTER)
         wanted = numbers(AFTER, [*BEFORE, LARGE] if all_there else [])
         until(lambda: wanted <= {event["mail"]["subject"] for event in heard(subscriber)}, "the events")
@@ -134,6 +134,7 @@ def test_a_damaged_database_is_set_aside_and_what_is_owed_is_brought_over(gatewa
     assert health["problems"]["store"] == (
         f"a damaged database was set aside as {aside.folder.name}; `mailwire doctor` says more"
     )
+    assert f"store: {health['problems']['store']}" in health["reasons"]
     assert f"warn  set aside      {aside.folder.name}: " in found
     assert f"rm -r '{aside.folder}'" in found
 
@@ -172,7 +173,7 @@ def test_what_is_behind_the_damage_in_a_log_is_brought_over(gateway, broker, dam
     gateway.kill()
     damage(gateway.data / f"{FILE}-wal")
     broker.start()
-    with gateway, Listener(broker.port, "mailwire/+/event") as subscriber:
+    with Listener(broker.port, "mailwire/+/event") as subscriber, gateway:
         send(gateway.port, AFTER)
         wanted = numbers(AFTER, BEFORE, [LARGE])
         until(lambda: len(wanted & {event["mail"]["subject"] for event in heard(subscriber)}) > len(wanted) - 9)
@@ -210,7 +211,7 @@ def test_damage_that_is_met_while_running_is_set_aside_then(gateway, broker):
     with path.open("r+b") as file:
         file.seek((pages[len(pages) // 2] - 1) * 4096)
         file.write(b"\xa5" * 4096)
-    with gateway, Listener(broker.port, "mailwire/+/event") as subscriber:
+    with Listener(broker.port, "mailwire/+/event") as subscriber, gateway:
         gateway.logged(r"the store is damaged \(database disk image is malformed\): starting again with a new one")
         gateway.logged(r"events that were owed were brought over\.")
         until(lambda: {event["id"]: event["mail"]["subject"] for event in heard(subscriber)} == owed)
