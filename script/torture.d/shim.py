@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 import struct
 import subprocess
@@ -38,8 +39,10 @@ class Shim:
         with control.open("r+b") as file:
             self._page = mmap.mmap(file.fileno(), _CONTROL.size)
         self._values = [0, 0, 0]
+        self._library = library.open("rb")
         self.environment = {
-            "LD_PRELOAD": str(library),
+            # Not its path, which a blank would end (ld.so(8)).
+            "LD_PRELOAD": f"/proc/{os.getpid()}/fd/{self._library.fileno()}",
             "TORTURE_CONTROL": str(control),
             "TORTURE_FOLDER": str(folder),
             **({"TORTURE_RECORD": str(record)} if record else {}),

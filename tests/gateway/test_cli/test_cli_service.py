@@ -13,6 +13,8 @@ from gateway.cli import service
 from tests import needs
 from tests.live import Gateway
 
+PYTHON = service._program_word(Path(sys.executable))  # in quotes where there is a blank in it
+
 MOST_EXPOSED = 20  # tenths, of 100: systemd's own services are between 2.0 and 9.6
 UNIT = "etc/systemd/system/mailwire.service"
 
@@ -50,7 +52,7 @@ def test_the_whole_machine(install, root):
         f"{root}/etc/xdg/mailwire/mailwire.yaml: written",
     ]
     unit = settings(root / UNIT)
-    assert unit["ExecStart"] == f"{sys.executable} -I -m gateway run --config /etc/xdg/mailwire/mailwire.yaml"
+    assert unit["ExecStart"] == f"{PYTHON} -I -m gateway run --config /etc/xdg/mailwire/mailwire.yaml"
     assert unit["User"] == "mailwire"
     assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
     assert (unit["ProtectSystem"], unit["WatchdogSec"], unit["Type"]) == ("strict", "60", "notify")
@@ -73,7 +75,7 @@ def _user_unit(folder):
     path = folder / "user" / "mailwire.service"
     path.parent.mkdir()
     text = (service._UNITS / "mailwire-user.service").read_text()
-    path.write_text(text.replace("@python@", sys.executable).replace("@options@", ""))
+    path.write_text(text.replace("@python@", PYTHON).replace("@options@", ""))
     return path
 
 
@@ -234,7 +236,7 @@ def test_a_service_of_ones_own(mailwire, here, tmp_path):
     )
     assert "  systemctl --user enable --now mailwire.service" in result.lines
     unit = settings(units / "mailwire.service")
-    assert unit["ExecStart"] == f"{sys.executable} -I -m gateway run"
+    assert unit["ExecStart"] == f"{PYTHON} -I -m gateway run"
     assert "User" not in unit
     assert "AmbientCapabilities" not in unit
     result = mailwire("service", "uninstall", "--user")
