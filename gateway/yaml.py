@@ -28,6 +28,7 @@ _STANDARD = "tag:yaml.org,2002:"
 _TYPED = {_STANDARD + kind for kind in ("null", "bool", "int", "float")}
 _TEXT = {_STANDARD + kind for kind in ("str", "timestamp")}
 _TAGS = ("!secret", "!env", "!include")
+_DIRECTIVE = re.compile("(?:^|[\n\r\x85\u2028\u2029])(?=%YAML)")
 _HALF = ("this text has half a character, a lone surrogate", "Write the character itself")
 _SYNTAX = (  # what ruamel.yaml says, what it means, what to do
     (r"found character '\\t'", "a tab can't stand here", "Indent with blanks"),
@@ -98,6 +99,11 @@ class _Reader:
         try:
             raw = path.read_bytes()
             text = raw.decode("utf-8-sig")
+            if directive := _DIRECTIVE.search(text):  # ruamel.yaml breaks on a version that it does not know
+                line = text.count("\n", 0, directive.end()) + 1
+                self._report(path, line, (), "a version of YAML can't be chosen", "Remove the line '%YAML ...'")
+                self.document.unknown.add(at)
+                return None
             node: Node | None = yaml.compose(text)
             return node
         except OSError as error:

@@ -39,5 +39,5 @@ def cleaned(name: str, kind: str, number: int) -> str:
     if len(name) > LIMIT:
         stem, dot, extension = name.rpartition(".")
         tail = dot + extension if stem and len(extension) <= 10 else ""
-        name = name[: LIMIT - len(tail)] + tail
+        name = name[: LIMIT - len(tail)].rstrip(" .") + tail
     return name

@@ -246,6 +246,7 @@ def test_is_base64() -> None:
         ("com1.txt", "a/b", "_com1.txt"),
         ("console.txt", "a/b", "console.txt"),
         ("x" * 120, "a/b", "x" * 100),
+        ("x" * 99 + " y", "a/b", "x" * 99),
         ("x" * 120 + ".tar.gz", "a/b", "x" * 97 + ".gz"),
         ("." + "x" * 120, "a/b", "x" * 100),
         ("x." + "y" * 120, "a/b", "x." + "y" * 98),
