@@ -45,7 +45,7 @@ _MOST_BYTES = 8 * 1024 * 1024
 _MOST_NOTES = 100  # in one transaction
 _PATIENCE = 0.001  # seconds that a promise waits for others
 _CHECKPOINT_EVERY = 4 * 1024 * 1024  # bytes written (about) between two checkpoints
-_WAL_PAGES = 4000  # 16 MiB: from here on the log is begun anew as soon as it can be
+_WAL_PAGES = 2000  # 16 MiB: from here on the log is begun anew as soon as it can be
 
 
 class Promise(Protocol):
@@ -200,7 +200,8 @@ class Writer:
         if self._due or flushes:
             self._due = False
             notes = _taken(self._notes, _MOST_NOTES)
-            self._due = self._due or bool(self._notes)
+            if self._notes:
+                self._due = True
         rest = bool(self._mails) or self._due
         if rest:  # a flush waits for all that came before it
             self._flushes.extendleft(reversed(flushes))

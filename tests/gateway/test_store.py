@@ -110,6 +110,21 @@ async def test_files_and_folders_are_for_this_user_alone(tmp_path):
         assert set(modes.values()) == {0o600}
 
 
+async def test_a_new_file_has_large_pages_and_gives_free_ones_back(tmp_path):
+    async with started(tmp_path) as store:
+        assert store.rows("SELECT * FROM pragma_page_size, pragma_auto_vacuum") == [(8192, 2)]
+
+
+async def test_a_file_whose_making_was_cut_short_is_made_anew(tmp_path):
+    (tmp_path / FILE).touch()
+    (tmp_path / f"{FILE}-journal").write_bytes(bytes(512))
+    async with started(tmp_path) as store:
+        assert await keep(store, mail()) is None
+        assert store.rows("PRAGMA page_size") == [(8192,)]
+        assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+        assert not (tmp_path / f"{FILE}-journal").exists()
+
+
 async def test_bookkeeping_is_seen_after_a_flush_and_keeps_its_order(tmp_path):
     async with started(tmp_path) as store:
         for number in range(50):
