@@ -77,13 +77,27 @@ MIGRATIONS = (
     """,
     # So that a start among a million mails finds the few that have a file.
     "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
+    """
+    -- What routes have told (`gateway.care.Memory`), and what is still to be acknowledged (`gateway.noise`).
+    CREATE TABLE care (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE escalations (
+        event TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        since REAL NOT NULL,
+        due REAL NOT NULL,
+        step INTEGER NOT NULL,
+        how TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_held ON deliveries (due) WHERE state = 'held';
+    """,
 )
 
 FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
-_STATES = ("waiting", "dead", "expired")  # of a delivery
+_STATES = ("waiting", "held", "dead", "expired")  # of a delivery
 
 _AT_THE_NEXT_START = (
     "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
@@ -127,7 +141,7 @@ class Mail:
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event owed to one target. `state`: waiting, dead (refused) or expired."""
+    """One event owed to one target. `state`: waiting, held (not to be told before `due`), dead (refused) or expired."""
 
     event_id: str
     target: str
@@ -518,7 +532,7 @@ class Store:
         return found
 
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        """How many mails wait to be interpreted, and how many deliveries are waiting, held, dead and expired."""
         return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
@@ -565,6 +579,7 @@ class Store:
                     (self.spool / file).unlink(missing_ok=True)
             dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
+        self.note_one("DELETE FROM escalations WHERE event NOT IN (SELECT id FROM events)")
         return dropped
 
     def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
@@ -572,7 +587,8 @@ class Store:
         sql = (
             "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state IN ('waiting', 'held')) "
+            "ORDER BY m.seq LIMIT 100"
         )
         batch = []
         for *mail, received in self.rows(sql):
