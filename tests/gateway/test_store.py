@@ -301,7 +301,7 @@ async def test_what_is_owed_is_counted_by_target_with_the_oldest(tmp_path):
         store.note_one(sql, ids[number], target, state)
     await store.flush()
     assert store.queues() == [("", "", 0, ""), ("a", "waiting", 2, ids[0]), ("b", "dead", 1, ids[2])]
-    assert store.owed() == {"uninterpreted": 0, "waiting": 2, "dead": 1, "expired": 0}
+    assert store.owed() == {"uninterpreted": 0, "waiting": 2, "held": 0, "dead": 1, "expired": 0}
     assert abs(time_of(ids[0]) - time.time()) < 60
     await store.close()
 
