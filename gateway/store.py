@@ -202,7 +202,7 @@ class Store:
         self._closing = False
         self.writer: Writer | None = None
         self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
+        self._readers: list[tuple[sqlite3.Connection, threading.Lock]] = []  # one a thread; the lock is for the end
         self._lock: Any = None
         self._last_seq = 0
 
@@ -364,7 +364,10 @@ class Store:
 
     def _close_readers(self) -> None:
         while self._readers:
-            self._readers.pop().close()
+            connection, in_use = self._readers.pop()
+            connection.interrupt()  # a thread may still read for somebody who has given up waiting
+            with in_use:
+                connection.close()
         self._local = threading.local()
 
     def __del__(self) -> None:
@@ -427,18 +430,21 @@ class Store:
     # --- reading -----------------------------------------------------------------------------------------------
 
     @property
-    def _reader(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+    def _reader(self) -> tuple[sqlite3.Connection, threading.Lock]:
+        reader: tuple[sqlite3.Connection, threading.Lock] | None = getattr(self._local, "reader", None)
+        if reader is None:
             connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None, check_same_thread=False)
-            self._readers.append(connection)
+            reader = connection, threading.Lock()
+            self._readers.append(reader)
             connection.execute("PRAGMA query_only = ON")
-            self._local.connection = connection
-        return connection
+            self._local.reader = reader
+        return reader
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        connection, in_use = self._reader
         try:
-            return self._reader.execute(sql, values).fetchall()
+            with in_use:
+                return connection.execute(sql, values).fetchall()
         except sqlite3.DatabaseError as error:
             self._met(error)
             raise
