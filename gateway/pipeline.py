@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
 from gateway.deliver import Ledger, Worker
 from gateway.logs import Budget
 from gateway.registry import Registry, Sender
@@ -112,6 +112,8 @@ class Pipeline:
         self.registry = registry
         self.ledger = Ledger(store)
         self.workers: dict[str, Worker] = {}
+        self.claimants: dict[str, Target] = {}
+        """The targets that have a word in what is their business (`Target.claims`)."""
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
@@ -407,6 +409,9 @@ class Pipeline:
         self.events[event["kind"]] += 1
         now = time.time()
         targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
+        for name, target in self.claimants.items():
+            if name not in targets and target.claims(event):
+                targets[name] = now + target.patience
         self.ledger.add(event, received, targets)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))

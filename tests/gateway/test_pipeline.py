@@ -326,3 +326,12 @@ async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(benc
     for _ in range(3):
         await bench.pipeline.catch_up()
     assert await bench.heard(2) == ["x", "y"]
+
+
+async def test_a_target_may_claim_an_event_that_no_route_gives_it(bench):
+    bench.pipeline.router = Router([], [], None)
+    bench.target.claims = lambda event: event["title"] == "mine"
+    bench.pipeline.claimants = {"t": bench.target}
+    await bench.kept(b"Subject: not mine\n\n")
+    await bench.kept(b"Subject: mine\n\n")
+    assert await bench.heard(1) == ["mine"]
