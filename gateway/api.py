@@ -334,6 +334,11 @@ class Context:
     gateway: Gateway
     intake: Intake
     emit: Callable[[Mapping[str, Any]], Awaitable[str]]
+    """`await emit(draft)`: an event that did not come by mail; its id, when it is durable. Raises StoreTrouble.
+
+    The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
+    With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
+    """
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
