@@ -126,6 +126,7 @@ class Serial(Source, Target):
             self._writer = lines.Writer(self.context, config)
         self._runner = asyncio.create_task(self._run(), name=f"serial {self.context.name}")
         await self._tried.wait()
+        self.context.ready()  # nobody need wait for a board that may never say hello
 
     async def stop(self) -> None:
         if self._runner:

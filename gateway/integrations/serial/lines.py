@@ -18,9 +18,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel, Context, Event, Refused, template_check
+from gateway.api import ConfigModel, Context, Event, Refused, template_check, words
 from gateway.integrations.serial.noise import Noise
 from gateway.integrations.serial.patterns import LONGEST, compiled
 
@@ -50,6 +50,14 @@ class Pattern(ConfigModel):
     text: Filled | None = None
     device: Filled | None = Field(default=None, description="The device's id")
     ignore: bool = Field(default=False, description="Such a line means nothing")
+
+    @field_validator("kind", "state", "severity")
+    @classmethod
+    def _is_a_word(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = {"kind": words.KINDS, "state": words.STATES, "severity": words.SEVERITIES}[info.field_name or ""]
+        if value is not None and "{" not in value and value not in known:
+            raise ValueError(f"there is no {info.field_name} '{value}'; there are {', '.join(known)}")
+        return value
 
     @field_validator("pattern")
     @classmethod
