@@ -23,6 +23,7 @@ COMMANDS = {
     "queue": "list, retry or drop what is still owed to the targets",
     "ack": "list what nobody has acknowledged, or acknowledge it",
     "devices": "list, rename or forget devices",
+    "monitor": "show what a board says on its serial port, and send it commands",
     "integrations": "list integrations, or begin a new one",
     "user": "add, list, check or remove those who may log in",
     "bans": "list the peers that are kept out, or let one in again",
