@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "run the gateway",
     "check": "find the mistakes in a configuration",
     "explain": "show what would become of a mail, and why",
+    "notify": "tell people something, through a target of the configuration",
     "send": "send a test mail to any SMTP server",
     "events": "list events, or follow them as they come",
     "mails": "list the mails that are kept, or show one",

@@ -296,6 +296,9 @@ class Gateway(Protocol):
 
     def devices(self) -> list[Device]: ...
 
+    def people(self) -> list[str]:
+        """The names of the targets that tell people: those that don't get everything without a route."""
+
     def info(self) -> dict[str, Any]:
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
@@ -337,6 +340,7 @@ class Context:
     """`await emit(draft)`: an event that did not come by mail; its id, when it is durable. Raises StoreTrouble.
 
     The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
+    `targets` names those that are told, in place of the routes. `files`: attachments, each (name, media type, bytes).
     With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
     """
     ready: Callable[[], None]

@@ -139,6 +139,7 @@ class Worker:
         self.target = target
         self.last_error: str | None = None
         self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
+        self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -342,6 +343,7 @@ class Worker:
 
     def _done(self, delivery: Delivery) -> None:
         self._release(delivery)
+        self.failing = None
         self._pause = _FIRST_PAUSE
         self.delivered += 1
         now = time.monotonic()
@@ -424,6 +426,7 @@ class Worker:
         """Log once when it breaks and once when it is well again."""
         if error:
             self.trouble = (time.time(), error)
+            self.failing = (self.failing[0] if self.failing else time.monotonic(), error)
         if error and not self.last_error:
             log.warning("%s: deliveries wait: %s", self.name, error, extra={"target": self.name})
         elif self.last_error and not error:

@@ -95,6 +95,10 @@ class Router:
         """Where it goes, without the words."""
         return self._walk(event, None)
 
+    def plan_for(self, targets: Iterable[str]) -> Plan:
+        """For an event that says itself where it goes."""
+        return Plan({target: self._patience.get(target, DEFAULT_EXPIRY) for target in targets}, {})
+
     def verdict(self, event: Event) -> Verdict:
         """Where it goes, and why."""
         reasons: list[str] = []
