@@ -296,8 +296,8 @@ class Gateway(Protocol):
 
     def devices(self) -> list[Device]: ...
 
-    def people(self) -> list[str]:
-        """The names of the targets that tell people: those that don't get everything without a route."""
+    def targets(self) -> dict[str, bool]:
+        """The name of each target, and whether it tells people."""
 
     def info(self) -> dict[str, Any]:
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
@@ -484,6 +484,9 @@ class Target(Integration):
     concurrency: ClassVar[int] = 1
     event_bus: ClassVar[bool] = False
     """True for targets (mqtt, serial) that get everything when no routes are configured."""
+
+    for_people: ClassVar[bool] = False
+    """True for targets that tell people; Home Assistant is offered them."""
 
     @classmethod
     def takes_all(cls, config: Any) -> bool:

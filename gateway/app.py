@@ -422,12 +422,8 @@ class App:
     def devices(self) -> list[Device]:
         return self.registry.devices()
 
-    def people(self) -> list[str]:
-        return [
-            one.name
-            for one in self.running.values()
-            if isinstance(one.instance, Target) and not one.instance.takes_all(one.setting.config)
-        ]
+    def targets(self) -> dict[str, bool]:
+        return {one.name: one.instance.for_people for one in self.running.values() if isinstance(one.instance, Target)}
 
     def info(self) -> dict[str, Any]:
         return {

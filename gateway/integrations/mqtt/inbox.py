@@ -120,10 +120,9 @@ class Inbox:
 
     def _notification(self, message: Message) -> dict[str, Any]:
         target = message.topic.removeprefix(self._topics.notify).removeprefix("/")
-        people = self._context.gateway.people()
-        if target and target not in people:
-            known = f"there are {', '.join(people)}" if people else "there is no target that tells people"
-            raise LookupError(f"there is no target '{target}': {known}")
+        targets = self._context.gateway.targets()
+        if target and target not in targets:
+            raise LookupError(f"there is no target '{target}', but {', '.join(targets)}")
         return notification(message.payload) | ({"targets": [target]} if target else {})
 
 

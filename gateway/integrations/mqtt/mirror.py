@@ -174,7 +174,8 @@ class Mirror:
                 await asyncio.sleep(NEWS_PAUSE)
 
     async def _publish_bridge(self, connection: Connection, again: bool = False) -> None:
-        document = discovery.bridge_config(self._topics, self._version, self._gateway.people())
+        people = [name for name, tells_people in self._gateway.targets().items() if tells_people]
+        document = discovery.bridge_config(self._topics, self._version, people)
         await self._publish_document(connection, self._topics.config("bridge"), document, again)
 
     # --- publishing --------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class StandIn:
         self.well: dict[str, Any] = {"queue": 0, "uptime": 0.0, "problems": {}}
         self.problems: list[str | None] = []
         self.readies = 0
-        self.told: list[str] = []  # the targets that tell people
+        self.others: dict[str, bool] = {}  # targets, and whether they tell people
         self.drafts: list[Mapping[str, Any]] = []
         self.trouble = 0  # how often emitting fails from now on
         self.verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {}
@@ -98,8 +98,8 @@ class StandIn:
     def devices(self) -> list[Device]:
         return list(self.known.values())
 
-    def people(self) -> list[str]:
-        return self.told
+    def targets(self) -> dict[str, bool]:
+        return self.others
 
     def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> Template:
         return template.text(source, html=html, more=more)

@@ -83,7 +83,7 @@ def test_no_topic_filter(topic: str) -> None:
 
 
 async def test_a_notification_goes_to_its_target(mosquitto: Mosquitto, gateway: StandIn) -> None:
-    gateway.told = ["post"]
+    gateway.others = {"broker": False, "post": True}
     async with gateway.connected(url=mosquitto.url):
         with Listener(mosquitto.port, "none") as someone:
             someone.publish("mailwire/notify/post", "Wet\nThe cellar")
@@ -98,7 +98,7 @@ async def test_a_notification_goes_to_its_target(mosquitto: Mosquitto, gateway: 
 async def test_what_can_not_be_told_is_said(
     mosquitto: Mosquitto, gateway: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway.told = ["post"]
+    gateway.others = {"broker": False, "post": True}
     caplog.set_level(logging.WARNING, "test.mqtt")
     with Listener(mosquitto.port, "none") as someone:
         someone.publish("mailwire/notify/post", "again and again", retain=True)
@@ -110,7 +110,7 @@ async def test_what_can_not_be_told_is_said(
     assert [draft["title"] for draft in gateway.drafts] == ["last"]
     assert [record.getMessage() for record in caplog.records] == [
         "mailwire/notify/post: a retained notification is ignored: don't retain it",
-        "mailwire/notify/fone: no event is made of this message: there is no target 'fone': there are post",
+        "mailwire/notify/fone: no event is made of this message: there is no target 'fone', but broker, post",
         'mailwire/notify/post: no event is made of this message: an attachment is {"name": "…", "type": "image/jpeg", '
         '"content": "<base64>"}',
     ]
@@ -153,7 +153,7 @@ async def test_nothing_is_acknowledged_before_it_is_stored(
     mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that can't write, an end in between, and a time without a gateway: all is told, in order."""
-    gateway.told = ["post"]
+    gateway.others = {"broker": False, "post": True}
     gateway.trouble = 10_000
     with Listener(mosquitto.port, "none") as someone:
         async with gateway.connected(url=mosquitto.url):
@@ -173,7 +173,7 @@ async def test_nothing_is_acknowledged_before_it_is_stored(
 
 
 async def test_home_assistant_learns_whom_it_can_tell(mosquitto: Mosquitto, gateway: StandIn) -> None:
-    gateway.told = ["post"]
+    gateway.others = {"broker": False, "post": True}
     topic = "homeassistant/device/mailwire_bridge/config"
     with Listener(mosquitto.port, topic) as home_assistant:
         async with gateway.connected(url=mosquitto.url):
