@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import heapq
+import json
 import logging
 import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
@@ -25,6 +26,9 @@ from gateway.store import Delivery, Store, rows_of
 from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
+
+Held = dict[str, tuple[float, float, str]]
+"""Target -> (due, expiry, why): what waits for its time (`gateway.noise`); Unix seconds."""
 
 _HELD = 2000  # deliveries of one target in memory
 _LEDGER_WAIT = 0.02  # seconds that a new event waits for its acknowledgements before it is written
@@ -41,12 +45,12 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._new: dict[str, tuple[Event, float, dict[str, float]]] = {}
+        self._new: dict[str, tuple[Event, float, dict[str, float], Held]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, event: Event, received: float, targets: dict[str, float]) -> None:
-        """`targets`: name -> Unix time of expiry."""
-        self._new[event["id"]] = (event, received, dict(targets))
+    def add(self, event: Event, received: float, targets: dict[str, float], held: Held | None = None) -> None:
+        """`targets`: name -> Unix time of expiry; `held`: those that are not to be told yet."""
+        self._new[event["id"]] = (event, received, dict(targets), held or {})
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
 
@@ -71,36 +75,56 @@ class Ledger:
         else:
             self._store.note_one("DELETE FROM deliveries WHERE target = ? AND event = ?", target, event_id)
 
+    def owe(self, delivery: Delivery) -> None:
+        """Make a row for a delivery that has none any more."""
+        self._store.note_one(
+            "INSERT OR IGNORE INTO deliveries (event, target, state, expires) VALUES (?, ?, ?, ?)",
+            delivery.event_id,
+            delivery.target,
+            delivery.state,
+            delivery.expires,
+        )
+
     def put_off(self, delivery: Delivery) -> None:
         """A delivery's new state, attempts, due and reason; after this it has a row."""
         self.write()
         self._store.note_one(
-            "UPDATE deliveries SET state = ?, attempts = ?, due = ?, reason = ? WHERE target = ? AND event = ?",
+            "UPDATE deliveries SET state = ?, attempts = ?, due = ?, reason = ?, memo = ? "
+            "WHERE target = ? AND event = ?",
             delivery.state,
             delivery.attempts,
             delivery.due,
             delivery.reason,
+            delivery.memo,
             delivery.target,
             delivery.event_id,
         )
 
 
-def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
+def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float], Held]]) -> Iterator[Statement]:
     """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
     events: list[Any] = []
     owed: list[Any] = []
+    later: list[Any] = []
     mails: list[str] = []
-    for event_id, (event, received, targets) in entries.items():
+    for event_id, (event, received, targets, held) in entries.items():
         events += (event_id, received, event["device"]["id"], to_json(event).decode())
         if event["mail"]:
             mails.append(event_id)
         for target, expires in list(targets.items()):
             owed += (event_id, target, "waiting", expires)
+        for target, (due, expires, reason) in held.items():
+            later += (event_id, target, "held", due, expires, reason)
     yield from rows_of("INSERT OR REPLACE INTO events (id, time, device, event)", 4, events)
     yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, expires)", 4, owed)
+    yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, due, expires, reason)", 6, later)
     for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):
         marks = ", ".join("?" * len(some))
         yield f"UPDATE mails SET state = 'done' WHERE id IN ({marks})", some  # noqa: S608  # marks, no values
+
+
+def _note(delivery: Delivery, memo: Mapping[str, Any] | None) -> None:
+    delivery.memo = json.dumps(memo) if memo else ""
 
 
 class Worker:
@@ -115,6 +139,7 @@ class Worker:
         self.target = target
         self.last_error: str | None = None
         self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
+        self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -287,17 +312,23 @@ class Worker:
     async def _deliver(self, delivery: Delivery) -> None:
         assert delivery.event is not None
         try:
-            await self.target.deliver(delivery.event)
+            if delivery.memo:
+                await self.target.deliver_again(delivery.event, json.loads(delivery.memo))
+            else:
+                await self.target.deliver(delivery.event)
         except NotReady as error:
             self._say(self._hide(str(error)))
             if self._paused_until <= time.monotonic():
-                self._paused_until = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
+                pause = self._pause if error.after is None else error.after
+                self._paused_until = time.monotonic() + pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
             self._wake.set()
         except Retry as error:
+            _note(delivery, error.memo)
             self._again(delivery, str(error), error.after)
         except Refused as error:
+            _note(delivery, error.memo)
             self._end(delivery, "dead", str(error))
             log.warning(
                 "%s refused event %s for good: %s", self.name, delivery.event_id, error, extra=self._about(delivery)
@@ -312,6 +343,7 @@ class Worker:
 
     def _done(self, delivery: Delivery) -> None:
         self._release(delivery)
+        self.failing = None
         self._pause = _FIRST_PAUSE
         self.delivered += 1
         now = time.monotonic()
@@ -334,6 +366,26 @@ class Worker:
         heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
         self._ledger.put_off(delivery)
         self._wake.set()
+
+    async def failed(self, event_id: str, reason: str, memo: Mapping[str, Any] | None) -> bool:
+        """`gateway.api.Gateway.failed`."""
+        self._ledger.write()
+        if event_id in self._held or not await self._store.flush():
+            return False
+        event = self._store.event(event_id)
+        if event is None:
+            raise LookupError(f"event {event_id} is no longer kept")
+        row = self._store.delivery(event_id, self.name)
+        if row and row.state == "waiting":
+            return False
+        delivery = row or Delivery(event_id, self.name, expires=time.time())
+        if reason not in delivery.reason:  # else it is told once more
+            delivery.reason = f"{delivery.reason}; {reason}" if delivery.reason else reason
+        _note(delivery, memo)
+        self._ledger.owe(delivery)
+        self._end(delivery, "dead", delivery.reason)
+        log.warning("%s: event %s failed after all: %s", self.name, event_id, self._hide(reason), extra=about(event))
+        return True
 
     def _release(self, delivery: Delivery) -> None:
         """It is over, one way or the other."""
@@ -374,6 +426,7 @@ class Worker:
         """Log once when it breaks and once when it is well again."""
         if error:
             self.trouble = (time.time(), error)
+            self.failing = (self.failing[0] if self.failing else time.monotonic(), error)
         if error and not self.last_error:
             log.warning("%s: deliveries wait: %s", self.name, error, extra={"target": self.name})
         elif self.last_error and not error:

@@ -77,13 +77,29 @@ MIGRATIONS = (
     """,
     # So that a start among a million mails finds the few that have a file.
     "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
+    """
+    -- What routes have told (`gateway.care.Memory`), and what is still to be acknowledged (`gateway.noise`).
+    CREATE TABLE care (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE escalations (
+        event TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        since REAL NOT NULL,
+        due REAL NOT NULL,
+        step INTEGER NOT NULL,
+        how TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_held ON deliveries (due) WHERE state = 'held';
+    """,
+    # What a target wants to know at the next try, as JSON (`gateway.api.Retry`).
+    "ALTER TABLE deliveries ADD COLUMN memo TEXT NOT NULL DEFAULT '';",
 )
 
 FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
-_STATES = ("waiting", "dead", "expired")  # of a delivery
+_STATES = ("waiting", "held", "dead", "expired")  # of a delivery
 
 _AT_THE_NEXT_START = (
     "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
@@ -128,7 +144,7 @@ class Mail:
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event owed to one target. `state`: waiting, dead (refused) or expired."""
+    """One event owed to one target. `state`: waiting, held (not to be told before `due`), dead (refused) or expired."""
 
     event_id: str
     target: str
@@ -137,6 +153,7 @@ class Delivery:
     attempts: int = 0
     due: float = 0.0
     reason: str = ""
+    memo: str = ""
     event: Event | None = field(default=None, repr=False)
     # When its mail's final dot came and when its event was made, on the monotonic clock.
     dot: float = 0.0
@@ -189,7 +206,7 @@ class Store:
         self._closing = False
         self.writer: Writer | None = None
         self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
+        self._readers: list[tuple[sqlite3.Connection, threading.Lock]] = []  # one a thread; the lock is for the end
         self._lock: Any = None
         self._last_seq = 0
 
@@ -352,7 +369,10 @@ class Store:
 
     def _close_readers(self) -> None:
         while self._readers:
-            self._readers.pop().close()
+            connection, in_use = self._readers.pop()
+            connection.interrupt()  # a thread may still read for somebody who has given up waiting
+            with in_use:
+                connection.close()
         self._local = threading.local()
 
     def __del__(self) -> None:
@@ -415,18 +435,21 @@ class Store:
     # --- reading -----------------------------------------------------------------------------------------------
 
     @property
-    def _reader(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+    def _reader(self) -> tuple[sqlite3.Connection, threading.Lock]:
+        reader: tuple[sqlite3.Connection, threading.Lock] | None = getattr(self._local, "reader", None)
+        if reader is None:
             connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None, check_same_thread=False)
-            self._readers.append(connection)
+            reader = connection, threading.Lock()
+            self._readers.append(reader)
             connection.execute("PRAGMA query_only = ON")
-            self._local.connection = connection
-        return connection
+            self._local.reader = reader
+        return reader
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        connection, in_use = self._reader
         try:
-            return self._reader.execute(sql, values).fetchall()
+            with in_use:
+                return connection.execute(sql, values).fetchall()
         except sqlite3.DatabaseError as error:
             self._met(error)
             raise
@@ -483,25 +506,20 @@ class Store:
     ) -> list[Delivery]:
         """What is owed (or dead, or expired), by the order of its events; each with its event."""
         sql = (
-            "SELECT d.event, target, state, attempts, due, expires, reason, e.event, e.time FROM deliveries d "
-            "LEFT JOIN events e ON e.id = d.event "
-            "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
+            f"{self._DELIVERY} WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? "
+            "ORDER BY d.event LIMIT ?"
         )
-        return [
-            Delivery(
-                event_id=row[0],
-                target=row[1],
-                state=row[2],
-                attempts=row[3],
-                due=row[4],
-                expires=row[5],
-                reason=row[6],
-                event=json.loads(row[7]) if row[7] else None,
-                dot=(dot := monotonic_of(row[8] or 0.0)),
-                made=dot,
-            )
-            for row in self.rows(sql, target, target, state, state, after, limit)
-        ]
+        return [_delivery(row) for row in self.rows(sql, target, target, state, state, after, limit)]
+
+    _DELIVERY = (
+        "SELECT d.event, target, state, attempts, due, expires, reason, memo, e.event, e.time FROM deliveries d "
+        "LEFT JOIN events e ON e.id = d.event"
+    )
+
+    def delivery(self, event_id: str, target: str) -> Delivery | None:
+        """None: it is not owed, or not any more."""
+        found = self.rows(f"{self._DELIVERY} WHERE target = ? AND d.event = ?", target, event_id)
+        return _delivery(found[0]) if found else None
 
     def queues(self) -> list[tuple[str, str, int, str]]:
         """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
@@ -520,7 +538,7 @@ class Store:
         return found
 
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        """How many mails wait to be interpreted, and how many deliveries are waiting, held, dead and expired."""
         return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
@@ -567,6 +585,7 @@ class Store:
                     (self.spool / file).unlink(missing_ok=True)
             dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
+        self.note_one("DELETE FROM escalations WHERE event NOT IN (SELECT id FROM events)")
         return dropped
 
     def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
@@ -574,7 +593,8 @@ class Store:
         sql = (
             "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state IN ('waiting', 'held')) "
+            "ORDER BY m.seq LIMIT 100"
         )
         batch = []
         for *mail, received in self.rows(sql):
@@ -652,3 +672,21 @@ def _mail(row: tuple[Any, ...]) -> Mail:
     seq, mail_id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file = row
     envelope = Envelope(source, peer, helo, mail_from, json.loads(rcpt_to), json.loads(details))
     return Mail(mail_id, received, envelope, size, sha256, state, None, file, seq)
+
+
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    event_id, target, state, attempts, due, expires, reason, memo, event, made = row
+    since = monotonic_of(made or 0.0)
+    return Delivery(
+        event_id=event_id,
+        target=target,
+        expires=expires,
+        state=state,
+        attempts=attempts,
+        due=due,
+        reason=reason,
+        memo=memo,
+        event=json.loads(event) if event else None,
+        dot=since,
+        made=since,
+    )
