@@ -6,6 +6,7 @@ It is looked into every `every` seconds. Each mail is fetched once, told apart b
 
 from __future__ import annotations
 
+import contextlib
 import poplib
 import secrets
 from typing import Literal, Self
@@ -105,7 +106,8 @@ class Pop3(Source):
             except poplib.error_proto as error:
                 raise mailbox.LoginRefused(_words(error)) from error
         except BaseException:
-            box.close()
+            with contextlib.suppress(OSError):  # it may be closed already
+                box.close()
             raise
         return box
 
