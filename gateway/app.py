@@ -461,6 +461,10 @@ class App:
         envelope, content = self._stored(event_id)
         return envelope, bytes(content)
 
+    async def kept_details(self, source: str, limit: int) -> list[dict[str, Any]]:
+        sql = "SELECT details FROM mails WHERE source = ? ORDER BY seq DESC LIMIT ?"
+        return [json.loads(row[0]) for row in await asyncio.to_thread(self.store.rows, sql, source, limit)]
+
     def _stored(self, event_id: str) -> tuple[Envelope, Any]:
         mail = self.store.mail(event_id)
         if mail is None:
