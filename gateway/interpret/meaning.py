@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
-    from gateway.api import Envelope
     from gateway.interpret import Reading
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -54,6 +53,13 @@ class Meaning:
     profile: str | None = None
     device_name: str | None = None
     serial: str | None = None
+
+
+class Greeted(Protocol):
+    """What of an envelope (`gateway.api.Envelope`) tells something."""
+
+    @property
+    def helo(self) -> str: ...
 
 
 class _Rule(NamedTuple):
@@ -117,7 +123,7 @@ def profile(name: str = "generic") -> Profile:
     return Profile(tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8")))
 
 
-def meaning(reading: Reading, envelope: Envelope) -> Meaning:
+def meaning(reading: Reading, envelope: Greeted) -> Meaning:
     """The meaning of a mail by the generic profile. Unknown words make the kind `other`, never an alarm."""
     rules = profile()
     subject = reading.subject or ""
@@ -293,7 +299,7 @@ def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str 
 
 
 def _manufacturer(
-    reading: Reading, envelope: Envelope, lowered: dict[str, str], data: dict[str, str], rules: Profile
+    reading: Reading, envelope: Greeted, lowered: dict[str, str], data: dict[str, str], rules: Profile
 ) -> str | None:
     for word in _words_of_line(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
         if word in rules.maker_senders:
