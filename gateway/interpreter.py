@@ -190,7 +190,7 @@ class Interpreter:
         try:
             with there:
                 process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=there, stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+                    *self._command, stdin=there.fileno(), stdout=asyncio.subprocess.DEVNULL, start_new_session=True
                 )
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=here)
             self._silent = 0

@@ -78,7 +78,7 @@ class Reading:
 
 
 def read(raw: Buffer) -> Reading:
-    """Read a whole mail, given as bytes or as a memory-mapped file. Whatever the bytes are, it raises MemoryError alone."""
+    """Read a whole mail, given as bytes or as a memory-mapped file. Raises MemoryError, and nothing else, ever."""
     reading = Reading()
     try:
         _read(raw, reading)
