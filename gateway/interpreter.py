@@ -25,7 +25,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +38,8 @@ log = logging.getLogger(__name__)
 
 _MOST = 64  # mails under way
 _MOST_BYTES = 1024 * 1024  # of their contents
-_PATIENCE = 15.0  # seconds for a mail, and a second more for each MiB of it
+_DEATHS = 3  # that make a mail the culprit; one or two may be chance
+_PATIENCE = 10.0  # seconds for a mail, and a second more for each MiB of it
 _START_PATIENCE = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to start it
 _STEADY = 1.0  # seconds; after a life of so long the next one begins at once
@@ -55,7 +55,7 @@ Answered = Callable[[Mail, Reading, Meaning], None]
 class _Question:
     mail: Mail
     said: bytes
-    suspected: str = ""  # why the process ended that had it, if one did
+    deaths: int = 0  # of processes that had it
 
 
 class Interpreter:
@@ -114,7 +114,7 @@ class Interpreter:
     def _ask(self) -> None:
         """Say what waits. A suspect is alone with it."""
         while self._channel and self._waiting:
-            if self._under_way and (self._waiting[0].suspected or self._under_way[0].suspected):
+            if self._under_way and (self._waiting[0].deaths or self._under_way[0].deaths):
                 return
             question = self._waiting.popleft()
             if not self._under_way:
@@ -201,7 +201,7 @@ class Interpreter:
                 patience = self._patience(channel)
                 if self._silent > patience:
                     reason = f"did not answer within {patience:.0f} seconds"
-                    _kill(process)
+                    process.kill()
                     await channel.ended
         finally:
             self._channel = None
@@ -210,8 +210,7 @@ class Interpreter:
             else:
                 here.close()
             if process:
-                _kill(process)
-                await process.wait()
+                await _gone(process)
         return reason or channel.wrong or _ending(process.returncode or 0)
 
     def _patience(self, channel: _Channel) -> float:
@@ -220,14 +219,13 @@ class Interpreter:
         return _PATIENCE + self._under_way[0].mail.size / 2**20 if self._under_way else math.inf
 
     def _take_back(self, reason: str, *, blame: bool) -> None:
-        """What it had is asked again; but not if it was asked alone, and not for the first time."""
+        """What it had is asked again; but not what was the end of so many, and alone with all but the first."""
         left = list(self._under_way)
         self._under_way.clear()
-        if blame and len(left) == 1 and left[0].suspected:
-            self._condemn(left[0], reason)
-            return
         for question in left if blame else ():
-            question.suspected = reason
+            question.deaths += 1
+        if len(left) == 1 and left[0].deaths >= _DEATHS:
+            self._condemn(left.pop(), reason)
         self._waiting.extendleft(reversed(left))
 
 
@@ -245,7 +243,8 @@ class _Channel(asyncio.Protocol):
 
     def say(self, data: bytes) -> None:
         assert self._transport
-        self._transport.write(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def close(self) -> bool:
         """False: it was never open."""
@@ -271,9 +270,14 @@ class _Channel(asyncio.Protocol):
         self.ended.set_result(None)
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
+async def _gone(process: asyncio.subprocess.Process) -> None:
+    """Its socket is closed, which ends it; if not, kill -9."""
+    try:
+        async with asyncio.timeout(_CLOSING):
+            await process.wait()
+    except TimeoutError:
         process.kill()
+        await process.wait()
 
 
 def _ending(code: int) -> str:

@@ -36,6 +36,7 @@ VERSION = f"{__version__} {sys.version}"
 LENGTH = 4  # bytes
 _CHANNEL = 0
 _PIECE = 256 * 1024  # bytes read at a time
+_LONGEST = 16 * 1024 * 1024  # bytes of a message; nobody says so much
 _HOLD_BACK = 0.0005  # seconds that answers may wait for the next ones
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -58,7 +59,10 @@ def messages(pending: bytearray) -> list[Any]:
     found: list[Any] = []
     at = 0
     while len(pending) - at >= LENGTH:
-        end = at + LENGTH + int.from_bytes(pending[at : at + LENGTH])
+        length = int.from_bytes(pending[at : at + LENGTH])
+        if length > _LONGEST:
+            raise ValueError(f"a message of {length} bytes")
+        end = at + LENGTH + length
         if len(pending) < end:
             break
         found.append(marshal.loads(memoryview(pending)[at + LENGTH : end]))  # noqa: S302  # both ends are ours
