@@ -85,7 +85,7 @@ class Interpreter:
         """Let it finish what is under way, for a moment; what has no answer then never gets one."""
         if self._life is None:
             return
-        if self._channel:
+        if not self.trouble:
             await asyncio.wait({idle := asyncio.create_task(self._idle.wait())}, timeout=_CLOSING)
             idle.cancel()
         self._life.cancel()

@@ -221,7 +221,8 @@ class Pipeline:
         return event_id
 
     async def stop(self) -> None:
-        """Finish what is being interpreted; the rest stays `received`."""
+        """Finish what the interpreter has room for, if that takes no long time; the rest stays `received`."""
+        self._turn()
         self._stopped = True
         await self.interpreter.close()
         self.ledger.write()

@@ -363,10 +363,11 @@ def test_kill_9_at_it_in_the_middle_of_load_loses_nothing_and_repeats_nothing(tm
             load.start()
             kills = 0
             while load.is_alive():
+                process = gateway.interpreter
+                time.sleep(0.3)  # else none would ever be ready
                 with suppress(ProcessLookupError):
-                    os.kill(gateway.interpreter, signal.SIGKILL)
+                    os.kill(process, signal.SIGKILL)
                     kills += 1
-                time.sleep(0.3)
             load.join()
             events = gateway.settled(1500)
             until(lambda: len(listener.messages) >= 1500, "all events")
