@@ -4,6 +4,9 @@ A mail stays `received` in the store until its event is written, so a crash anyw
 done again, with the same id. Interpreting is done by a process of its own (`gateway.interpreter`), which has a
 bounded number of mails at a time; the others wait here, and beyond a bound in the store. The mails of one peer keep
 their order: a "motion ended" never overtakes its "motion started".
+
+Where nothing waits, a mail is interpreted while the store still writes it. That hides the time it takes behind the
+disk's; what comes of it is used when the mail is kept, and forgotten if it could not be.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ _RECENT = 10_000  # mails in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
 _LINES = 20  # of the log, in a second, about mails
 _AGAIN = 1.0  # seconds before what this machine could not do is tried again
+_ASKED, _TOO_LATE = "asked", "too late"
+_Answer = tuple[interpret.Reading, interpret.Meaning]
 _PASSING = (OSError, MemoryError, sqlite3.Error)
 """It has no memory, no file or no disk at this moment; the mail is kept, and its turn comes."""
 
@@ -128,18 +133,31 @@ class Pipeline:
 
     # --- in ----------------------------------------------------------------------------------------------------
 
+    def begun(self, mail: Mail) -> None:
+        """A mail is being kept."""
+        free = not (self._queue or self._behind or self._stopped) and self.interpreter.room
+        if free and mail.content is not None and mail.envelope.peer not in self._held_up:
+            mail.early = _ASKED
+            self.interpreter.give(mail, mail.content)
+
     def arrived(self, mail: Mail) -> None:
         """A mail was kept, and its sender was told so."""
+        early, mail.early = mail.early, None
         if self._behind or len(self._queue) >= _BACKLOG:
             self._behind = True
-        elif mail.seq > self._read_up_to:  # else `_read_more` found it before we were told
-            if mail.content is not None:
-                if self._queued_bytes + mail.size > _BACKLOG_BYTES:
-                    mail.content = None
-                else:
-                    self._queued_bytes += mail.size
+            mail.early = _TOO_LATE
+        elif mail.seq <= self._read_up_to:  # `_read_more` found it before we were told
+            mail.early = _TOO_LATE
+        else:
             self._read_up_to = mail.seq
-            self._queue.append(mail)
+            if early is not None or self._queued_bytes + mail.size > _BACKLOG_BYTES:
+                mail.content = None
+            if early is None:
+                self._queued_bytes += mail.size if mail.content is not None else 0
+                self._queue.append(mail)
+            elif early is not _ASKED:
+                self._interpreted(mail, *cast(_Answer, early))
+                return
         self._schedule()
 
     def resume(self) -> None:
@@ -272,6 +290,9 @@ class Pipeline:
         try:
             if (content := self._content(mail)) is not None:
                 self.interpreter.give(mail, (self.store.spool / mail.file).absolute() if mail.file else content)
+            if mail.content is not None:
+                self._queued_bytes -= mail.size
+                mail.content = None
         except _PASSING as error:
             self._hold_up(mail, error)
 
@@ -287,6 +308,11 @@ class Pipeline:
 
     def _interpreted(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
         """The interpreter's answer. A mail that we fail on stays `received`, and those behind it are not held up."""
+        if mail.early is _ASKED:
+            mail.early = (reading, meaning)  # it is not kept yet, and may never be
+            return
+        if mail.early is _TOO_LATE:
+            return
         if self._queue or self._behind:
             self._schedule()
         waiting = self._held_up.get(mail.envelope.peer)
@@ -311,9 +337,6 @@ class Pipeline:
     # --- the event ---------------------------------------------------------------------------------------------
 
     def _finish(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
-        if mail.content is not None:
-            self._queued_bytes = max(0, self._queued_bytes - mail.size)
-            mail.content = None
         self._replaying.discard(mail.id)
         if mail.state == "received" and (first := self._duplicate_of(mail)):
             self._set_state(mail, "duplicate")

@@ -123,6 +123,7 @@ class Mail:
     began: float = 0.0
     dot: float = 0.0
     kept: float = 0.0
+    early: object = None  # of `gateway.pipeline`: how far it was interpreted while it was being kept
 
 
 @dataclass(slots=True, eq=False)

@@ -46,12 +46,15 @@ class Bench:
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
 
-    async def kept(self, content, *, tell=True, received=None, **said):
+    async def kept(self, content, *, tell=True, received=None, early=False, **said):
         said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said
         mail = Mail(new_id(), received or time.time(), Envelope("m", **said), len(content), content=content)
         done = asyncio.get_running_loop().create_future()
         self.store.keep(mail, done.set_result)
+        if early:
+            self.pipeline.begun(mail)
         assert await done is None
+        mail.kept = time.monotonic()
         if tell:
             self.pipeline.arrived(mail)
         return mail
@@ -324,3 +327,43 @@ async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(benc
     for _ in range(3):
         await bench.pipeline.catch_up()
     assert await bench.heard(2) == ["x", "y"]
+
+
+async def test_a_mail_is_interpreted_while_it_is_being_kept_and_is_an_event_when_it_is(bench):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    early = Mail(new_id(), time.time(), Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"]), 9, content=mail("early"))
+    bench.pipeline.begun(early)
+    await bench.until(lambda: not bench.pipeline.interpreter.depth)
+    assert not bench.target.heard
+    done = asyncio.get_running_loop().create_future()
+    bench.store.keep(early, done.set_result)
+    assert await done is None
+    bench.pipeline.arrived(early)
+    assert await bench.heard(1) == ["early"]
+    assert await bench.states() == ["done"]
+    assert bench.pipeline._queued_bytes == 0
+
+
+async def test_mails_that_are_interpreted_early_keep_their_order_and_are_events_once(bench, monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG", 10)
+    bench.pipeline.resume()
+    for number in range(100):
+        await bench.kept(mail(number), early=True)
+    await asyncio.gather(*[bench.kept(mail(number), early=True) for number in range(100, 300)])
+    await bench.heard(300)
+    assert await bench.states() == ["done"] * 300
+    assert bench.subjects()[:100] == [str(number) for number in range(100)]
+    assert len(bench.target.heard) == len(set(bench.subjects())) == 300
+    assert bench.pipeline._queued_bytes == 0
+
+
+async def test_of_a_mail_that_could_not_be_kept_nothing_is_left(bench):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    bench.pipeline.begun(
+        Mail(new_id(), time.time(), Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"]), 9, content=mail("refused"))
+    )
+    await bench.kept(mail("kept"), early=True)
+    assert await bench.heard(1) == ["kept"]
+    assert not bench.pipeline.interpreter.depth
