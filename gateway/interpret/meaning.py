@@ -183,10 +183,8 @@ def _find(table: dict[str, dict[str, list[_Phrase]]], words: tuple[str, ...], ti
     best: _Phrase | None = None
     if table.keys().isdisjoint(words):  # most texts
         return None
-    for at, word in enumerate(words):
-        if word not in table:
-            continue
-        branch = table[word]
+    for at in [at for at, word in enumerate(words) if word in table]:
+        branch = table[words[at]]
         for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
             if best is not None and phrase.rank >= best.rank:
                 continue
@@ -220,7 +218,8 @@ def _line_with(words: tuple[str, ...], text: str) -> str:
 def _data(text: str, rules: Profile) -> dict[str, str]:
     """The `KEY: value` lines of a body, by slugs of their keys; the first of a key wins, empty values are left out."""
     data: dict[str, str] = {}
-    for line in text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]:
+    # What is repeated says nothing new.
+    for line in dict.fromkeys(text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
         key, separator, value = line.partition(":")
         if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
             inside, _, rest = line.partition(")")
