@@ -21,6 +21,7 @@ COMMANDS = {
     "mails": "list the mails that are kept, or show one",
     "replay": "have kept mails interpreted and delivered once more",
     "queue": "list, retry or drop what is still owed to the targets",
+    "ack": "list what nobody has acknowledged, or acknowledge it",
     "devices": "list, rename or forget devices",
     "integrations": "list integrations, or begin a new one",
     "user": "add, list, check or remove those who may log in",

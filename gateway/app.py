@@ -34,6 +34,7 @@ from gateway.api import (
 )
 from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
+from gateway.hours import zone_of
 from gateway.intake import Intake
 from gateway.loader import Loader
 from gateway.observe import Observer, Running
@@ -90,6 +91,7 @@ class App:
         if strays:
             log.info("removed %d unfinished mails that were never acknowledged", strays)
         self.registry.load(devices)
+        self.pipeline.noise.load()
         self.pipeline.on_device = self._device_changed
         self._configure()
         self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
@@ -210,6 +212,7 @@ class App:
     def _configure(self) -> None:
         """Take from the settings what is not an integration."""
         self.pipeline.duplicate_window = self.settings.duplicates
+        self.pipeline.noise.zone = zone_of(self.settings.timezone) if self.settings.timezone else None
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
 
@@ -355,6 +358,7 @@ class App:
             try:
                 for device in self.registry.tick(time.time()):
                     self._device_changed(device)
+                await self.pipeline.look_at_held()
                 if time.monotonic() >= catch_up_at:
                     catch_up_at = time.monotonic() + _CATCH_UP_EVERY
                     await self.pipeline.catch_up()
@@ -377,6 +381,7 @@ class App:
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
         self.pipeline.replay()
+        self.pipeline.noise.load()
         for one in self.running.values():
             if one.worker:
                 task = asyncio.create_task(one.worker.rescan())
@@ -472,7 +477,15 @@ class App:
             await self.store.flush()
             self.pipeline.replay()
             return {"replayed": list(ids)}
-        raise RequestRefused(f"no request {verb!r}; there are devices, forget, health, info, reload, rename and replay")
+        if verb == "ack":
+            ids = payload.get("ids") or [payload["id"]] if "id" in payload or "ids" in payload else []
+            device, everything = payload.get("device"), payload.get("all") is True
+            if not (ids or device or everything):
+                raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
+            return {"acknowledged": self.pipeline.noise.acknowledge(map(str, ids), device, everything=everything)}
+        raise RequestRefused(
+            f"no request {verb!r}; there are ack, devices, forget, health, info, reload, rename and replay"
+        )
 
     def _on_device(self, payload: Mapping[str, Any], act: Any) -> Any:
         device_id = str(payload.get("device", ""))

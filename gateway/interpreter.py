@@ -3,12 +3,12 @@
 Interpreting has a process of its own for two reasons. Receiving and delivering get a core to themselves. And a mail
 that would crash, hang or eat memory takes nothing else down: the process has limits, and where it dies or does not
 answer in time it is ended and started anew. Then the mails that it had are given to it once more, one by one; the one
-that does it again is the culprit, and its answer says so in words. Nothing is lost by any of that: a mail stays in
-the store, open, till its event is written.
+that goes on doing it is the culprit, and its answer says so in words. Nothing is lost by any of that: a mail stays
+in the store, open, till its event is written.
 
-A start is a start of Python and not a fork: it is the same the first time and after a death, with and
-without threads, on every system; the process knows none of our secrets and has none of our files and sockets. It
-takes a few hundredths of a second, in which mails wait in the store.
+A start is a start of Python and not a fork: it is the same the first time and after a death, with and without
+threads, on every system; the process knows none of our secrets and has none of our files and sockets. It takes a few
+hundredths of a second, in which mails wait in the store.
 
 Questions are answered in their order. A bounded number is under way, so that memory does not grow; who gives mails
 looks whether there is `room`.

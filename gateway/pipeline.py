@@ -27,6 +27,7 @@ from gateway.api import Device, Event, MadeEvent, StoreTrouble, about
 from gateway.deliver import Ledger, Worker
 from gateway.interpreter import Interpreter
 from gateway.logs import Budget
+from gateway.noise import NoiseControl
 from gateway.registry import Registry, Sender
 from gateway.route import Router
 from gateway.stats import Histogram, monotonic_of
@@ -115,6 +116,8 @@ class Pipeline:
         self.duplicate_window = 60.0
         self.interpreter = Interpreter(self._interpreted)
         self._new_id = UlidMaker().new
+        self.noise = NoiseControl(store, self._new_id, iso_time)
+        self.noise.release = self._release
         self._queue: deque[Mail] = deque()
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
@@ -394,10 +397,22 @@ class Pipeline:
     def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
         self.events[event["kind"]] += 1
         now = time.time()
-        targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
-        self.ledger.add(event, received, targets)
+        plan = self.router.plan(event)
+        asked, held = self.noise.admit(event, plan, now) if plan.cares else (plan.targets, None)
+        targets = {name: now + seconds for name, seconds in asked.items() if name in self.workers}
+        self.ledger.add(event, received, targets, held)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))
+
+    async def look_at_held(self) -> None:
+        """Now and then: what was held back may be due."""
+        self.ledger.write()
+        await self.noise.tick(time.time())
+
+    def _release(self, event: Event, target: str, expires: float) -> None:
+        now = time.monotonic()
+        if target in self.workers:
+            self.workers[target].put(Delivery(event["id"], target, expires, event=event, dot=now, made=now))
 
     def _duplicate_of(self, mail: Mail) -> str | None:
         """The id of the mail that this one repeats.

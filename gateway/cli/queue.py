@@ -14,7 +14,7 @@ from gateway.cli import common, show
 if TYPE_CHECKING:
     from gateway.store import Store
 
-_STATES = ("waiting", "dead", "expired")
+_STATES = ("waiting", "held", "dead", "expired")
 _NEW_EXPIRY = 24 * 3600.0  # seconds that an expired delivery gets when it is retried
 Row = tuple[Any, ...]  # event, target, device, state, attempts, due, expires, reason
 
@@ -23,7 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "retry", "drop"), default="list", help="default: list")
     parser.add_argument("ids", nargs="*", metavar="ID", help="events; without: what the options say")
     parser.add_argument("--target", metavar="NAME", help="only what this target is owed")
-    parser.add_argument("--state", choices=_STATES, help="only these; dead: the target refused them for good")
+    parser.add_argument(
+        "--state", choices=_STATES, help="only these; held: for their time; dead: the target refused them for good"
+    )
     parser.add_argument("--all", action="store_true", help="retry, drop: all there is")
     parser.add_argument("--yes", action="store_true", help="drop: don't ask")
     parser.add_argument("--json", action="store_true", help="list: one delivery a line")
@@ -102,7 +104,7 @@ def _list(rows: list[Row], *, as_json: bool) -> None:
 
 
 def _next_try(state: str, due: float) -> str:
-    if state != "waiting":
+    if state not in ("waiting", "held"):
         return "never"
     return "now" if due <= time.time() else show.local_time(due)
 
@@ -116,7 +118,7 @@ def document(row: Row) -> dict[str, Any]:
         "device": device,
         "state": state,
         "attempts": attempts,
-        "due": common.iso_time(due) if state == "waiting" else None,
+        "due": common.iso_time(due) if state in ("waiting", "held") else None,
         "expires": common.iso_time(expires),
         "reason": reason,
     }
