@@ -24,6 +24,7 @@ from gateway.api import Envelope
 from gateway.interpret import worker
 from gateway.interpreter import COMMAND, Interpreter
 from gateway.store import Mail
+from tests.gateway.test_pipeline import Bench as Pipelined
 from tests.live import Gateway, children, until
 from tests.mosquitto import Listener, Mosquitto
 
@@ -303,6 +304,29 @@ async def test_signals_for_the_gateway_are_not_for_it(bench):
     one.give(text("y"))
     await one.answers(2)
     assert one.interpreter.restarts == 0
+
+
+async def test_a_mail_that_can_not_be_interpreted_is_an_event_that_says_so_and_is_kept(tmp_path):
+    bench = Pipelined(tmp_path)
+    try:
+        bench.pipeline.interpreter._command = hostile(tmp_path)
+        bench.pipeline.resume()
+        for content in (text("a"), b"eat: all\r\n\r\n", text("b")):
+            await bench.kept(content)
+        await bench.heard(3)
+        assert await bench.states() == ["done"] * 3
+        event = bench.target.heard[1]
+        assert (event["kind"], event["state"], event["severity"]) == ("other", None, "warning")
+        assert event["title"] == "The content of this mail could not be interpreted"
+        assert event["text"] == (
+            "The content of this mail could not be interpreted: it takes more than 256 MiB of memory. "
+            f"It is kept as it came: `mailwire mails {event['id']} --raw` shows it."
+        )
+        assert (event["mail"]["from"], event["mail"]["subject"]) == ("a@b", None)
+        assert event["data"] == {"truncated": ["The content of this mail could not be interpreted"]}
+        assert bench.store.content(bench.store.mail(event["id"])) == b"eat: all\r\n\r\n"
+    finally:
+        await bench.close()
 
 
 PARENT = """
