@@ -104,12 +104,10 @@ def _settle() -> None:
     """See to it that this process harms nobody, and is there as long as its parent, which ends it, and no longer."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the gateway, which finishes what it has begun
-    with suppress(OSError):  # receiving has right of way, and is not to be interrupted whenever a mail comes here
-        os.nice(5)
-        if sys.platform == "linux":
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # elsewhere it notices between two mails
+        with suppress(OSError):  # receiving is not to be interrupted whenever a mail comes here (sched(7))
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    if sys.platform == "linux":  # elsewhere it notices between two mails
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError, ValueError):  # a lower limit than ours is there already
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with suppress(OSError):  # where memory runs out, this process is the one to go

@@ -280,7 +280,7 @@ async def test_where_no_process_can_be_started_mails_wait(bench, monkeypatch, ca
     assert not one.interpreter.trouble
 
 
-async def test_it_has_no_file_but_its_own_no_right_to_much_memory_and_makes_way(bench):
+async def test_it_has_no_file_but_its_own_no_right_to_much_memory_and_interrupts_nobody(bench):
     one = bench()
     one.give(text("x"))
     await one.answers(1)
@@ -292,7 +292,6 @@ async def test_it_has_no_file_but_its_own_no_right_to_much_memory_and_makes_way(
     assert limit.split()[3:5] == [str(worker.MEMORY)] * 2
     assert process.joinpath("oom_score_adj").read_text() == "500\n"
     assert os.sched_getscheduler(int(process.name)) == os.SCHED_BATCH
-    assert os.getpriority(os.PRIO_PROCESS, int(process.name)) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
 
 
 async def test_signals_for_the_gateway_are_not_for_it(bench):
