@@ -53,6 +53,7 @@ Answered = Callable[[Mail, Reading, Meaning], None]
 
 @dataclass(slots=True)
 class _Question:
+    number: int
     mail: Mail
     said: bytes
     deaths: int = 0  # of processes that had it
@@ -72,6 +73,7 @@ class Interpreter:
         self._waiting: deque[_Question] = deque()
         self._under_way: deque[_Question] = deque()
         self._bytes = 0
+        self._number = 0
         self._silent = 0  # seconds since the last sign of life
         self._channel: _Channel | None = None  # to a process that is ready
         self._life: asyncio.Task[None] | None = None
@@ -103,9 +105,10 @@ class Interpreter:
 
     def give(self, mail: Mail, content: bytes | Path) -> None:
         """`content`: its bytes, or the absolute path of a spooled mail."""
-        said = message((mail.envelope.helo, str(content) if isinstance(content, Path) else content))
+        self._number += 1
+        said = message((self._number, mail.envelope.helo, str(content) if isinstance(content, Path) else content))
+        self._waiting.append(_Question(self._number, mail, said))
         self._bytes += len(said)
-        self._waiting.append(_Question(mail, said))
         self._idle.clear()
         self._ask()
 
@@ -132,9 +135,9 @@ class Interpreter:
                 self._channel, channel.ready = channel, True
                 self.trouble = ""
                 continue
-            what, meant = answer
-            if not self._under_way:
-                raise ValueError("it said more than it was asked")
+            number, what, meant = answer
+            if not self._under_way or number != self._under_way[0].number:
+                raise ValueError("it was not asked that")
             if what is None:
                 self._condemn(self._under_way.popleft(), str(meant))
             else:

@@ -18,6 +18,7 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
@@ -140,8 +141,9 @@ class Pipeline:
         """A mail is being kept."""
         free = not (self._queue or self._behind or self._stopped) and self.interpreter.room
         if free and mail.content is not None and mail.envelope.peer not in self._held_up:
-            mail.early = _ASKED
-            self.interpreter.give(mail, mail.content)
+            with suppress(MemoryError):  # there is time for it when it is kept
+                self.interpreter.give(mail, mail.content)
+                mail.early = _ASKED
 
     def arrived(self, mail: Mail) -> None:
         """A mail was kept, and its sender was told so."""
@@ -302,8 +304,11 @@ class Pipeline:
     def _hold_up(self, mail: Mail, error: BaseException) -> None:
         """Try again in a moment; those of its peer that come meanwhile wait behind it."""
         log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
-        self._held_up[mail.envelope.peer] = deque([mail])
-        asyncio.get_running_loop().call_later(_AGAIN, self._go_on, mail.envelope.peer)
+        peer = mail.envelope.peer
+        if peer not in self._held_up:
+            self._held_up[peer] = deque()
+            asyncio.get_running_loop().call_later(_AGAIN, self._go_on, peer)
+        self._held_up[peer].append(mail)
 
     def _go_on(self, peer: str) -> None:
         self._queue.extendleft(sorted(self._held_up.pop(peer), key=lambda mail: mail.seq, reverse=True))
@@ -311,15 +316,15 @@ class Pipeline:
 
     def _interpreted(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
         """The interpreter's answer. A mail that we fail on stays `received`, and those behind it are not held up."""
+        if self._queue or self._behind:
+            self._schedule()  # there is room again
         if mail.early is _ASKED:
             mail.early = (reading, meaning)  # it is not kept yet, and may never be
             return
         if mail.early is _TOO_LATE:
             return
-        if self._queue or self._behind:
-            self._schedule()
         waiting = self._held_up.get(mail.envelope.peer)
-        if waiting is not None and mail.seq > waiting[0].seq:
+        if waiting is not None and mail.seq > min(one.seq for one in waiting):
             waiting.append(mail)
             return
         try:

@@ -5,8 +5,8 @@ but a spooled mail. A mail that needs too much memory is answered so; whatever e
 parent notices, and starts another one. It ends with its parent.
 
 A message is four bytes of length and a value in Python's own `marshal` format, which both ends read in the same
-version of Python, as the first message makes sure. Questions are (HELO name, content or path of a spooled mail),
-answers (fields of `Reading`, fields of `Meaning`) or (None, why there is none), in the same order.
+version of Python, as the first message makes sure. Questions are (number, HELO name, content or path of a spooled
+mail), answers (number, fields of `Reading`, fields of `Meaning`) or (number, None, why), in the same order.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def main() -> None:
         pending += piece
         answers: list[bytes] = []
         since = time.perf_counter()
-        for question in messages(pending):
-            answers.append(message(answer(*question)))
+        for number, helo, content in messages(pending):
+            answers.append(message((number, *answer(helo, content))))
             if (now := time.perf_counter()) - since > _HOLD_BACK:
                 _write(b"".join(answers))
                 answers, since = [], now

@@ -243,7 +243,7 @@ async def test_a_fault_of_ours_with_an_answer_is_none_of_the_process(bench, capl
     ],
 )
 async def test_a_process_that_says_something_else_is_not_believed(bench, caplog, said, words):
-    program = f"import os, time; os.write(0, {said!r}); time.sleep(60) # worker"
+    program = f"import os; os.write(0, {said!r}); os.read(0, 1) # worker"
     one = bench(command=(sys.executable, "-I", "-S", "-c", program))
     one.give(text("x"))
     await one.until(lambda: one.interpreter.trouble)
@@ -256,16 +256,19 @@ async def test_a_process_that_says_something_else_is_not_believed(bench, caplog,
     assert not one.interpreter.trouble
 
 
-async def test_rubbish_instead_of_an_answer_ends_the_process(bench):
+@pytest.mark.parametrize("answer", [(1, (1, 2, 3), "x"), (2, None, "another mail's"), 7, (1, 2)], ids=str)
+async def test_rubbish_instead_of_an_answer_ends_the_process(bench, answer, monkeypatch):
+    monkeypatch.setattr(interpreter, "_FIRST_PAUSE", 0.01)
     program = (
-        f"import os, time; os.write(0, {worker.message(worker.VERSION)!r}); os.read(0, 1);"
-        f"os.write(0, {worker.message(((1, 2, 3), 'x'))!r}); time.sleep(60) # worker"
+        f"import os; os.write(0, {worker.message(worker.VERSION)!r}); os.read(0, 1);"
+        f"os.write(0, {worker.message(answer)!r}); os.read(0, 9**6); os.read(0, 1) # worker"
     )
     one = bench(command=(sys.executable, "-I", "-S", "-c", program))
     one.give(text("x"))
     await one.until(lambda: one.interpreter.restarts)
     one.interpreter._command = COMMAND
     await one.answers(1)
+    assert one.titles() == ["x"]
 
 
 async def test_where_no_process_can_be_started_mails_wait(bench, monkeypatch, caplog, tmp_path):

@@ -1,6 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import random
 import sqlite3
 import time
 
@@ -142,13 +143,14 @@ async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, capl
     assert bench.pipeline.interpreter.restarts == 0
 
 
-@pytest.mark.parametrize("failures", [1, 3])
+@pytest.mark.parametrize("failures", [1, 3, 50])
 async def test_a_mail_for_whose_event_there_is_no_memory_is_finished_later_in_its_turn(bench, monkeypatch, failures):
     monkeypatch.setattr(module, "_AGAIN", 0.01)
     identify, troubles = bench.pipeline.registry.identify, [MemoryError()] * failures
+    chance = random.Random(failures)
 
     def reluctant(*words):
-        if troubles:
+        if troubles and chance.random() < 0.5:
             raise troubles.pop()
         return identify(*words)
 
@@ -367,3 +369,13 @@ async def test_of_a_mail_that_could_not_be_kept_nothing_is_left(bench):
     await bench.kept(mail("kept"), early=True)
     assert await bench.heard(1) == ["kept"]
     assert not bench.pipeline.interpreter.depth
+
+
+async def test_mails_that_wait_go_on_when_those_before_them_could_not_be_kept(bench, monkeypatch):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    envelope = Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"])
+    while bench.pipeline.interpreter.room:  # a full disk, say
+        bench.pipeline.begun(Mail(new_id(), time.time(), envelope, 9, content=mail("refused")))
+    await bench.kept(mail("kept"))
+    assert await bench.heard(1) == ["kept"]
