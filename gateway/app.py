@@ -14,7 +14,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from gateway.api import (
 )
 from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
+from gateway.failures import SOURCE, Failures
 from gateway.hours import zone_of
 from gateway.intake import Intake
 from gateway.loader import Loader
@@ -66,6 +67,7 @@ class App:
         self.store = Store(folder)
         self.registry = Registry(self._save_device)
         self.pipeline = Pipeline(self.store, self.registry)
+        self.failures = Failures(lambda draft, name: self.pipeline.emit(SOURCE, {**draft, "apart_from": name}))
         self.running: dict[str, Running] = {}
         self.damage = ""
         self.is_damaged = asyncio.Event()
@@ -104,7 +106,7 @@ class App:
             self._make(name, setting)
         self._rebuild_router()
         everyone = list(self.running.values())
-        for targets in (True, False):  # one that is both is a target here, and a source when it is stopped
+        for targets in (True, False):
             await asyncio.gather(
                 *[self._launch(one) for one in everyone if isinstance(one.instance, Target) == targets]
             )
@@ -119,11 +121,12 @@ class App:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         everyone = list(self.running.values())
-        await asyncio.gather(*[self._stop_one(one) for one in everyone if isinstance(one.instance, Source)])
+        sources = [one for one in everyone if isinstance(one.instance, Source) and not isinstance(one.instance, Target)]
+        await asyncio.gather(*[self._stop_one(one) for one in sources])
         if self._leaving:
             await asyncio.gather(*self._leaving, return_exceptions=True)
         await self.pipeline.stop()
-        await asyncio.gather(*[self._stop_one(one) for one in everyone if not isinstance(one.instance, Source)])
+        await asyncio.gather(*[self._stop_one(one) for one in everyone if one not in sources])
         self.registry.save_all()
         await self.store.close()
         if self._intake:
@@ -221,10 +224,17 @@ class App:
 
     def _rebuild_router(self) -> None:
         buses = [
-            one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
+            one.name
+            for one in self.running.values()
+            if isinstance(one.instance, Target) and one.instance.takes_all(one.setting.config)
         ]
-        self.pipeline.router = Router(self.settings.routes, buses, template.condition)
-        self.pipeline.workers = {one.name: one.worker for one in self.running.values() if one.worker}
+        workers = {one.name: one.worker for one in self.running.values() if one.worker}
+        patience = {name: worker.target.patience for name, worker in workers.items()}
+        self.pipeline.router = Router(self.settings.routes, buses, template.condition, patience)
+        self.pipeline.workers = workers
+        self.pipeline.claimants = {
+            name: worker.target for name, worker in workers.items() if type(worker.target).claims is not Target.claims
+        }
 
     # --- integrations ------------------------------------------------------------------------------------------
 
@@ -359,6 +369,7 @@ class App:
                 for device in self.registry.tick(time.time()):
                     self._device_changed(device)
                 await self.pipeline.look_at_held()
+                await self.failures.look(self.pipeline.workers)
                 if time.monotonic() >= catch_up_at:
                     catch_up_at = time.monotonic() + _CATCH_UP_EVERY
                     await self.pipeline.catch_up()
@@ -411,6 +422,9 @@ class App:
     def devices(self) -> list[Device]:
         return self.registry.devices()
 
+    def targets(self) -> dict[str, bool]:
+        return {one.name: one.instance.for_people for one in self.running.values() if isinstance(one.instance, Target)}
+
     def info(self) -> dict[str, Any]:
         return {
             "version": __version__,
@@ -445,6 +459,13 @@ class App:
         if mail is None:
             raise LookupError(f"mail {event_id} is no longer kept")
         return mail.envelope, self.store.content(mail)
+
+    def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> template.Text:
+        return template.text(source, html=html, more=more)
+
+    async def failed(self, target: str, event_id: str, reason: str, memo: Mapping[str, Any] | None = None) -> bool:
+        worker = self.pipeline.workers.get(target)
+        return worker is not None and await worker.failed(event_id, reason, memo)
 
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         if verb == "reload":

@@ -81,7 +81,9 @@ class Interpreter:
         self._idle.set()
 
     def start(self) -> None:
-        self._life = asyncio.create_task(self._live(), name="interpreter")
+        """Beforehand, so that the first mail need not wait for it."""
+        if self._life is None:
+            self._life = asyncio.create_task(self._live(), name="interpreter")
 
     async def close(self) -> None:
         """Let it finish what is under way, for a moment; what has no answer then never gets one."""
@@ -105,6 +107,7 @@ class Interpreter:
 
     def give(self, mail: Mail, content: bytes | Path) -> None:
         """`content`: its bytes, or the absolute path of a spooled mail."""
+        self.start()
         self._number += 1
         said = message((self._number, mail.envelope.helo, str(content) if isinstance(content, Path) else content))
         self._waiting.append(_Question(self._number, mail, said))

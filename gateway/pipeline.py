@@ -17,19 +17,20 @@ import logging
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
 
+from gateway import draft as draft_of
 from gateway import interpret
-from gateway.api import Device, Event, MadeEvent, StoreTrouble, about
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
 from gateway.deliver import Ledger, Worker
 from gateway.interpreter import Interpreter
 from gateway.logs import Budget
 from gateway.noise import NoiseControl
-from gateway.registry import Registry, Sender
+from gateway.registry import UNKNOWN, Registry, Sender
 from gateway.route import Router
 from gateway.stats import Histogram, monotonic_of
 from gateway.store import Delivery, Mail, Store
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
-_RECENT = 10_000  # mails in which a repeat is looked for
+_RECENT = 10_000  # mails, or events that did not come by mail, in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
 _LINES = 20  # of the log, in a second, about mails
 _AGAIN = 1.0  # seconds before what this machine could not do is tried again
@@ -112,6 +113,8 @@ class Pipeline:
         self.registry = registry
         self.ledger = Ledger(store)
         self.workers: dict[str, Worker] = {}
+        self.claimants: dict[str, Target] = {}
+        """The targets that have a word in what is their business (`Target.claims`)."""
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
@@ -126,6 +129,7 @@ class Pipeline:
         self._scheduled = False
         self._held_up: dict[str, deque[Mail]] = {}  # by peer: one that can't be read now, and those behind it
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
+        self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
         self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._stopped = False
@@ -216,32 +220,52 @@ class Pipeline:
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
 
-        It goes out in either case; a source that tells its own source "not yet" only makes a repeat.
+        It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
+        this returned. One without an id is a new event each time.
         """
-        event_id = self._new_id()
-        device = self.registry.get(str(draft.get("device", ""))) or Device("unknown", "Unknown devices")
-        received = time.time()
-        event: Event = {
-            "v": words.VERSION,
-            "id": event_id,
-            "time": iso_time(received),
-            "source": source,
-            "device": device.facts(),
-            "kind": words.known_kind(str(draft.get("kind", "other"))),
-            "state": draft.get("state") if draft.get("state") in words.STATES else None,
-            "severity": str(draft.get("severity", "info")),
-            "title": str(draft.get("title", ""))[:200],
-            "text": str(draft.get("text", "")),
-            "data": dict(draft.get("data", {})),
-            "attachments": [],
-            "mail": None,
-        }
-        made = time.monotonic()
-        self._hand_out(event, received, made, made)
-        self.ledger.write()
+        event_id = draft_of.own_id(draft)
+        if event_id is None or not self._is_known(event_id):
+            event_id = event_id or self._new_id()
+            received = time.time()
+            told = draft.get("targets")
+            apart_from = draft.get("apart_from", "")
+            said = draft_of.device_of(draft)
+            is_device = bool(said) or not told  # what a person or a program has us tell is no device's news
+            said = said or Device(words.slug(source) or source, "")
+            device = self.registry.introduce(said, source, received) if is_device else Device(UNKNOWN, source)
+            when = iso_time(draft_of.moment(draft, received))
+            event = draft_of.to_event(draft, event_id, when, source, device)
+            if files := draft.get("files"):
+                await self._keep_files(event, source, received, files)
+            if is_device:
+                self.registry.saw(device, event, None, received)
+                self.on_device(device)
+            made = time.monotonic()
+            self._emitted[event_id] = None
+            if len(self._emitted) > _RECENT:
+                del self._emitted[next(iter(self._emitted))]
+            self._hand_out(event, received, made, made, told, apart_from)
+            self.ledger.write()
         if not await self.store.flush():
             raise StoreTrouble("the store can't write now")
         return event_id
+
+    async def _keep_files(self, event: Event, source: str, received: float, files: Sequence[Any]) -> None:
+        """Attachments are kept as those of mails are: in a mail, which nobody sent and nobody interprets."""
+        content = draft_of.to_mail(event, files)
+        event["attachments"] = interpret.read(content).attachments
+        kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
+        envelope = Envelope(source, "", "", "", [])
+        self.store.keep(Mail(event["id"], received, envelope, len(content), "", "done", content), kept.set_result)
+        if trouble := await kept:
+            raise trouble
+
+    def _is_known(self, event_id: str) -> bool:
+        """Is this event in the store, or on its way there?"""
+        try:
+            return event_id in self._emitted or self.store.event(event_id) is not None
+        except _PASSING as error:
+            raise StoreTrouble(f"the store can't be read now: {_words(error)}") from error
 
     async def stop(self) -> None:
         """Finish what the interpreter has room for, if that takes no long time; the rest stays `received`."""
@@ -399,12 +423,26 @@ class Pipeline:
             self._lines.left_out = 0
             log.info("%d more mails within a second (each has a line with 'log: debug')", count)
 
-    def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
+    def _hand_out(
+        self,
+        event: Event,
+        received: float,
+        dot: float,
+        made: float,
+        told: Sequence[str] | None = None,
+        apart_from: str = "",
+    ) -> None:
+        """To those that the routes say, or to those that are `told`; not to the one that it is kept `apart_from`."""
         self.events[event["kind"]] += 1
         now = time.time()
-        plan = self.router.plan(event)
+        plan = self.router.plan_for(told) if told else self.router.plan(event)
         asked, held = self.noise.admit(event, plan, now) if plan.cares else (plan.targets, None)
-        targets = {name: now + seconds for name, seconds in asked.items() if name in self.workers}
+        targets = {
+            name: now + seconds for name, seconds in asked.items() if name in self.workers and name != apart_from
+        }
+        for name, target in self.claimants.items():
+            if name not in plan.targets and target.claims(event):
+                targets[name] = now + target.patience
         self.ledger.add(event, received, targets, held)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))

@@ -1,4 +1,7 @@
-"""What is still owed to the targets, and what they refused: list it, retry it, drop it."""
+"""What is still owed to the targets, and what they refused: list it, retry it, drop it.
+
+The exit code of a list is 1 if any of it has failed so far, for scripts that watch.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     rows = owed(store, args.ids, args.target, args.state)
     if args.action == "list":
         _list(rows, as_json=args.json)
-        return 0
+        return 1 if any(state in ("dead", "expired") or attempts for _, _, _, state, attempts, *_ in rows) else 0
     found = {row[0] for row in rows}
     unknown = [event_id for event_id in args.ids if event_id not in found]
     for event_id in unknown:

@@ -83,7 +83,7 @@ VIOLATIONS = {
     "store.py": "import gateway.config",
     "route.py": "import gateway.registry",
     "interpret/__init__.py": "import gateway.store",
-    "app.py": "import aiosmtpd, apprise, cryptography, jinja2, packaging, paho.mqtt, platformdirs, ruamel.yaml",
+    "app.py": "import aiosmtpd, apprise, cryptography, jinja2, packaging, paho.mqtt, platformdirs, ruamel.yaml, serial",
     "observe.py": "import prometheus_client, uvloop",
     "pipeline.py": "import pydantic",
     "cli/__init__.py": "import gateway.integrations.mqtt",

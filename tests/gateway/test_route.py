@@ -98,3 +98,11 @@ def test_care_is_taken_unless_another_route_sends_without():
     plan = router(Route(["a", "b"], rule=rule, name="slow"), Route(["b"]), Route(["a", "c"], rule=other)).plan(EVENT)
     assert list(plan.targets) == ["a", "b", "c"]
     assert plan.cares == {"a": ("routes[0] (slow)", rule), "c": ("routes[2]", other)}
+
+
+def test_a_target_may_have_more_patience_than_others():
+    def expiries(route):
+        return Router([route], ["broker"], None, {"post": 5}).plan(EVENT).targets
+
+    assert expiries(Route(["post", "broker"])) == {"post": 5, "broker": DEFAULT_EXPIRY}
+    assert expiries(Route(["post", "broker"], expire=60)) == {"post": 60, "broker": 60}

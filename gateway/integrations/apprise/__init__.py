@@ -35,6 +35,7 @@ class Config(ConfigModel):
 class AppriseTarget(Target):
     """See the text at the top."""
 
+    for_people = True
     config: Config
 
     def __init__(self, context: Context, config: Config) -> None:
