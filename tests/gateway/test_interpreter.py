@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import smtplib
 import subprocess
@@ -16,6 +17,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -26,7 +28,7 @@ from gateway.interpreter import COMMAND, Interpreter
 from gateway.store import Mail
 from tests.gateway.test_pipeline import Bench as Pipelined
 from tests.live import Gateway, children, until
-from tests.mosquitto import Listener, Mosquitto
+from tests.mosquitto import Listener, Mosquitto, free_port
 
 ROOT = Path(__file__).parents[2]
 MAILS = sorted((ROOT / "tests" / "mails").glob("*.eml"))
@@ -367,10 +369,11 @@ def alive(process):
 
 # --- at a real gateway -------------------------------------------------------------------------------------------
 
-WITH_BROKER = """
+SEEN = """
 integrations:
   lan-mail: {{type: smtp_server, listen: ["127.0.0.1:0"]}}
   broker: {{type: mqtt, url: "mqtt://127.0.0.1:{port}"}}
+  watch: {{type: prometheus, listen: "127.0.0.1:{metrics}"}}
 """
 
 
@@ -380,12 +383,16 @@ def send(port, numbers):
             smtp.sendmail("plc@lan", ["a@gw"], f"From: plc@lan\r\nSubject: number {number}\r\n\r\n{number}\r\n")
 
 
+def heard(listener):
+    return [json.loads(payload) for topic, payload, _ in list(listener.messages) if topic.endswith("/event")]
+
+
 def test_kill_9_at_it_in_the_middle_of_load_loses_nothing_and_repeats_nothing(tmp_path):
-    broker = Mosquitto(tmp_path / "broker").start()
+    broker, metrics_port = Mosquitto(tmp_path / "broker").start(), free_port()
     try:
         with (
-            Listener(broker.port, "mailwire/+/event") as listener,
-            Gateway(tmp_path / "gateway", WITH_BROKER.format(port=broker.port)) as gateway,
+            Listener(broker.port, "mailwire/+/event", "mailwire/bridge/response/health") as listener,
+            Gateway(tmp_path / "gateway", SEEN.format(port=broker.port, metrics=metrics_port)) as gateway,
         ):
             load = threading.Thread(target=send, args=(gateway.port, range(1500)))
             load.start()
@@ -398,12 +405,20 @@ def test_kill_9_at_it_in_the_middle_of_load_loses_nothing_and_repeats_nothing(tm
                     kills += 1
             load.join()
             events = gateway.settled(1500)
-            until(lambda: len(listener.messages) >= 1500, "all events")
+            until(lambda: len(heard(listener)) >= 1500, "all events")
+            listener.publish("mailwire/bridge/request/health", "{}")
+            health = until(lambda: listener.newest("mailwire/bridge/response/health"), "an answer")
+            metrics = urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=30).read().decode()
             assert gateway.terminate() == 0
         assert kills > 1
         assert sorted(event["mail"]["subject"] for event in events) == sorted(f"number {n}" for n in range(1500))
-        heard = [json.loads(payload) for _, payload, _ in listener.messages]
-        assert len({event["id"] for event in heard}) == len({event["mail"]["subject"] for event in heard}) == 1500
+        delivered = heard(listener)
+        assert len({event["id"] for event in delivered}) == 1500
+        assert len({event["mail"]["subject"] for event in delivered}) == 1500
+        assert 0 < health["data"]["counts"]["interpreter_restarts"] <= kills
+        assert health["data"]["counts"]["not_interpreted"] == 0
+        assert re.search(r"^mailwire_interpreter_restarts_total [1-9]", metrics, re.MULTILINE)
+        assert re.search(r"^mailwire_mails_not_interpreted_total 0", metrics, re.MULTILINE)
         assert "the process that interprets mails was ended by SIGKILL: starting another one" in gateway.log.read_text()
     finally:
         broker.stop()
