@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 _FIRST, _LAST = 1, 60  # seconds until a part that failed is started again
 
 
-def log(text: str) -> None:
-    """A line on the console."""
-    print(text)
-
-
 # Each part is a module with `make(app)`, which returns an object with `async def run(self)`; the module is imported only
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
 # of them has `wants(draft)`.
@@ -46,6 +41,10 @@ class App:
         self.spool = Spool("spool", settings["spool"] or board.flash() // 2, wanted)
         self.parts: "dict[str, Any]" = {}
         """By module: what `make` returned."""
+
+    def log(self, text: str) -> None:
+        """A line on the console."""
+        print(text)
 
     def is_target(self, section: str) -> bool:
         """Whether events are owed to it: to the serial line only if there is no broker, or if it says so."""
@@ -88,7 +87,7 @@ class App:
     async def run(self) -> None:
         """Until the board is reset."""
         self.make()
-        log(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
+        self.log(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
         for name, part in self.parts.items():
             asyncio.create_task(keep_running(name, part.run))
         while True:
@@ -104,9 +103,9 @@ async def keep_running(name: str, run: "Callable[[], Any]") -> None:
         began = board.uptime()
         try:
             await run()
-            log(f"{name}: ended")
+            print(f"{name}: ended")
         except Exception as error:  # noqa: BLE001  # whatever it was, the others must go on
-            log(f"{name}: failed, starts again in {pause} s")
+            print(f"{name}: failed, starts again in {pause} s")
             sys.print_exception(error)
         gc.collect()
         if board.uptime() - began > 600000:
@@ -121,5 +120,6 @@ def main() -> None:
 
     found, mistakes = settings.read()
     for line in mistakes:
-        log("settings.json: " + line)
+        print("settings.json: " + line)
+    gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
     asyncio.run(App(found).run())
