@@ -1,0 +1,469 @@
+"""Updates over the air: takes what the gateway offers over MQTT into the slot that doesn't run, and starts it on trial.
+
+The law of this file:
+
+- Nothing is taken that isn't signed with this board's key (settings `update.key`); what the signature covers, and how
+  an offer, a request and its answer look, is in `gateway.wire.update`. No key: no updates.
+- The running slot is never written. The other one holds a file `void` from the first byte to the last hash, so that
+  main.py would not start it half written.
+- Every file is read back from flash and compared with its hash. What a slot holds already is not sent again: neither
+  what is the same in the running version, nor what had arrived before a power cut.
+- A version that starts is on trial until `confirm()` is called, by whoever has reached the world: a broker that takes
+  our messages, or a hello that was answered. Otherwise main.py goes back to the old one at the next start.
+- Everything that happens is said: refused, failed, gone back, confirmed. An offer is tried once.
+
+The signature proves where the files come from, not that nobody reads them: without TLS to the broker they travel
+open, and they hold no secrets. Who has the board's key, or its USB socket, can write to it whatever he wants.
+
+main.py is a program that runs, not a module; importing it here would compile it once more. So /slot.json, whose keys
+main.py explains, is read and written in both.
+"""
+
+import asyncio
+import binascii
+import hashlib
+import json
+import os
+
+from gateway.wire.update import (
+    CHUNK,
+    CONFIRMED,
+    DOWNLOADING,
+    FAILED,
+    MANIFEST,
+    ON_TRIAL,
+    REFUSED,
+    RESTARTING,
+    WAITING,
+    WENT_BACK,
+    Malformed,
+    manifest_line,
+    read_offer,
+    request,
+    signed_text,
+)
+
+FILE = "slot.json"
+PATIENCE = 10  # seconds for a chunk
+TRIES = 4  # of a chunk, and of a file whose hash is wrong
+LONGEST_WAIT = 600  # seconds between two tries to find somebody who serves
+MINUTES = 10
+
+_went_back = None  # what main.py left to be told, for as long as this start lasts
+_news = asyncio.Event()  # an offer, or our own confirmation
+
+
+class Refused(Exception):
+    """The offer is none for us; another try would change nothing."""
+
+
+class Failed(Exception):
+    """It was begun and can't be finished."""
+
+
+class Silent(Exception):
+    """Nobody serves the files now."""
+
+
+class Superseded(Exception):
+    """There is another offer, or none any more."""
+
+
+# --- the state of the slots ------------------------------------------------------------------------------------------
+
+
+def _read():
+    try:
+        with open(FILE) as file:
+            state = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _write(state):
+    """Raises OSError."""
+    with open(FILE + ".new", "w") as file:
+        json.dump(state, file)
+    os.rename(FILE + ".new", FILE)
+
+
+def confirm():
+    """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
+    state = _read()
+    trial = state.get("trial")
+    if trial is None and not state.get("crashes"):
+        return
+    if trial is not None:
+        state["slot"] = trial
+        state["trial"] = None
+        state["told"] = False
+    state["crashes"] = 0
+    state.pop("why", None)
+    try:
+        _write(state)
+    except OSError as error:
+        print("update: slot.json can't be written: %r" % error)
+        return
+    if trial is not None:
+        print("update: this version has reported in and stays")
+        _news.set()
+
+
+def report(keep):
+    """Tell what main.py did, with an event; to be called once at the start. Raises what `keep` raises, to try again."""
+    global _went_back
+    state = _read()
+    back = state.get("back")
+    if not isinstance(back, dict):
+        return
+    version = back.get("version") or "unknown"
+    keep(
+        {
+            "device": None,
+            "kind": "update",
+            "state": None,
+            "severity": "warning",
+            "title": "Went back from version %s" % version,
+            "text": "The version that was on this board before runs again, because of %s: %s." % (version, back.get("why")),
+            "data": {"version": version, "reason": str(back.get("why"))},
+        }
+    )
+    _went_back = {"version": version, "why": str(back.get("why"))}
+    state["back"] = None
+    _write(state)
+
+
+def facts():
+    """For hello and status: which slot runs, whether on trial, and what was gone back from."""
+    state = _read()
+    trial = state.get("trial")
+    known = {"slot": trial or state.get("slot"), "trial": trial is not None}
+    if _went_back:
+        known["went_back"] = _went_back
+    return known
+
+
+# --- hashes ----------------------------------------------------------------------------------------------------------
+
+
+def hmac_sha256(key, message):
+    """HMAC (RFC 2104) with SHA-256, whose block is 64 bytes; MicroPython has hashlib alone."""
+    if len(key) > 64:
+        key = hashlib.sha256(key).digest()
+    key = key + bytes(64 - len(key))
+    inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in key]))
+    inner.update(message)
+    outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in key]))
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+def _same(one, other):
+    """Compares in a time that doesn't tell where they differ."""
+    if len(one) != len(other):
+        return False
+    differs = 0
+    for a, b in zip(one, other):
+        differs |= a ^ b
+    return not differs
+
+
+def _holds(path, size, digest):
+    """Whether the file in flash is this one."""
+    try:
+        if os.stat(path)[6] != size:
+            return False
+        made = hashlib.sha256()
+        piece = bytearray(512)
+        with open(path, "rb") as file:
+            while True:
+                count = file.readinto(piece)
+                if not count:
+                    break
+                made.update(memoryview(piece)[:count])
+    except OSError:
+        return False
+    return binascii.hexlify(made.digest()).decode() == digest
+
+
+# --- an update -------------------------------------------------------------------------------------------------------
+
+
+class Updater:
+    """`key`: the settings' `update.key`, or "" for none. `link` is the MQTT connection: `await link.publish(topic,
+    payload, retain)`, and `link.on_message(topic, callback)`, whose callback is given (topic, payload). `restart()`
+    resets the board.
+    """
+
+    def __init__(self, board, version, key, topics, link, keep, restart, minutes=MINUTES):
+        self._board = board
+        self._version = version
+        self._key = key.encode()
+        self._topics = topics
+        self._link = link
+        self._keep = keep
+        self._restart = restart
+        self._minutes = minutes
+        self._payload = None  # the newest offer, as it came
+        self._made = 0
+        self._wanted = b""
+        self._got = None
+        self._answered = asyncio.Event()
+        self._done = self._all = self._percent = 0
+
+    async def run(self):
+        """Serve offers until cancelled."""
+        self._link.on_message(self._topics.update(self._board), self._offered)
+        self._link.on_message(self._topics.update(self._board, "data"), self._answer)
+        await self._tell_what_was()
+        while True:
+            await _news.wait()
+            _news.clear()
+            await self._tell_what_was()
+            payload, self._payload = self._payload, None
+            if payload:
+                await self._serve(payload)
+
+    def _offered(self, topic, payload):
+        self._payload = bytes(payload)
+        self._answered.set()  # whoever waits for a chunk of an older one shall see
+        _news.set()
+
+    def _answer(self, topic, payload):
+        if self._wanted and payload[: len(self._wanted)] == self._wanted:
+            self._got = bytes(payload[len(self._wanted) :])
+            self._answered.set()
+
+    async def _tell_what_was(self):
+        """Where the last update ended."""
+        state = _read()
+        self._made = state.get("offer") or 0
+        if state.get("told") is False:
+            self._keep(
+                {
+                    "device": None,
+                    "kind": "update",
+                    "state": None,
+                    "severity": "info",
+                    "title": "Updated to version %s" % self._version,
+                    "text": "The new version has reported in and stays.",
+                    "data": {"version": self._version},
+                }
+            )
+            state["told"] = True
+            _write(state)
+            await self._say(CONFIRMED)
+        elif _went_back:
+            await self._say(WENT_BACK, _went_back["why"], _went_back["version"])
+        elif state.get("trial") is not None:
+            await self._say(ON_TRIAL)
+
+    async def _say(self, what, reason=None, latest=None):
+        """Home Assistant's update entity reads installed_version, latest_version, in_progress, update_percentage."""
+        busy = what in (DOWNLOADING, RESTARTING, ON_TRIAL)
+        message = {
+            "state": what,
+            "offer": self._made,
+            "installed_version": self._version,
+            "latest_version": latest or self._version,
+            "in_progress": busy,
+            "update_percentage": (100 * self._done // self._all if self._all else 0) if what == DOWNLOADING else None,
+        }
+        if reason:
+            message["reason"] = reason
+            print("update: %s: %s" % (what, reason))
+        await self._link.publish(self._topics.update(self._board, "state"), json.dumps(message).encode(), True)
+
+    async def _serve(self, payload):
+        """From an offer to the restart, or to the words why not."""
+        wait = PATIENCE
+        version = None
+        while True:
+            try:
+                offer = self._accept(payload)
+                if offer is None:
+                    return
+                version = offer["version"]
+                self._made = offer["made"]
+                await self._install(offer)
+                await self._say(RESTARTING, None, version)
+                await asyncio.sleep(1)  # for the message to leave
+                self._restart()
+                return
+            except (Refused, Malformed) as error:
+                return await self._say(REFUSED, str(error), version)
+            except Failed as error:
+                return await self._say(FAILED, str(error), version)
+            except OSError as error:
+                return await self._say(FAILED, "the flash can't be written or read: %r" % error, version)
+            except Superseded:
+                return
+            except Silent:
+                await self._say(WAITING, "nobody sends the files; asking again in %d s" % wait, version)
+                try:
+                    await asyncio.wait_for(_news.wait(), wait)
+                    return
+                except asyncio.TimeoutError:
+                    wait = min(2 * wait, LONGEST_WAIT)
+
+    def _accept(self, payload):
+        """The offer, or None if it was tried before. Raises Refused or Malformed."""
+        offer = read_offer(payload)
+        if not self._key:
+            raise Refused("this board has no key for updates: write one with mailwire flash, or to update.key")
+        right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._board, offer)))
+        if not _same(right, str(offer.get("hmac")).encode()):
+            raise Refused("the offer isn't signed with this board's key")
+        state = _read()
+        before = state.get("offer") or 0
+        if offer["made"] == before:
+            return None
+        if offer["made"] < before:
+            raise Refused("the offer is older than the last one that was taken")
+        if state.get("trial") is not None:
+            raise Refused("this version is on trial itself; offer again when it has reported in")
+        if state.get("slot") not in ("a", "b"):
+            raise Refused("there are no slots here: main.py did not start this version")
+        return offer
+
+    async def _install(self, offer):
+        """Fill the other slot, and have it started next."""
+        state = _read()
+        old = state["slot"]
+        new = "b" if old == "a" else "a"
+        _make_folder(new)
+        open(new + "/void", "w").close()
+        manifest = offer["manifest"]
+        self._done, self._all, self._percent = 0, manifest["size"] + offer["size"], -1
+        await self._say(DOWNLOADING, None, offer["version"])
+        await self._file(old, new, MANIFEST, manifest["size"], manifest["sha256"], offer)
+        await self._clear(new, offer)
+        with open(new + "/" + MANIFEST, "rb") as lines:
+            for line in lines:
+                path, size, digest = manifest_line(line[:-1])
+                await self._file(old, new, path, size, digest, offer)
+        os.remove(new + "/void")
+        state["trial"] = new
+        state["tried"] = False
+        state["offer"] = offer["made"]
+        state["version"] = offer["version"]
+        state["minutes"] = self._minutes
+        state.pop("why", None)
+        _write(state)
+
+    async def _clear(self, new, offer):
+        """Check the manifest, remove from the slot what isn't in it, and see that the rest fits."""
+        wanted = {}
+        total = 0
+        with open(new + "/" + MANIFEST, "rb") as lines:
+            for line in lines:
+                path, size, digest = manifest_line(line[:-1])
+                wanted[path] = size
+                total += size
+        if len(wanted) != offer["files"] or total != offer["size"]:
+            raise Failed("the manifest doesn't have the files that the offer tells of")
+        _remove_others(new, "", wanted)
+        block, _, _, free = os.statvfs(new)[:4]
+        lacking = 0
+        for path in wanted:
+            if not _is_file(new + "/" + path, wanted[path]):
+                lacking += wanted[path] // block + 2
+        if lacking > free:
+            raise Failed("there is no room: the new version needs %d KiB more of flash, and %d KiB are free"
+                         % (lacking * block // 1024, free * block // 1024))
+
+    async def _file(self, old, new, path, size, digest, offer):
+        """See that the new slot holds the file: it does, or the old one does, or it is fetched."""
+        at = new + "/" + path
+        for _ in range(TRIES):
+            if _holds(at, size, digest):
+                break
+            _make_folder(at.rpartition("/")[0])
+            if _holds(old + "/" + path, size, digest):
+                _copy(old + "/" + path, at)
+            else:
+                await self._fetch(at, path, size, offer)
+        else:
+            raise Failed("%s arrives with a wrong hash" % path)
+        self._done += size
+        percent = 100 * self._done // self._all
+        if percent // 5 > self._percent // 5:
+            self._percent = percent
+            await self._say(DOWNLOADING, None, offer["version"])
+        await asyncio.sleep(0)
+
+    async def _fetch(self, at, path, size, offer):
+        with open(at, "wb") as file:
+            have = 0
+            while have < size:
+                piece = await self._chunk(path, have, min(CHUNK, size - have))
+                file.write(piece)
+                have += len(piece)
+
+    async def _chunk(self, path, at, count):
+        """So many bytes of a file at the gateway. Raises Silent or Superseded."""
+        line = request(self._made, path, at)
+        self._wanted = line + b"\n"
+        try:
+            for _ in range(TRIES):
+                self._got = None
+                self._answered.clear()
+                await self._link.publish(self._topics.update(self._board, "request"), line, False)
+                try:
+                    await asyncio.wait_for(self._answered.wait(), PATIENCE)
+                except asyncio.TimeoutError:
+                    continue
+                if self._payload is not None:
+                    raise Superseded
+                if len(self._got) == count:
+                    return self._got
+        finally:
+            self._wanted = b""
+        raise Silent
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _is_file(path, size):
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return False
+    return not facts[0] & 0x4000 and facts[6] == size
+
+
+def _make_folder(path):
+    made = ""
+    for name in path.split("/"):
+        made = made + "/" + name if made else name
+        try:
+            os.mkdir(made)
+        except OSError as error:
+            if error.errno != 17:  # EEXIST
+                raise
+
+
+def _copy(old, new):
+    piece = bytearray(512)
+    with open(old, "rb") as source, open(new, "wb") as target:
+        while True:
+            count = source.readinto(piece)
+            if not count:
+                break
+            target.write(memoryview(piece)[:count])
+
+
+def _remove_others(slot, folder, wanted):
+    """Remove what is neither in `wanted` nor ours."""
+    for entry in list(os.ilistdir(slot + "/" + folder if folder else slot)):
+        inside = folder + "/" + entry[0] if folder else entry[0]
+        if entry[1] & 0x4000:
+            _remove_others(slot, inside, wanted)
+            try:
+                os.rmdir(slot + "/" + inside)
+            except OSError:
+                pass  # it is not empty
+        elif inside not in wanted and inside not in (MANIFEST, "void"):
+            os.remove(slot + "/" + inside)
