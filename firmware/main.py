@@ -6,7 +6,7 @@ The law of this file:
   imports nothing of ours before it has chosen.
 - Whatever /slot.json holds, or if it is gone: a slot that is whole is started. One that holds a file `void` is not
   whole; it is being written, or what is in it was no good.
-- A version on trial has one start. If it has not reported in by the next one (`update.confirm`), that is the old
+- A version on trial has one start. If it has not reported in by the next one (`slots.confirm`), that is the old
   version's again; a clock of this file's own resets the board when its minutes are over or it hangs.
 - An application that falls down, or is reset by the watchdog, three times without reporting in is left for the other
   slot, if that is whole.

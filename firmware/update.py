@@ -8,15 +8,12 @@ The law of this file:
   main.py would not start it half written.
 - Every file is read back from flash and compared with its hash. What a slot holds already is not sent again: neither
   what is the same in the running version, nor what had arrived before a power cut.
-- A version that starts is on trial until `confirm()` is called, by whoever has reached the world: a broker that takes
+- A version that starts is on trial until `slots.confirm()` is called, by whoever has reached the world: a broker that takes
   our messages, or a hello that was answered. Otherwise main.py goes back to the old one at the next start.
 - Everything that happens is said: refused, failed, gone back, confirmed. An offer is tried once.
 
 The signature proves where the files come from, not that nobody reads them: without TLS to the broker they travel
 open, and they hold no secrets. Who has the board's key, or its USB socket, can write to it whatever he wants.
-
-main.py is a program that runs, not a module; importing it here would compile it once more. So /slot.json, whose keys
-main.py explains, is read and written in both.
 """
 
 import asyncio
@@ -25,6 +22,7 @@ import hashlib
 import json
 import os
 
+from firmware import slots
 from gateway.wire.update import (
     CHUNK,
     CONFIRMED,
@@ -43,14 +41,11 @@ from gateway.wire.update import (
     signed_text,
 )
 
-FILE = "slot.json"
 PATIENCE = 10  # seconds for a chunk
 TRIES = 4  # of a chunk, and of a file whose hash is wrong
 LONGEST_WAIT = 600  # seconds between two tries to find somebody who serves
 MINUTES = 10
 
-_went_back = None  # what main.py left to be told, for as long as this start lasts
-_news = asyncio.Event()  # an offer, or our own confirmation
 
 
 class Refused(Exception):
@@ -67,81 +62,6 @@ class Silent(Exception):
 
 class Superseded(Exception):
     """There is another offer, or none any more."""
-
-
-# --- the state of the slots ------------------------------------------------------------------------------------------
-
-
-def _read():
-    try:
-        with open(FILE) as file:
-            state = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _write(state):
-    """Raises OSError."""
-    with open(FILE + ".new", "w") as file:
-        json.dump(state, file)
-    os.rename(FILE + ".new", FILE)
-
-
-def confirm():
-    """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
-    state = _read()
-    trial = state.get("trial")
-    if trial is None and not state.get("crashes"):
-        return
-    if trial is not None:
-        state["slot"] = trial
-        state["trial"] = None
-        state["told"] = False
-    state["crashes"] = 0
-    state.pop("why", None)
-    try:
-        _write(state)
-    except OSError as error:
-        print("update: slot.json can't be written: %r" % error)
-        return
-    if trial is not None:
-        print("update: this version has reported in and stays")
-        _news.set()
-
-
-def report(keep):
-    """Tell what main.py did, with an event; to be called once at the start. Raises what `keep` raises, to try again."""
-    global _went_back
-    state = _read()
-    back = state.get("back")
-    if not isinstance(back, dict):
-        return
-    version = back.get("version") or "unknown"
-    keep(
-        {
-            "device": None,
-            "kind": "update",
-            "state": None,
-            "severity": "warning",
-            "title": "Went back from version %s" % version,
-            "text": "The version that was on this board before runs again, because of %s: %s." % (version, back.get("why")),
-            "data": {"version": version, "reason": str(back.get("why"))},
-        }
-    )
-    _went_back = {"version": version, "why": str(back.get("why"))}
-    state["back"] = None
-    _write(state)
-
-
-def facts():
-    """For hello and status: which slot runs, whether on trial, and what was gone back from."""
-    state = _read()
-    trial = state.get("trial")
-    known = {"slot": trial or state.get("slot"), "trial": trial is not None}
-    if _went_back:
-        known["went_back"] = _went_back
-    return known
 
 
 # --- hashes ----------------------------------------------------------------------------------------------------------
@@ -218,8 +138,8 @@ class Updater:
         self._link.on_message(self._topics.update(self._board, "data"), self._answer)
         await self._tell_what_was()
         while True:
-            await _news.wait()
-            _news.clear()
+            await slots.news.wait()
+            slots.news.clear()
             await self._tell_what_was()
             payload, self._payload = self._payload, None
             if payload:
@@ -228,7 +148,7 @@ class Updater:
     def _offered(self, topic, payload):
         self._payload = bytes(payload)
         self._answered.set()  # whoever waits for a chunk of an older one shall see
-        _news.set()
+        slots.news.set()
 
     def _answer(self, topic, payload):
         if self._wanted and payload[: len(self._wanted)] == self._wanted:
@@ -237,7 +157,7 @@ class Updater:
 
     async def _tell_what_was(self):
         """Where the last update ended."""
-        state = _read()
+        state = slots.read()
         self._made = state.get("offer") or 0
         if state.get("told") is False:
             self._keep(
@@ -252,10 +172,10 @@ class Updater:
                 }
             )
             state["told"] = True
-            _write(state)
+            slots.write(state)
             await self._say(CONFIRMED)
-        elif _went_back:
-            await self._say(WENT_BACK, _went_back["why"], _went_back["version"])
+        elif slots.went_back:
+            await self._say(WENT_BACK, slots.went_back["why"], slots.went_back["version"])
         elif state.get("trial") is not None:
             await self._say(ON_TRIAL)
 
@@ -302,7 +222,7 @@ class Updater:
             except Silent:
                 await self._say(WAITING, "nobody sends the files; asking again in %d s" % wait, version)
                 try:
-                    await asyncio.wait_for(_news.wait(), wait)
+                    await asyncio.wait_for(slots.news.wait(), wait)
                     return
                 except asyncio.TimeoutError:
                     wait = min(2 * wait, LONGEST_WAIT)
@@ -315,7 +235,7 @@ class Updater:
         right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._board, offer)))
         if not _same(right, str(offer.get("hmac")).encode()):
             raise Refused("the offer isn't signed with this board's key")
-        state = _read()
+        state = slots.read()
         before = state.get("offer") or 0
         if offer["made"] == before:
             return None
@@ -329,7 +249,7 @@ class Updater:
 
     async def _install(self, offer):
         """Fill the other slot, and have it started next."""
-        state = _read()
+        state = slots.read()
         old = state["slot"]
         new = "b" if old == "a" else "a"
         _make_folder(new)
@@ -350,7 +270,7 @@ class Updater:
         state["version"] = offer["version"]
         state["minutes"] = self._minutes
         state.pop("why", None)
-        _write(state)
+        slots.write(state)
 
     async def _clear(self, new, offer):
         """Check the manifest, remove from the slot what isn't in it, and see that the rest fits."""
