@@ -4,20 +4,24 @@ main.py is a program that runs, not a module; importing it here would compile it
 main.py explains, is read and written in both.
 """
 
+import asyncio
 import json
 import os
 
-import asyncio
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 FILE = "slot.json"
 
 news = asyncio.Event()
 """Set when a version on trial has reported in."""
-went_back = None
+went_back: "dict[str, str] | None" = None
 """{"version", "why"} of what main.py went back from, for as long as this start lasts."""
 
 
-def read():
+def read() -> "dict[str, Any]":
     """What /slot.json says; nothing if it can't be read."""
     try:
         with open(FILE) as file:
@@ -27,14 +31,14 @@ def read():
     return state if isinstance(state, dict) else {}
 
 
-def write(state):
+def write(state: "dict[str, Any]") -> None:
     """Raises OSError."""
     with open(FILE + ".new", "w") as file:
         json.dump(state, file)
     os.rename(FILE + ".new", FILE)
 
 
-def confirm():
+def confirm() -> None:
     """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
     state = read()
     trial = state.get("trial")
@@ -49,14 +53,14 @@ def confirm():
     try:
         write(state)
     except OSError as error:
-        print("slots: slot.json can't be written: %r" % error)
+        print(f"slots: slot.json can't be written: {error!r}")
         return
     if trial is not None:
         print("slots: this version has reported in and stays")
         news.set()
 
 
-def report(keep):
+def report(keep: "Callable[[dict[str, Any]], str]") -> None:
     """Tell what main.py did, with an event; to be called once at the start. Raises what `keep` raises, to try again."""
     global went_back
     state = read()
@@ -66,12 +70,12 @@ def report(keep):
     version = back.get("version") or "unknown"
     keep(
         {
-            "device": None,
             "kind": "update",
-            "state": None,
             "severity": "warning",
-            "title": "Went back from version %s" % version,
-            "text": "The version that was on this board before runs again, because of %s: %s." % (version, back.get("why")),
+            "title": f"Went back from version {version}",
+            "text": "The version that was on this board before runs again, because of {}: {}.".format(
+                version, back.get("why")
+            ),
             "data": {"version": version, "reason": str(back.get("why"))},
         }
     )
@@ -80,11 +84,11 @@ def report(keep):
     write(state)
 
 
-def facts():
+def facts() -> "dict[str, Any]":
     """For hello and status: which slot runs, whether on trial, and what was gone back from."""
     state = read()
     trial = state.get("trial")
-    known = {"slot": trial or state.get("slot"), "trial": trial is not None}
+    known: dict[str, Any] = {"slot": trial or state.get("slot"), "trial": trial is not None}
     if went_back:
         known["went_back"] = went_back
     return known

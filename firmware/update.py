@@ -8,8 +8,8 @@ The law of this file:
   main.py would not start it half written.
 - Every file is read back from flash and compared with its hash. What a slot holds already is not sent again: neither
   what is the same in the running version, nor what had arrived before a power cut.
-- A version that starts is on trial until `slots.confirm()` is called, by whoever has reached the world: a broker that takes
-  our messages, or a hello that was answered. Otherwise main.py goes back to the old one at the next start.
+- A version that starts is on trial until `slots.confirm()` is called, by whoever has reached the world: a broker that
+  takes our messages, or a hello that was answered. Otherwise main.py goes back to the old one at the next start.
 - Everything that happens is said: refused, failed, gone back, confirmed. An offer is tried once.
 
 The signature proves where the files come from, not that nobody reads them: without TLS to the broker they travel
@@ -22,7 +22,8 @@ import hashlib
 import json
 import os
 
-from firmware import slots
+from firmware import board, slots
+from firmware.app import log
 from gateway.wire.update import (
     CHUNK,
     CONFIRMED,
@@ -46,6 +47,19 @@ TRIES = 4  # of a chunk, and of a file whose hash is wrong
 LONGEST_WAIT = 600  # seconds between two tries to find somebody who serves
 MINUTES = 10
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any, Protocol
+
+    from gateway.wire.topics import Topics
+    from gateway.wire.update import Offer
+
+    class Link(Protocol):
+        """What is asked of the MQTT connection."""
+
+        def publish(self, topic: str, payload: bytes, retain: bool = False) -> Awaitable[Any]: ...
+        def on_message(self, topic: str, callback: Callable[[str, bytes], Any]) -> None: ...
 
 
 class Refused(Exception):
@@ -67,7 +81,7 @@ class Superseded(Exception):
 # --- hashes ----------------------------------------------------------------------------------------------------------
 
 
-def hmac_sha256(key, message):
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """HMAC (RFC 2104) with SHA-256, whose block is 64 bytes; MicroPython has hashlib alone."""
     if len(key) > 64:
         key = hashlib.sha256(key).digest()
@@ -79,7 +93,7 @@ def hmac_sha256(key, message):
     return outer.digest()
 
 
-def _same(one, other):
+def _same(one: bytes, other: bytes) -> bool:
     """Compares in a time that doesn't tell where they differ."""
     if len(one) != len(other):
         return False
@@ -89,7 +103,7 @@ def _same(one, other):
     return not differs
 
 
-def _holds(path, size, digest):
+def _holds(path: str, size: int, digest: str) -> bool:
     """Whether the file in flash is this one."""
     try:
         if os.stat(path)[6] != size:
@@ -111,91 +125,97 @@ def _holds(path, size, digest):
 
 
 class Updater:
-    """`key`: the settings' `update.key`, or "" for none. `link` is the MQTT connection: `await link.publish(topic,
-    payload, retain)`, and `link.on_message(topic, callback)`, whose callback is given (topic, payload). `restart()`
-    resets the board.
+    """`name` and `version` are this board's, `key` the settings' `update.key` ("": none), `minutes` how long a version
+    is on trial. `link` is the MQTT connection.
     """
 
-    def __init__(self, board, version, key, topics, link, keep, restart, minutes=MINUTES):
-        self._board = board
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        key: str,
+        minutes: int,
+        topics: "Topics",
+        link: "Link",
+        keep: "Callable[[dict[str, Any]], str]",
+    ) -> None:
+        self._name = name
         self._version = version
         self._key = key.encode()
+        self._minutes = minutes
         self._topics = topics
         self._link = link
         self._keep = keep
-        self._restart = restart
-        self._minutes = minutes
-        self._payload = None  # the newest offer, as it came
-        self._made = 0
+        self._payload: bytes | None = None  # the newest offer, as it came
+        self._made = 0  # the offer that is spoken of
         self._wanted = b""
-        self._got = None
+        self._got = b""
         self._answered = asyncio.Event()
         self._done = self._all = self._percent = 0
 
-    async def run(self):
+    async def run(self) -> None:
         """Serve offers until cancelled."""
-        self._link.on_message(self._topics.update(self._board), self._offered)
-        self._link.on_message(self._topics.update(self._board, "data"), self._answer)
-        await self._tell_what_was()
+        self._link.on_message(self._topics.update(self._name), self._offered)
+        self._link.on_message(self._topics.update(self._name, "data"), self._answer)
+        state = slots.read()
+        self._made = state.get("offer") or 0
+        if slots.went_back:
+            await self._say(WENT_BACK, slots.went_back["why"], slots.went_back["version"])
+        elif state.get("trial") is not None:
+            await self._say(ON_TRIAL)
         while True:
+            await self._confirmed()
             await slots.news.wait()
             slots.news.clear()
-            await self._tell_what_was()
             payload, self._payload = self._payload, None
             if payload:
                 await self._serve(payload)
 
-    def _offered(self, topic, payload):
+    def _offered(self, topic: str, payload: bytes) -> None:
         self._payload = bytes(payload)
         self._answered.set()  # whoever waits for a chunk of an older one shall see
         slots.news.set()
 
-    def _answer(self, topic, payload):
+    def _answer(self, topic: str, payload: bytes) -> None:
         if self._wanted and payload[: len(self._wanted)] == self._wanted:
             self._got = bytes(payload[len(self._wanted) :])
             self._answered.set()
 
-    async def _tell_what_was(self):
-        """Where the last update ended."""
+    async def _confirmed(self) -> None:
+        """Tell, once, that this version has reported in."""
         state = slots.read()
+        if state.get("told") is not False:
+            return
+        self._keep(
+            {
+                "kind": "update",
+                "title": f"Updated to version {self._version}",
+                "text": "The new version has reported in and stays.",
+                "data": {"version": self._version},
+            }
+        )
         self._made = state.get("offer") or 0
-        if state.get("told") is False:
-            self._keep(
-                {
-                    "device": None,
-                    "kind": "update",
-                    "state": None,
-                    "severity": "info",
-                    "title": "Updated to version %s" % self._version,
-                    "text": "The new version has reported in and stays.",
-                    "data": {"version": self._version},
-                }
-            )
-            state["told"] = True
-            slots.write(state)
-            await self._say(CONFIRMED)
-        elif slots.went_back:
-            await self._say(WENT_BACK, slots.went_back["why"], slots.went_back["version"])
-        elif state.get("trial") is not None:
-            await self._say(ON_TRIAL)
+        await self._say(CONFIRMED)
+        state["told"] = True
+        slots.write(state)
 
-    async def _say(self, what, reason=None, latest=None):
+    async def _say(self, what: str, reason: "str | None" = None, latest: "str | None" = None) -> None:
         """Home Assistant's update entity reads installed_version, latest_version, in_progress, update_percentage."""
-        busy = what in (DOWNLOADING, RESTARTING, ON_TRIAL)
+        loading = what == DOWNLOADING
         message = {
             "state": what,
             "offer": self._made,
             "installed_version": self._version,
             "latest_version": latest or self._version,
-            "in_progress": busy,
-            "update_percentage": (100 * self._done // self._all if self._all else 0) if what == DOWNLOADING else None,
+            "in_progress": what in (DOWNLOADING, RESTARTING, ON_TRIAL),
+            "update_percentage": 100 * self._done // self._all if loading and self._all else None,
         }
         if reason:
             message["reason"] = reason
-            print("update: %s: %s" % (what, reason))
-        await self._link.publish(self._topics.update(self._board, "state"), json.dumps(message).encode(), True)
+            log(f"update: {what}: {reason}")
+        await self._link.publish(self._topics.update(self._name, "state"), json.dumps(message).encode(), True)
 
-    async def _serve(self, payload):
+    async def _serve(self, payload: bytes) -> None:
         """From an offer to the restart, or to the words why not."""
         wait = PATIENCE
         version = None
@@ -205,34 +225,35 @@ class Updater:
                 if offer is None:
                     return
                 version = offer["version"]
-                self._made = offer["made"]
                 await self._install(offer)
                 await self._say(RESTARTING, None, version)
                 await asyncio.sleep(1)  # for the message to leave
-                self._restart()
-                return
-            except (Refused, Malformed) as error:
-                return await self._say(REFUSED, str(error), version)
-            except Failed as error:
-                return await self._say(FAILED, str(error), version)
-            except OSError as error:
-                return await self._say(FAILED, "the flash can't be written or read: %r" % error, version)
+                board.reset()
             except Superseded:
                 return
             except Silent:
-                await self._say(WAITING, "nobody sends the files; asking again in %d s" % wait, version)
+                await self._say(WAITING, f"nobody sends the files; asking again in {wait} s", version)
                 try:
                     await asyncio.wait_for(slots.news.wait(), wait)
                     return
                 except asyncio.TimeoutError:
                     wait = min(2 * wait, LONGEST_WAIT)
+                    continue
+            except (Refused, Malformed) as error:
+                await self._say(REFUSED, str(error), version)
+            except Failed as error:
+                await self._say(FAILED, str(error), version)
+            except OSError as error:
+                await self._say(FAILED, f"the flash can't be written or read: {error!r}", version)
+            return
 
-    def _accept(self, payload):
+    def _accept(self, payload: bytes) -> "Offer | None":
         """The offer, or None if it was tried before. Raises Refused or Malformed."""
         offer = read_offer(payload)
+        self._made = offer["made"]
         if not self._key:
-            raise Refused("this board has no key for updates: write one with mailwire flash, or to update.key")
-        right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._board, offer)))
+            raise Refused("this board has no key for updates: mailwire flash writes one to update.key in its settings")
+        right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._name, offer)))
         if not _same(right, str(offer.get("hmac")).encode()):
             raise Refused("the offer isn't signed with this board's key")
         state = slots.read()
@@ -247,7 +268,7 @@ class Updater:
             raise Refused("there are no slots here: main.py did not start this version")
         return offer
 
-    async def _install(self, offer):
+    async def _install(self, offer: "Offer") -> None:
         """Fill the other slot, and have it started next."""
         state = slots.read()
         old = state["slot"]
@@ -272,13 +293,13 @@ class Updater:
         state.pop("why", None)
         slots.write(state)
 
-    async def _clear(self, new, offer):
+    async def _clear(self, new: str, offer: "Offer") -> None:
         """Check the manifest, remove from the slot what isn't in it, and see that the rest fits."""
-        wanted = {}
+        wanted: dict[str, int] = {}
         total = 0
         with open(new + "/" + MANIFEST, "rb") as lines:
             for line in lines:
-                path, size, digest = manifest_line(line[:-1])
+                path, size, _digest = manifest_line(line[:-1])
                 wanted[path] = size
                 total += size
         if len(wanted) != offer["files"] or total != offer["size"]:
@@ -290,10 +311,12 @@ class Updater:
             if not _is_file(new + "/" + path, wanted[path]):
                 lacking += wanted[path] // block + 2
         if lacking > free:
-            raise Failed("there is no room: the new version needs %d KiB more of flash, and %d KiB are free"
-                         % (lacking * block // 1024, free * block // 1024))
+            raise Failed(
+                f"there is no room: the new version needs {lacking * block // 1024} KiB more of flash, "
+                f"and {free * block // 1024} KiB are free"
+            )
 
-    async def _file(self, old, new, path, size, digest, offer):
+    async def _file(self, old: str, new: str, path: str, size: int, digest: str, offer: "Offer") -> None:
         """See that the new slot holds the file: it does, or the old one does, or it is fetched."""
         at = new + "/" + path
         for _ in range(TRIES):
@@ -303,9 +326,9 @@ class Updater:
             if _holds(old + "/" + path, size, digest):
                 _copy(old + "/" + path, at)
             else:
-                await self._fetch(at, path, size, offer)
+                await self._fetch(at, path, size)
         else:
-            raise Failed("%s arrives with a wrong hash" % path)
+            raise Failed(f"{path} arrives with a wrong hash")
         self._done += size
         percent = 100 * self._done // self._all
         if percent // 5 > self._percent // 5:
@@ -313,7 +336,7 @@ class Updater:
             await self._say(DOWNLOADING, None, offer["version"])
         await asyncio.sleep(0)
 
-    async def _fetch(self, at, path, size, offer):
+    async def _fetch(self, at: str, path: str, size: int) -> None:
         with open(at, "wb") as file:
             have = 0
             while have < size:
@@ -321,7 +344,7 @@ class Updater:
                 file.write(piece)
                 have += len(piece)
 
-    async def _chunk(self, path, at, count):
+    async def _chunk(self, path: str, at: int, count: int) -> bytes:
         """So many bytes of a file at the gateway. Raises Silent or Superseded."""
         line = request(self._made, path, at)
         self._wanted = line + b"\n"
@@ -329,7 +352,7 @@ class Updater:
             for _ in range(TRIES):
                 self._got = None
                 self._answered.clear()
-                await self._link.publish(self._topics.update(self._board, "request"), line, False)
+                await self._link.publish(self._topics.update(self._name, "request"), line, False)
                 try:
                     await asyncio.wait_for(self._answered.wait(), PATIENCE)
                 except asyncio.TimeoutError:
@@ -346,7 +369,7 @@ class Updater:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _is_file(path, size):
+def _is_file(path: str, size: int) -> bool:
     try:
         facts = os.stat(path)
     except OSError:
@@ -354,7 +377,7 @@ def _is_file(path, size):
     return not facts[0] & 0x4000 and facts[6] == size
 
 
-def _make_folder(path):
+def _make_folder(path: str) -> None:
     made = ""
     for name in path.split("/"):
         made = made + "/" + name if made else name
@@ -365,7 +388,7 @@ def _make_folder(path):
                 raise
 
 
-def _copy(old, new):
+def _copy(old: str, new: str) -> None:
     piece = bytearray(512)
     with open(old, "rb") as source, open(new, "wb") as target:
         while True:
@@ -375,7 +398,7 @@ def _copy(old, new):
             target.write(memoryview(piece)[:count])
 
 
-def _remove_others(slot, folder, wanted):
+def _remove_others(slot: str, folder: str, wanted: "dict[str, int]") -> None:
     """Remove what is neither in `wanted` nor ours."""
     for entry in list(os.ilistdir(slot + "/" + folder if folder else slot)):
         inside = folder + "/" + entry[0] if folder else entry[0]

@@ -48,18 +48,16 @@ class Malformed(ValueError):
 def signed_text(board: str, offer: "Offer") -> bytes:
     """What is signed: every field of an offer, a line each, after the board's id."""
     manifest = offer["manifest"]
-    return (
-        "mailwire update\n%s\n%d\n%s\n%d\n%d\n%d\n%s\n"
-        % (
-            board,
-            offer["made"],
-            offer["version"],
-            offer["files"],
-            offer["size"],
-            manifest["size"],
-            manifest["sha256"],
-        )
-    ).encode()
+    fields = (
+        board,
+        offer["made"],
+        offer["version"],
+        offer["files"],
+        offer["size"],
+        manifest["size"],
+        manifest["sha256"],
+    )
+    return "\n".join(["mailwire update"] + [str(field) for field in fields]).encode()
 
 
 def read_offer(payload: bytes) -> "Offer":
@@ -76,7 +74,7 @@ def read_offer(payload: bytes) -> "Offer":
     for name, where in (("made", offer), ("files", offer), ("size", offer), ("size", manifest)):
         value = where.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise Malformed("'%s' in the offer is not a number" % name)
+            raise Malformed(f"'{name}' in the offer is not a number")
     version = offer.get("version")
     if not isinstance(version, str) or not 0 < len(version) <= 32 or version.strip(_LETTERS + "+"):
         raise Malformed("the offer names no version")
@@ -95,14 +93,19 @@ def manifest_line(line: bytes) -> "tuple[str, int, str]":
         raise Malformed("a line of the manifest is not digest, size and path")
     path = words[2]
     inside = [folder for folder in FOLDERS if path.startswith(folder)]
-    if not inside or path.strip(_LETTERS) or len(path) > 80 or [1 for name in path.split("/") if name in ("", ".", "..")]:
+    if (
+        not inside
+        or path.strip(_LETTERS)
+        or len(path) > 80
+        or [1 for name in path.split("/") if name in ("", ".", "..")]
+    ):
         raise Malformed("the manifest has a path that no slot has")
     return path, int(words[1]), words[0]
 
 
 def request(made: int, path: str, at: int) -> bytes:
     """The line of a request; the same stands at the beginning of its answer."""
-    return ('{"offer":%d,"file":"%s","at":%d}' % (made, path, at)).encode()
+    return f'{{"offer":{made},"file":"{path}","at":{at}}}'.encode()
 
 
 def _is_digest(value: object) -> bool:
