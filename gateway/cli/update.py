@@ -74,15 +74,13 @@ def _version() -> str:
 
 def _broker(args: argparse.Namespace) -> Config:
     """What is known of the broker; ends the command if that is nothing."""
-    from pydantic import ValidationError
-
     from gateway.integrations.mqtt import Config
 
     if args.broker:
         try:
-            return Config(url=args.broker, base_topic=args.base or "mailwire")
-        except ValidationError as error:
-            show.fail("--broker: " + error.errors()[0]["msg"].removeprefix("Value error, ") + ".", 2)
+            return Config.of(args.broker)
+        except ValueError as error:
+            show.fail(f"--broker: {error}.", 2)
     if common.config_path(args) is None:
         return Config()
     for integration in common.settings(args).settings.integrations.values():
