@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 
+from firmware.log import say
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +55,10 @@ def confirm() -> None:
     try:
         write(state)
     except OSError as error:
-        print(f"slots: slot.json can't be written: {error!r}")
+        say(f"slots: slot.json can't be written: {error!r}")
         return
     if trial is not None:
-        print("slots: this version has reported in and stays")
+        say("slots: this version has reported in and stays")
         news.set()
 
 

@@ -20,7 +20,7 @@ class Side:
         self.events = []
 
     def work(self, now):
-        """Send what there is room for, answer what was handed over; sometimes it is busy, sometimes it takes a while."""
+        """Send what there is room for, answer what was handed over: perhaps later, perhaps that it is busy."""
         while self.wanted and self.link.room:
             kind, body = self.wanted.pop(0)
             self.link.send(kind, body)

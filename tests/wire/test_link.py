@@ -2,12 +2,10 @@
 
 import random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire import frame, link
-from gateway.wire.link import Link
+from gateway.wire import link
 from tests.wire.bad_line import BadLine, Side
 
 
