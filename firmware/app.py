@@ -10,7 +10,7 @@ import gc
 import sys
 from binascii import hexlify
 
-from firmware import VERSION, board, events
+from firmware import VERSION, board, events, slots
 from firmware.spool import Spool
 from gateway.wire.event import slug
 
@@ -87,6 +87,7 @@ class App:
 
     async def run(self) -> None:
         """Until the board is reset."""
+        slots.report(self.keep("update"))
         self.make()
         log(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
         for name, part in self.parts.items():
@@ -94,6 +95,8 @@ class App:
         while True:
             board.uptime()
             gc.collect()
+            if [1 for part in self.parts.values() if getattr(part, "trouble", "") is None]:
+                slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10)
 
 

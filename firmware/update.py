@@ -46,13 +46,13 @@ from gateway.wire.update import (
 PATIENCE = 10  # seconds for a chunk
 TRIES = 4  # of a chunk, and of a file whose hash is wrong
 LONGEST_WAIT = 600  # seconds between two tries to find somebody who serves
-MINUTES = 10
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-        from gateway.wire.update import Offer
+    from firmware.app import App
+    from gateway.wire.update import Offer
 
 
 class Refused(Exception):
