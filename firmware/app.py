@@ -87,7 +87,6 @@ class App:
 
     async def run(self) -> None:
         """Until the board is reset."""
-        slots.report(self.keep("update"))
         self.make()
         log(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
         for name, part in self.parts.items():
@@ -95,6 +94,7 @@ class App:
         while True:
             board.uptime()
             gc.collect()
+            slots.report(self.keep("update"))
             if [1 for part in self.parts.values() if getattr(part, "trouble", "") is None]:
                 slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10)

@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 
-from firmware import board, slots
+from firmware import VERSION, board, slots
 from firmware.log import say
 from firmware.mqtt_client import Lost
 from gateway.wire.update import (
