@@ -10,7 +10,7 @@ import gc
 import sys
 from binascii import hexlify
 
-from firmware import VERSION, board, events
+from firmware import VERSION, board, events, slots
 from firmware.spool import Spool
 from gateway.wire.event import slug
 
@@ -93,6 +93,9 @@ class App:
         while True:
             board.uptime()
             gc.collect()
+            slots.report(self.keep("update"))
+            if [1 for part in self.parts.values() if getattr(part, "trouble", "") is None]:
+                slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10)
 
 
