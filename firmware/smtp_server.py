@@ -15,6 +15,7 @@ import hashlib
 import sys
 
 from firmware import board, events
+from firmware.log import say
 from firmware.mail import draft
 from firmware.spool import Full
 from gateway.wire import mime, smtp
@@ -67,7 +68,7 @@ class Server:
         port = self.settings["port"]
         inside = self.context if tls == "implicit" else None
         server = await asyncio.start_server(self._accept, board.LISTEN, port, backlog=4, ssl=inside)
-        self.app.log(f"smtp: listening on port {port}" + ("" if tls == "none" else f", TLS {tls}"))
+        say(f"smtp: listening on port {port}" + ("" if tls == "none" else f", TLS {tls}"))
         try:
             while True:
                 await asyncio.sleep(1)
@@ -86,10 +87,10 @@ class Server:
         refusal = b""
         if not self._allows(peer):
             refusal = b"554 5.7.1 Not from this network\r\n"
-            self.app.log(f"smtp: {peer} is on no network that may send here; `allow` in the settings says which may")
+            say(f"smtp: {peer} is on no network that may send here; `allow` in the settings says which may")
         elif len(self.connections) >= self.settings["connections"]:
             refusal = b"421 4.3.2 Too many connections, try again later\r\n"
-            self.app.log(f"smtp: too many connections for {peer}")
+            say(f"smtp: too many connections for {peer}")
         if refusal:
             if self.settings["tls"] != "implicit":  # a handshake to say no is more than it is worth
                 writer.write(refusal)
@@ -118,7 +119,7 @@ class Server:
         """Tell a person about a device's peculiarity, once."""
         if code + peer not in self._remarked and len(self._remarked) < 32:
             self._remarked.append(code + peer)
-            self.app.log(f"smtp: {peer}: {text}")
+            say(f"smtp: {peer}: {text}")
 
 
 class Connection:
@@ -162,7 +163,7 @@ class Connection:
         except MemoryError:
             self._mail = None
             gc.collect()
-            self.server.app.log(f"smtp: {self.peer} was sent away: not enough memory")
+            say(f"smtp: {self.peer} was sent away: not enough memory")
             self._last_word(b"421 4.3.2 Not enough memory now, try again later\r\n")
         except OSError:
             pass  # it is gone; what was not answered it will send again
@@ -239,7 +240,7 @@ class Connection:
             mail.close()
             identifier = self.server.keep(draft(mail, session, self.peer, app.id))
         except Full:
-            app.log(f"smtp: a mail of {self.peer} was sent back: the spool is full")
+            say(f"smtp: a mail of {self.peer} was sent back: the spool is full")
             return session.mail_failed(*_NO_ROOM)
         except MemoryError:
             gc.collect()
