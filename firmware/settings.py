@@ -223,6 +223,10 @@ SERIAL = (
     ("frames", flag, True, None),
     ("events", flag, None, None),
 )
+UPDATE = (
+    ("key", text, "", (16, 128)),
+    ("minutes", whole, 10, (1, 1440)),
+)
 SETTINGS = (
     ("name", name, "", None),
     ("wifi", WIFI, None, None),
@@ -236,7 +240,7 @@ SETTINGS = (
     ("spool", whole, None, (4096, 2**24)),
     ("sensors", anything, [], None),
     ("post", anything, None, None),
-    ("update", anything, None, None),
+    ("update", UPDATE, None, None),
 )
 """Rows (key, what it holds, default, bounds). What it holds is one of the functions above, or rows: a set of keys.
 A set whose default is None is None where it is not given; with {} it is there, with its own defaults."""
@@ -293,6 +297,8 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             "mqtt.ca: mqtts:// needs the certificate of whoever signed the broker's, to know it by. "
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
+    if settings["update"] and not mqtt:
+        mistakes.append("update: updates come over MQTT, and there is no section 'mqtt'. Add one, or take this out.")
     for part in GUARDED:
         if [1 for one in mistakes if one.startswith((part + ".", part + ":"))]:
             settings[part] = None

@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 
+from firmware.log import say
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,8 @@ news = asyncio.Event()
 """Set when a version on trial has reported in."""
 went_back: "dict[str, str] | None" = None
 """{"version", "why"} of what main.py went back from, for as long as this start lasts."""
+
+_confirmed = _reported = False
 
 
 def read() -> "dict[str, Any]":
@@ -39,49 +43,55 @@ def write(state: "dict[str, Any]") -> None:
 
 
 def confirm() -> None:
-    """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
+    """This version has reported in: from now on it is the one that is started. Writes once, and only if that is news."""
+    global _confirmed
+    if _confirmed:
+        return
     state = read()
     trial = state.get("trial")
-    if trial is None and not state.get("crashes"):
-        return
+    if trial is not None or state.get("crashes"):
+        if trial is not None:
+            state["slot"] = trial
+            state["trial"] = None
+            state["told"] = False
+        state["crashes"] = 0
+        state.pop("why", None)
+        try:
+            write(state)
+        except OSError as error:
+            say(f"slots: slot.json can't be written: {error!r}")
+            return
+    _confirmed = True
     if trial is not None:
-        state["slot"] = trial
-        state["trial"] = None
-        state["told"] = False
-    state["crashes"] = 0
-    state.pop("why", None)
-    try:
-        write(state)
-    except OSError as error:
-        print(f"slots: slot.json can't be written: {error!r}")
-        return
-    if trial is not None:
-        print("slots: this version has reported in and stays")
+        say("slots: this version has reported in and stays")
         news.set()
 
 
 def report(keep: "Callable[[dict[str, Any]], str]") -> None:
-    """Tell what main.py did, with an event; to be called once at the start. Raises what `keep` raises, to try again."""
-    global went_back
+    """Tell, once, what main.py went back from. If there is no room for the event, the next call tries again."""
+    global _reported, went_back
+    if _reported:
+        return
     state = read()
     back = state.get("back")
-    if not isinstance(back, dict):
-        return
-    version = back.get("version") or "unknown"
-    keep(
-        {
+    if isinstance(back, dict):
+        version, why = str(back.get("version") or "unknown"), str(back.get("why"))
+        went_back = {"version": version, "why": why}
+        draft = {
             "kind": "update",
             "severity": "warning",
             "title": f"Went back from version {version}",
-            "text": "The version that was on this board before runs again, because of {}: {}.".format(
-                version, back.get("why")
-            ),
-            "data": {"version": version, "reason": str(back.get("why"))},
+            "text": f"The version that was on this board before runs again, because of {version}: {why}.",
+            "data": {"version": version, "reason": why},
         }
-    )
-    went_back = {"version": version, "why": str(back.get("why"))}
-    state["back"] = None
-    write(state)
+        state["back"] = None
+        try:
+            keep(draft)
+            write(state)
+        except Exception as error:  # noqa: BLE001  # of the spool or the flash: nothing here is worth a crash
+            say(f"slots: what was gone back from is told later: {error!r}")
+            return
+    _reported = True
 
 
 def facts() -> "dict[str, Any]":

@@ -22,8 +22,9 @@ import hashlib
 import json
 import os
 
-from firmware import board, slots
-from firmware.app import log
+from firmware import VERSION, board, slots
+from firmware.log import say
+from firmware.mqtt_client import Lost
 from gateway.wire.update import (
     CHUNK,
     CONFIRMED,
@@ -45,21 +46,13 @@ from gateway.wire.update import (
 PATIENCE = 10  # seconds for a chunk
 TRIES = 4  # of a chunk, and of a file whose hash is wrong
 LONGEST_WAIT = 600  # seconds between two tries to find somebody who serves
-MINUTES = 10
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from typing import Any, Protocol
+    from typing import Any
 
-    from gateway.wire.topics import Topics
+    from firmware.app import App
     from gateway.wire.update import Offer
-
-    class Link(Protocol):
-        """What is asked of the MQTT connection."""
-
-        def publish(self, topic: str, payload: bytes, retain: bool = False) -> Awaitable[Any]: ...
-        def on_message(self, topic: str, callback: Callable[[str, bytes], Any]) -> None: ...
 
 
 class Refused(Exception):
@@ -124,29 +117,22 @@ def _holds(path: str, size: int, digest: str) -> bool:
 # --- an update -------------------------------------------------------------------------------------------------------
 
 
-class Updater:
-    """`name` and `version` are this board's, `key` the settings' `update.key` ("": none), `minutes` how long a version
-    is on trial. `link` is the MQTT connection.
-    """
+def make(app: "App") -> "Updater":
+    """What app.py starts."""
+    return Updater(app)
 
-    def __init__(
-        self,
-        name: str,
-        version: str,
-        key: str,
-        minutes: int,
-        topics: "Topics",
-        link: "Link",
-        keep: "Callable[[dict[str, Any]], str]",
-    ) -> None:
-        self._name = name
-        self._version = version
-        self._key = key.encode()
-        self._minutes = minutes
-        self._topics = topics
-        self._link = link
-        self._keep = keep
+
+class Updater:
+    """Serves offers, as long as it is run; over the part `mqtt`."""
+
+    def __init__(self, app: "App") -> None:
+        own = app.settings["update"]
+        self._app = app
+        self._key = own["key"].encode()
+        self._minutes = own["minutes"]
+        self._keep = app.keep("update")
         self._payload: bytes | None = None  # the newest offer, as it came
+        self._link: Any = None
         self._made = 0  # the offer that is spoken of
         self._wanted = b""
         self._got = b""
@@ -155,8 +141,10 @@ class Updater:
 
     async def run(self) -> None:
         """Serve offers until cancelled."""
-        self._link.on_message(self._topics.update(self._name), self._offered)
-        self._link.on_message(self._topics.update(self._name, "data"), self._answer)
+        if not self._link:  # the first time
+            self._link = self._app.parts["mqtt"]
+            self._link.on(self._link.topic("update"), self._offered)
+            self._link.on(self._link.topic("update/data"), self._answer)
         state = slots.read()
         self._made = state.get("offer") or 0
         if slots.went_back:
@@ -171,12 +159,12 @@ class Updater:
             if payload:
                 await self._serve(payload)
 
-    def _offered(self, topic: str, payload: bytes) -> None:
+    def _offered(self, topic: str, payload: bytes, retained: bool) -> None:
         self._payload = bytes(payload)
         self._answered.set()  # whoever waits for a chunk of an older one shall see
         slots.news.set()
 
-    def _answer(self, topic: str, payload: bytes) -> None:
+    def _answer(self, topic: str, payload: bytes, retained: bool) -> None:
         if self._wanted and payload[: len(self._wanted)] == self._wanted:
             self._got = bytes(payload[len(self._wanted) :])
             self._answered.set()
@@ -189,9 +177,9 @@ class Updater:
         self._keep(
             {
                 "kind": "update",
-                "title": f"Updated to version {self._version}",
+                "title": f"Updated to version {VERSION}",
                 "text": "The new version has reported in and stays.",
-                "data": {"version": self._version},
+                "data": {"version": VERSION},
             }
         )
         self._made = state.get("offer") or 0
@@ -205,15 +193,24 @@ class Updater:
         message = {
             "state": what,
             "offer": self._made,
-            "installed_version": self._version,
-            "latest_version": latest or self._version,
+            "installed_version": VERSION,
+            "latest_version": latest or VERSION,
             "in_progress": what in (DOWNLOADING, RESTARTING, ON_TRIAL),
             "update_percentage": 100 * self._done // self._all if loading and self._all else None,
         }
         if reason:
             message["reason"] = reason
-            log(f"update: {what}: {reason}")
-        await self._link.publish(self._topics.update(self._name, "state"), json.dumps(message).encode(), True)
+            say(f"update: {what}: {reason}")
+        await self._publish("state", json.dumps(message).encode(), True)
+
+    async def _publish(self, part: str, payload: bytes, retain: bool = False) -> None:
+        """As soon as there is a connection."""
+        while True:
+            try:
+                await self._link.publish(self._link.topic("update/" + part), payload, retain)
+                return
+            except Lost:
+                await asyncio.sleep(1)
 
     async def _serve(self, payload: bytes) -> None:
         """From an offer to the restart, or to the words why not."""
@@ -253,7 +250,7 @@ class Updater:
         self._made = offer["made"]
         if not self._key:
             raise Refused("this board has no key for updates: mailwire flash writes one to update.key in its settings")
-        right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._name, offer)))
+        right = binascii.hexlify(hmac_sha256(self._key, signed_text(self._app.id, offer)))
         if not _same(right, str(offer.get("hmac")).encode()):
             raise Refused("the offer isn't signed with this board's key")
         state = slots.read()
@@ -352,7 +349,7 @@ class Updater:
             for _ in range(TRIES):
                 self._got = None
                 self._answered.clear()
-                await self._link.publish(self._topics.update(self._name, "request"), line, False)
+                await self._publish("request", line)
                 try:
                     await asyncio.wait_for(self._answered.wait(), PATIENCE)
                 except asyncio.TimeoutError:
