@@ -52,7 +52,7 @@ class Alive:
             return NO_NETWORK
         if mqtt and mqtt.trouble:
             return NO_BROKER
-        if self._app.is_target("serial") and serial and not serial.peer:
+        if self._app.is_target("serial") and serial and serial.trouble:
             return NO_BROKER
         return WELL
 

@@ -42,7 +42,7 @@ def make(app: "App") -> "Frames":
 
 
 class Frames:
-    """`peer`: what the other side's hello said; None while nobody is there."""
+    """`refused` counts events that were given up."""
 
     name = "serial"
 
@@ -65,8 +65,9 @@ class Frames:
             log.sink = self._print
 
     @property
-    def peer(self) -> "dict[str, Any] | None":
-        return self._link.peer
+    def trouble(self) -> "str | None":
+        """None while somebody is there."""
+        return None if self._link.peer else "nobody is there"
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -190,8 +191,6 @@ class Frames:
             self._app.spool.done("serial", self._sent.pop(event[1])[0])
         elif kind == protocol.REFUSED and event[1] in self._sent:
             self._give_up(self._sent.pop(event[1])[0], event[2])
-        elif kind == protocol.HELLO:
-            slots.confirm()  # somebody hears us
         elif kind == protocol.CONSOLE and event[1].get("t") == "do":
             self._command(event[1])
         elif kind == protocol.MESSAGE:

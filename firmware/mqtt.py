@@ -15,7 +15,7 @@ import asyncio
 import gc
 import json
 
-from firmware import board, discovery, slots
+from firmware import board, console, discovery
 from firmware.health import health
 from firmware.log import say
 from firmware.mqtt_client import TOO_LARGE, Connection, Lost, Refused
@@ -45,7 +45,9 @@ _LAST = ("id", "time", "kind", "state", "severity", "title")
 
 def make(app: "App") -> "Mqtt":
     """What app.py starts."""
-    return Mqtt(app)
+    made = Mqtt(app)
+    console.listen(app, made)
+    return made
 
 
 class Mqtt:
@@ -139,7 +141,6 @@ class Mqtt:
         self._connection = connection
         self._connected.set()
         self.trouble = None
-        slots.confirm()  # a broker takes what we say
         say(f"mqtt: connected to {where}, MQTT {'5' if connection.version == 5 else '3.1.1'}")
         self._all.set()
         self._news.set()
