@@ -297,6 +297,10 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             "mqtt.ca: mqtts:// needs the certificate of whoever signed the broker's, to know it by. "
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
+    if settings["sensors"] != []:
+        from firmware import sensor_settings
+
+        settings["sensors"] = sensor_settings.check(settings["sensors"], mistakes)
     if settings["update"] and not mqtt:
         mistakes.append("update: updates come over MQTT, and there is no section 'mqtt'. Add one, or take this out.")
     for part in GUARDED:
