@@ -11,6 +11,7 @@ import sys
 from binascii import hexlify
 
 from firmware import VERSION, board, events, slots
+from firmware.log import say
 from firmware.spool import Spool
 from gateway.wire.event import slug
 
@@ -20,12 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FIRST, _LAST = 1, 60  # seconds until a part that failed is started again
-
-
-def log(text: str) -> None:
-    """A line on the console."""
-    print(text)
-
+_SETTLED = 600000  # milliseconds after which it counts as failing for the first time
 
 # Each part is a module with `make(app)`, which returns an object with `async def run(self)`; the module is imported only
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
@@ -37,8 +33,10 @@ _OTHERS = (("wifi", "net"), ("ethernet", "net"), ("smtp", "smtp_server"), ("sens
 class App:
     """What runs on this board, and what its parts may ask of it. `settings` as `settings.py` has checked them."""
 
-    def __init__(self, settings: "dict[str, Any]") -> None:
+    def __init__(self, settings: "dict[str, Any]", mistakes: "list[str]") -> None:
         self.settings = settings
+        self.mistakes = mistakes
+        """In the settings, a line each."""
         self.name = settings["name"] or "mailwire-" + hexlify(board.unique_id()[-3:]).decode()
         self.id = slug(self.name)
         """The device id of the board itself."""
@@ -77,20 +75,18 @@ class App:
 
         return kept
 
-    def make(self) -> None:
-        """Make the parts that the settings name."""
-        names = [module for section, module in _OTHERS if self.settings.get(section)]
-        names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
-        for name in names:
-            if name not in self.parts:
-                self.parts[name] = __import__("firmware." + name, None, None, (name,)).make(self)
-
     async def run(self) -> None:
         """Until the board is reset."""
-        self.make()
-        log(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
-        for name, part in self.parts.items():
-            asyncio.create_task(keep_running(name, part.run))
+        say(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
+        for line in self.mistakes:
+            say("settings.json: " + line)
+        names = [module for section, module in _OTHERS if self.settings.get(section)]
+        names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
+        for at, name in enumerate(names):
+            if name not in names[:at]:
+                self._make(name)
+        for name in names:
+            asyncio.create_task(self._keep_running(name))
         while True:
             board.uptime()
             gc.collect()
@@ -99,30 +95,45 @@ class App:
                 slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10)
 
-
-async def keep_running(name: str, run: "Callable[[], Any]") -> None:
-    """Run a part again whenever it ends."""
-    pause = _FIRST
-    while True:
-        began = board.uptime()
+    def _make(self, name: str) -> None:
         try:
-            await run()
-            log(f"{name}: ended")
+            self.parts[name] = __import__("firmware." + name, None, None, (name,)).make(self)
         except Exception as error:  # noqa: BLE001  # whatever it was, the others must go on
-            log(f"{name}: failed, starts again in {pause} s")
-            sys.print_exception(error)
-        gc.collect()
-        if board.uptime() - began > 600000:
-            pause = _FIRST
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LAST)
+            _tell(name, error)
+
+    async def _keep_running(self, name: str) -> None:
+        """Run a part again whenever it ends, and make it again if that failed."""
+        pause = _FIRST
+        while True:
+            began = board.uptime()
+            if name not in self.parts:
+                self._make(name)
+            if name in self.parts:
+                try:
+                    await self.parts[name].run()
+                except Exception as error:  # noqa: BLE001  # as above
+                    _tell(name, error)
+            gc.collect()
+            if board.uptime() - began > _SETTLED:
+                pause = _FIRST
+            say(f"{name}: starts again in {pause} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST)
+
+
+def _tell(name: str, error: Exception) -> None:
+    """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it."""
+    say(f"{name}: {error or type(error).__name__}")
+    if not isinstance(error, (ValueError, OSError, MemoryError)):
+        sys.print_exception(error)
 
 
 def main() -> None:
     """What /main.py calls; it does not return."""
     from firmware import settings
 
-    found, mistakes = settings.read()
-    for line in mistakes:
-        log("settings.json: " + line)
-    asyncio.run(App(found).run())
+    gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
+    app = App(*settings.read())
+    del sys.modules["firmware.settings"], settings  # the console imports it when it is asked
+    gc.collect()
+    asyncio.run(app.run())

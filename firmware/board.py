@@ -55,6 +55,15 @@ def unique_id() -> bytes:
     return b"\x02mailw"
 
 
+def peer(address: "tuple[str, int] | bytes") -> str:
+    """The address of a peer, as `accept` tells it: a tuple on boards, the system's own bytes on a PC."""
+    if isinstance(address, tuple):
+        return address[0]
+    import socket
+
+    return ".".join([str(byte) for byte in socket.sockaddr(address)[1]])
+
+
 def flash() -> int:
     """Bytes that the file system has in all; on a PC what a board might have."""
     if HOST:
