@@ -27,7 +27,14 @@ _SETTLED = 600000  # milliseconds after which it counts as failing for the first
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
 # of them has `wants(draft)`.
 _TARGETS = (("mqtt", "mqtt"), ("serial", "frames"), ("post", "smtp_client"))
-_OTHERS = (("wifi", "net"), ("ethernet", "net"), ("smtp", "smtp_server"), ("sensors", "sensors"), ("update", "update"))
+_OTHERS = (
+    ("board", "alive"),
+    ("wifi", "net"),
+    ("ethernet", "net"),
+    ("smtp", "smtp_server"),
+    ("sensors", "sensors"),
+    ("update", "update"),
+)
 
 
 class App:
@@ -82,16 +89,16 @@ class App:
             say("settings.json: " + line)
         names = [module for section, module in _OTHERS if self.settings.get(section)]
         names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
-        for at, name in enumerate(names):
-            if name not in names[:at]:
-                self._make(name)
+        names = [name for at, name in enumerate(names) if name not in names[:at]]
+        for name in names:
+            self._make(name)
         for name in names:
             asyncio.create_task(self._keep_running(name))
         while True:
             board.uptime()
             gc.collect()
             slots.report(self.keep("update"))
-            if [1 for part in self.parts.values() if getattr(part, "trouble", "") is None]:
+            if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
                 slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10)
 
@@ -136,4 +143,8 @@ def main() -> None:
     app = App(*settings.read())
     del sys.modules["firmware.settings"], settings  # the console imports it when it is asked
     gc.collect()
-    asyncio.run(app.run())
+    try:
+        asyncio.run(app.run())
+    except KeyboardInterrupt:
+        board.release_watchdog()
+        raise

@@ -15,7 +15,7 @@ import asyncio
 import gc
 import json
 
-from firmware import board, discovery
+from firmware import board, console, discovery
 from firmware.health import health
 from firmware.log import say
 from firmware.mqtt_client import TOO_LARGE, Connection, Lost, Refused
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firmware.app import App
     from firmware.mqtt_client import Payload
 
-    Handler = Callable[[str, bytes, bool], None]
+    Callback = Callable[[str, bytes], None]
 
 FIRST, LAST = 1, 60  # seconds until the next try to connect
 SETTLED = 60  # seconds of connection after which the next try is soon again
@@ -45,7 +45,9 @@ _LAST = ("id", "time", "kind", "state", "severity", "title")
 
 def make(app: "App") -> "Mqtt":
     """What app.py starts."""
-    return Mqtt(app)
+    made = Mqtt(app)
+    console.listen(app, made)
+    return made
 
 
 class Mqtt:
@@ -60,15 +62,16 @@ class Mqtt:
         self._app = app
         self._own = own
         self._topics = Topics(own["base"], own["discovery"] or "homeassistant")
-        self._handlers: list[tuple[str, Handler]] = []
+        self._callbacks: list[tuple[str, Callback, bool]] = []
         self._connection: Connection | None = None
+        self._connected = asyncio.Event()
         self._heard: list[_Heard] = []
         self._news = asyncio.Event()  # something about a device, or the board, is to be told
         self._all = asyncio.Event()  # all of it is
         self._state_due = True
         self._states: dict[str, str] = {}  # of the board's own events
         self._last: dict[str, Any] | None = None
-        self.on(self._topics.status, self._home_assistant)
+        self.on_message(self._topics.status, self._home_assistant, retained=False)
 
     # --- for other parts ---------------------------------------------------------------------------------------
 
@@ -76,15 +79,26 @@ class Mqtt:
         """`<base>/<this board>/<rest>`."""
         return self._topics.base + "/" + self._app.id + "/" + rest
 
-    def on(self, pattern: str, handler: "Handler") -> None:
-        """Have `handler(topic, payload, retained)` called for a topic; `+` and `#` as in MQTT. Before `run`."""
-        self._handlers.append((pattern, handler))
+    def on_message(self, topic: str, callback: "Callback", retained: bool = True) -> None:
+        """Have `callback(topic, payload)` called for a topic; `+` and `#` as in MQTT.
+
+        With `retained` false it is not told what was published before we came: a command would be carried out again
+        at each connection.
+        """
+        self._callbacks.append((topic, callback, retained))
+        if self._connection:
+            self._connection.add(self._connection.subscribe([topic]))
 
     async def publish(self, topic: str, payload: "Payload", retain: bool = False) -> None:
-        """Publish at QoS 1; returns when the broker has it. Raises Lost, Refused."""
-        if self._connection is None:
-            raise Lost(self.trouble or "not connected")
-        await self._connection.publish(topic, payload, retain)
+        """Publish at QoS 1; returns when the broker has it, however long it is away. Raises Refused."""
+        while True:
+            if self._connection is None:
+                await self._connected.wait()
+            try:
+                await self._connection.publish(topic, payload, retain)
+                return
+            except Lost:
+                await asyncio.sleep(FIRST)  # until the session has seen it, too
 
     def changed(self) -> None:
         """A reading of the board's is another one: its state is sent soon."""
@@ -105,6 +119,7 @@ class Mqtt:
                     say(f"mqtt: {error}")
                 self.trouble = str(error)
             self._connection = None
+            self._connected.clear()
             gc.collect()
             if board.uptime() - began > SETTLED * 1000:
                 pause = FIRST
@@ -121,9 +136,10 @@ class Mqtt:
         await connection.run(self._work(connection, here, f"{host}:{port}"))
 
     async def _work(self, connection: Connection, here: str, where: str) -> None:
-        await connection.subscribe([pattern for pattern, _ in self._handlers])
+        await connection.subscribe([topic for topic, _, _ in self._callbacks])
         await connection.publish(here, b"online", retain=True)
         self._connection = connection
+        self._connected.set()
         self.trouble = None
         say(f"mqtt: connected to {where}, MQTT {'5' if connection.version == 5 else '3.1.1'}")
         self._all.set()
@@ -268,15 +284,15 @@ class Mqtt:
     # --- what comes --------------------------------------------------------------------------------------------
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        for pattern, handler in self._handlers:
-            if matches(pattern, topic):
+        for pattern, callback, wants_retained in self._callbacks:
+            if (wants_retained or not retained) and matches(pattern, topic):
                 try:
-                    handler(topic, payload, retained)
+                    callback(topic, payload)
                 except Exception as error:  # noqa: BLE001  # what one part makes of a message must not end the connection
                     say(f"mqtt: {topic}: {type(error).__name__}: {error}")
 
-    def _home_assistant(self, topic: str, payload: bytes, retained: bool) -> None:
-        if payload == b"online" and not retained:
+    def _home_assistant(self, topic: str, payload: bytes) -> None:
+        if payload == b"online":
             self._all.set()
             self._news.set()
 

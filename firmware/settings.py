@@ -265,7 +265,7 @@ def read(path: str = PATH) -> "tuple[Settings, list[str]]":
         settings = check({})[0]
         for part in GUARDED:
             settings[part] = None
-        return settings, [_line(error.message, error.hint)]
+        return settings, [line(error.message, error.hint)]
     return check(data)
 
 
@@ -279,11 +279,11 @@ def load(path: str = PATH) -> "Settings":
         try:
             data = json.load(file)
         except (ValueError, UnicodeError):
-            raise Wrong(f"{path}:{_line_at(file)}: this is not JSON", "Look for a quote or a bracket too few")
+            raise Wrong(f"line {_line_at(file)}: this is not JSON", "Look for a quote or a bracket too few")
         except (MemoryError, RuntimeError):
-            raise Wrong(path + ": this is too long, or nested too deeply")
+            raise Wrong("this is too long, or nested too deeply")
     if not isinstance(data, dict):
-        raise Wrong(path + ":1: settings are a set of keys", 'Begin with {"name": "..."}')
+        raise Wrong("settings are a set of keys", 'Begin with {"name": "..."}')
     return data
 
 
@@ -304,7 +304,7 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
     if settings["update"] and not mqtt:
         mistakes.append("update: updates come over MQTT, and there is no section 'mqtt'. Add one, or take this out.")
     for part in GUARDED:
-        if [1 for line in mistakes if line.startswith((part + ".", part + ":"))]:
+        if [1 for one in mistakes if one.startswith((part + ".", part + ":"))]:
             settings[part] = None
             mistakes.append(part + ": this stays off until that is put right.")
     return settings, mistakes
@@ -317,12 +317,12 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
     for key in sorted(data):
         if key not in keys and rows:
             near = nearest(key, keys, "The keys are ")
-            mistakes.append(at + key + ": " + _line("there is no such key here", near))
+            mistakes.append(at + key + ": " + line("there is no such key here", near))
             lacking = [one for one in lacking if near != _meant(one)]
         elif key not in keys:
-            mistakes.append(at + key + ": " + _line("there is no such key here"))
+            mistakes.append(at + key + ": " + line("there is no such key here"))
     for key in lacking:
-        mistakes.append((at[:-1] + ": " if at else "") + _line(f"the key '{key}' is missing"))
+        mistakes.append((at[:-1] + ": " if at else "") + line(f"the key '{key}' is missing"))
     whole_set = True
     for key, holds, default, bounds in rows:
         value = data.get(key, default)
@@ -331,7 +331,7 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
                 values[key] = _checked(value, holds, at + key + ".", mistakes)
                 continue
             if value is not None:
-                mistakes.append(at + key + ": " + _line("must be a set of keys, not " + _kind(value)))
+                mistakes.append(at + key + ": " + line("must be a set of keys, not " + _kind(value)))
             values[key] = None if default is None else _checked({}, holds, at + key + ".", mistakes)
             continue
         if key in data:
@@ -339,7 +339,7 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
                 values[key] = holds(value, bounds)
                 continue
             except Wrong as error:
-                mistakes.append(at + key + ": " + _line(error.message, error.hint))
+                mistakes.append(at + key + ": " + line(error.message, error.hint))
         if default is ...:
             whole_set = False
         values[key] = default
@@ -375,9 +375,9 @@ def change(path: str, value: "Any", file: str = PATH) -> None:
         del inner[keys[-1]]
     else:
         inner[keys[-1]] = value
-    for line in check(data)[1]:
-        if line not in before:
-            raise Wrong(line)
+    for one in check(data)[1]:
+        if one not in before:
+            raise Wrong(one[:-1] if one.endswith(".") else one)
     save(data, file)
 
 
@@ -491,7 +491,8 @@ def _either(options: "list[str]") -> str:
     return options[0] if len(options) == 1 else ", ".join(options[:-1]) + " or " + options[-1]
 
 
-def _line(message: str, hint: str = "") -> str:
+def line(message: str, hint: str = "") -> str:
+    """A mistake in one line: what is wrong, and what to do."""
     told = message + ". " + hint if hint else message
     out = told if told.endswith("?") else told + "."
     return "".join([letter if " " <= letter != "\x7f" else "?" for letter in out])  # one line, always
