@@ -4,14 +4,14 @@ An entry with a mistake is left out; the others run.
 """
 
 from firmware.sensors import QUANTITIES
-from firmware.settings import _checked, _line, _not, decimal, nearest, pin, text, whole, word
+from firmware.settings import _checked, _not, decimal, line, nearest, pin, text, whole, word
 from gateway.wire.event import KINDS, SEVERITIES, slug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-TYPES = ("contact", "button") + tuple(sorted(QUANTITIES))
+TYPES = ("contact", "button", "analog", "ds18x20", "dht11", "dht22", "bme280", "bmp280")
 
 # Keys of the board's state that are not a sensor's (mqtt.py, health.py).
 RESERVED = ("last", "signal", "heap", "uptime", "owed", "restart")
@@ -33,35 +33,38 @@ _LIMITS = (("on", decimal, None, (-1e9, 1e9)), ("off", decimal, None, (-1e9, 1e9
 _I2C = (("sda", pin, ..., None), ("scl", pin, ..., None), ("address", whole, 0x76, (0x76, 0x77)))
 
 
-def _every(least: float) -> "tuple[Any, ...]":
-    return (("every", decimal, 30, (least, 86400)),)
+def _all(*rows: "tuple[Any, ...]") -> "tuple[Any, ...]":
+    joined: list[Any] = []
+    for some in rows:
+        joined.extend(some)
+    return tuple(joined)
 
 
+def _measured(least: float, *quantities: str) -> "tuple[Any, ...]":
+    """Read every so many seconds, at least; with limits for one of these."""
+    of = (("of", word, None, quantities),) if quantities else ()
+    return _all((("every", decimal, 30, (least, 86400)),), of, _LIMITS)
+
+
+_PIN = (("pin", pin, ..., None),)
+_BUS = (("i2c", _I2C, {}, None),)
+_SCALE = (("scale", decimal, 1, (-1e9, 1e9)), ("offset", decimal, 0, (-1e9, 1e9)), ("unit", text, "", (0, 10)))
 _ROWS = {
     "contact": _SWITCH,
     "button": _SWITCH,
-    "analog": (
-        ("pin", pin, ..., None),
-        ("scale", decimal, 1, (-1e9, 1e9)),
-        ("offset", decimal, 0, (-1e9, 1e9)),
-        ("unit", text, "", (0, 10)),
-    )
-    + _every(0.1)
-    + _LIMITS,
-    "ds18x20": (("pin", pin, ..., None), ("rom", text, "", (16, 16))) + _every(1) + _LIMITS,
-    "dht11": (("pin", pin, ..., None), ("of", word, None, ("temperature", "humidity"))) + _every(1) + _LIMITS,
-    "dht22": (("pin", pin, ..., None), ("of", word, None, ("temperature", "humidity"))) + _every(2) + _LIMITS,
-    "bme280": (("i2c", _I2C, {}, None), ("of", word, None, ("temperature", "humidity", "pressure")))
-    + _every(1)
-    + _LIMITS,
-    "bmp280": (("i2c", _I2C, {}, None), ("of", word, None, ("temperature", "pressure"))) + _every(1) + _LIMITS,
+    "analog": _all(_PIN, _SCALE, _measured(0.1)),
+    "ds18x20": _all(_PIN, (("rom", text, "", (16, 16)),), _measured(1)),
+    "dht11": _all(_PIN, _measured(1, "temperature", "humidity")),
+    "dht22": _all(_PIN, _measured(2, "temperature", "humidity")),
+    "bme280": _all(_BUS, _measured(1, "temperature", "humidity", "pressure")),
+    "bmp280": _all(_BUS, _measured(1, "temperature", "pressure")),
 }
 
 
 def check(given: "Any", mistakes: "list[str]") -> "list[dict[str, Any]]":
     """The good ones of the list, complete; what is wrong with the others is added to `mistakes`."""
     if not isinstance(given, list):
-        mistakes.append("sensors: " + _line("must be a list of sensors", "Write [{...}, {...}]"))
+        mistakes.append("sensors: " + line("must be a list of sensors", "Write [{...}, {...}]"))
         return []
     good: list[dict[str, Any]] = []
     for number, one in enumerate(given):
@@ -77,17 +80,17 @@ def check(given: "Any", mistakes: "list[str]") -> "list[dict[str, Any]]":
 
 def _entry(one: "Any", at: str, mistakes: "list[str]") -> "dict[str, Any] | None":
     if not isinstance(one, dict):
-        mistakes.append(f"{at}: " + _line("must be a set of keys", 'Begin with {"name": "...", "type": "..."}'))
+        mistakes.append(f"{at}: " + line("must be a set of keys", 'Begin with {"name": "...", "type": "..."}'))
         return None
     kind = one.get("type")
     if kind in _ROWS:
-        row: dict[str, Any] | None = _checked(one, _COMMON + _ROWS[kind], at + ".", mistakes)
+        row: dict[str, Any] | None = _checked(one, _all(_COMMON, _ROWS[kind]), at + ".", mistakes)
         return row
     if "type" not in one:
-        mistakes.append(f"{at}: " + _line("the key 'type' is missing", "The types are " + ", ".join(TYPES)))
+        mistakes.append(f"{at}: " + line("the key 'type' is missing", "The types are " + ", ".join(TYPES)))
         return None
     hint = nearest(kind, TYPES, "The types are ") if isinstance(kind, str) else "The types are " + ", ".join(TYPES)
-    mistakes.append(f"{at}.type: " + _line("there is no such type of sensor" + _not(kind), hint))
+    mistakes.append(f"{at}.type: " + line("there is no such type of sensor" + _not(kind), hint))
     return None
 
 
@@ -95,7 +98,7 @@ def _agrees(row: "dict[str, Any]", others: "list[dict[str, Any]]", at: str, mist
     """What one key says about another, and the defaults that follow from them."""
 
     def wrong(key: str, message: str, hint: str = "") -> None:
-        mistakes.append(f"{at}.{key}: " + _line(message, hint))
+        mistakes.append(f"{at}.{key}: " + line(message, hint))
 
     name = slug(row["name"])
     if not name:

@@ -18,9 +18,9 @@ import gc
 import json
 from binascii import b2a_base64
 
-from firmware import board, events
+from firmware import board
 from firmware.log import say
-from firmware.url import split
+from firmware.url import POST, split
 from gateway.wire.event import severity_rank
 
 TYPE_CHECKING = False
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     Reply = tuple[int, str]
 
-SCHEMES = {"smtp": 587, "smtps": 465}
 CONNECT = 20  # seconds for TCP and TLS
 PATIENCE = 60  # seconds for a reply
 END = 600  # seconds for the reply to a mail (RFC 5321 §4.5.3.2.6): who gives up earlier sends it twice
@@ -174,7 +173,7 @@ class Session:
     def __init__(self, own: "dict[str, Any]", board_id: str) -> None:
         self._own = own
         self._helo = own["helo"] or board_id.replace("_", "-") + ".local"
-        scheme, self._host, self._port, user, password = split(own["url"], SCHEMES)
+        scheme, self._host, self._port, user, password = split(own["url"], POST)
         self._user, self._password = user or own["user"], password or own["password"]
         self._tls = "implicit" if scheme == "smtps" else own["tls"]
         self._where = f"{self._host}:{self._port}"
@@ -281,18 +280,18 @@ class Session:
             if line.startswith(("AUTH ", "AUTH=")):
                 ways += line[5:].split()
         if "PLAIN" in ways:
-            answer = await self._ask("AUTH PLAIN " + _base64(f"\0{self._user}\0{self._password}".encode()), secret=True)
+            answer = await self._ask("AUTH PLAIN " + _base64(f"\0{self._user}\0{self._password}".encode()))
         elif "LOGIN" in ways:
             answer = await self._ask("AUTH LOGIN")
             for word in (self._user, self._password):
                 if answer[0] == 334:
-                    answer = await self._ask(_base64(word.encode()), secret=True)
+                    answer = await self._ask(_base64(word.encode()))
         else:
             raise Trouble(f"{self._where} offers no login that is spoken here (PLAIN, LOGIN)", True)
         self._expect(answer, 235, "refuses the login")
 
     def _expect(self, reply: "Reply", code: int, words: str, of_mail: bool = False) -> None:
-        """Raises Trouble, or Refused for a 5xx that is about this mail, unless the reply is the one that was hoped for."""
+        """Raises Trouble, or Refused for a 5xx that is about this mail, unless the reply has the code."""
         if reply[0] == code:
             return
         told = f"{self._where} {words}: {reply[0]} " + reply[1].replace("\n", " ")
@@ -300,7 +299,7 @@ class Session:
             raise Refused(told)
         raise Trouble(told, reply[0] >= 500)
 
-    async def _ask(self, line: str, secret: bool = False) -> "Reply":
+    async def _ask(self, line: str) -> "Reply":
         await self._write(line.encode() + b"\r\n")
         return await self._reply()
 
@@ -361,7 +360,7 @@ class Mail:
     def __init__(self, own: "dict[str, Any]", app: "App", event: bytes) -> None:
         self._own = own
         self._board = app.name
-        self._facts = json.loads(events.timed(event, None))
+        self._facts = json.loads(event)
 
     def lines(self) -> "Iterator[bytes]":
         """Without their ends."""
@@ -387,8 +386,7 @@ class Mail:
         to = own["to"]
         for number, address in enumerate(to):
             yield ("To: " if not number else " ") + f"<{address}>" + ("," if number + 1 < len(to) else "")
-        for line in encoded("Subject: ", facts["title"] or facts["kind"]):
-            yield line
+        yield from encoded("Subject: ", facts["title"] or facts["kind"])
         if facts["time"]:
             yield "Date: " + date(facts["time"])
         yield f"Message-ID: <{facts['id']}@{own['from'].split('@')[1]}>"
@@ -421,7 +419,7 @@ class Mail:
 
 def encoded(name: str, text: str) -> "list[str]":
     """A header of any text: as it is, or in words of base64 (RFC 2047 §4.1), a line each."""
-    text = "".join([letter if " " <= letter and letter != "\x7f" else " " for letter in text[:_SUBJECT]])
+    text = "".join([letter if " " <= letter != "\x7f" else " " for letter in text[:_SUBJECT]])
     if _is_ascii(text) and "=?" not in text:
         return [name + text]
     lines, piece = [], b""
@@ -452,9 +450,10 @@ def _is_plain(body: str) -> bool:
     """It may travel as it is: ASCII, in lines of 998 octets at most (RFC 5322 §2.1.1)."""
     if not _is_ascii(body):
         return False
-    return not [1 for line in body.split("\n") if len(line) > 998] and not [
-        1 for c in body if c < " " and c not in "\n\t"
-    ]
+    for line in body.split("\n"):
+        if len(line) > 998 or [1 for letter in line if letter < " " and letter != "\t"]:
+            return False
+    return True
 
 
 def _base64(data: bytes) -> str:
