@@ -11,7 +11,7 @@ import sys
 from binascii import hexlify
 
 from firmware import VERSION, board, events, slots
-from firmware.log import say
+from firmware.log import say, trace
 from firmware.spool import Spool
 from gateway.wire.event import slug
 
@@ -49,7 +49,7 @@ class App:
         """The device id of the board itself."""
         wanted = [section for section, _ in _TARGETS if self.is_target(section)]
         self.spool = Spool("spool", settings["spool"] or board.flash() // 2, wanted)
-        self.parts: "dict[str, Any]" = {}
+        self.parts: dict[str, Any] = {}
         """By module: what `make` returned."""
 
     def is_target(self, section: str) -> bool:
@@ -132,7 +132,7 @@ def _tell(name: str, error: Exception) -> None:
     """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it."""
     say(f"{name}: {error or type(error).__name__}")
     if not isinstance(error, (ValueError, OSError, MemoryError)):
-        sys.print_exception(error)
+        trace(error)
 
 
 def main() -> None:

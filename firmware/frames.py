@@ -72,8 +72,7 @@ class Frames:
     async def run(self) -> None:
         """Until cancelled."""
         if not self._own["frames"]:
-            while True:
-                await asyncio.sleep(3600)  # plain lines alone, as print writes them
+            await asyncio.Event().wait()  # for ever: plain lines alone, as print writes them
         tasks = [asyncio.create_task(self._read())]
         if self._app.is_target("serial"):
             tasks.append(asyncio.create_task(self._watch_spool()))

@@ -64,7 +64,7 @@ class Net:
         network = board.network
         if network is None:
             self._none("this board has no network")
-            return await _for_ever()
+            await asyncio.Event().wait()  # for ever
         try:
             network.hostname(self._app.id.replace("_", "-")[:32])
         except (AttributeError, ValueError, OSError) as error:
@@ -176,9 +176,7 @@ class Net:
         """The interface, with an address. Raises _Failed."""
         network = board.network
         facts = dict(self._app.settings["board"]["ethernet"] or {})
-        for key, value in own.items():
-            if value not in (None, ""):
-                facts[key] = value
+        facts.update({key: value for key, value in own.items() if value not in (None, "")})
         arguments: dict[str, Any] = {}
         for key in ("mdc", "mdio", "power", "ref_clk"):
             if facts.get(key) is not None:
@@ -265,8 +263,3 @@ def _set(wlan: "Any", **what: "Any") -> None:
         wlan.config(**what)
     except (ValueError, TypeError, OSError):
         pass  # this port's does without
-
-
-async def _for_ever() -> None:
-    while True:
-        await asyncio.sleep(3600)
