@@ -6,7 +6,7 @@ The law of this file:
   imports nothing of ours before it has chosen.
 - Whatever /slot.json holds, or if it is gone: a slot that is whole is started. One that holds a file `void` is not
   whole; it is being written, or what is in it was no good.
-- A version on trial has one start. If it has not reported in by the next one (`update.confirm`), that is the old
+- A version on trial has one start. If it has not reported in by the next one (`slots.confirm`), that is the old
   version's again; a clock of this file's own resets the board when its minutes are over or it hangs.
 - An application that falls down, or is reset by the watchdog, three times without reporting in is left for the other
   slot, if that is whole.
@@ -53,7 +53,8 @@ def write(state: dict) -> bool:
 
 
 def whole(slot: object) -> bool:
-    return slot in SLOTS and _is_there("%s/firmware" % slot) and not _is_there("%s/void" % slot)
+    """Whether there is an application in this slot that may be started."""
+    return slot in SLOTS and _is_there(f"{slot}/firmware") and not _is_there(f"{slot}/void")
 
 
 def choose(state: dict, watchdog: bool = False) -> "str | None":
@@ -80,7 +81,7 @@ def choose(state: dict, watchdog: bool = False) -> "str | None":
     state["crashes"] = crashes
     other = "b" if slot == "a" else "a"
     if crashes >= CRASHES and whole(other):
-        _leave(state, slot, "it fell down %d times" % crashes)
+        _leave(state, slot, f"it fell down {crashes} times")
         state["slot"] = slot = other
         state["crashes"] = 0
     return slot
@@ -89,9 +90,9 @@ def choose(state: dict, watchdog: bool = False) -> "str | None":
 def _leave(state: dict, slot: object, what: str) -> None:
     """Make a slot void, and keep in mind what to tell of it."""
     why = state.pop("why", None)
-    state["back"] = {"version": state.pop("version", None), "why": "%s: %s" % (what, why) if why else what}
+    state["back"] = {"version": state.pop("version", None), "why": f"{what}: {why}" if why else what}
     try:
-        open("%s/void" % slot, "w").close()
+        open(f"{slot}/void", "w").close()
     except OSError:
         pass  # /slot.json says the same, and is written before anything is started
 
@@ -128,7 +129,7 @@ def _limit(minutes: object) -> None:
             _clock.init(mode=Timer.ONE_SHOT, period=period, callback=_time_is_over)
             return
         except Exception as error:
-            print("main: no timer %d for the trial: %r" % (number, error))
+            print(f"main: no timer {number} for the trial: {error!r}")
 
 
 def _time_is_over(_: object) -> None:
@@ -155,7 +156,7 @@ def _fell(why: str) -> None:
         state["crashes"] = crashes + 1 if isinstance(crashes, int) else 1
         state["counted"] = True
     write(state)
-    print("main: %s; starting anew in %d s" % (why, PAUSE))
+    print(f"main: {why}; starting anew in {PAUSE} s")
     time.sleep(PAUSE)
     _reset()
 
@@ -173,7 +174,7 @@ def start() -> None:
         if slot is None:
             return
     if slot == state.get("trial"):
-        print("main: slot %s is on trial" % slot)
+        print(f"main: slot {slot} is on trial")
         _limit(state.get("minutes"))
     sys.path.insert(0, slot)
     try:
@@ -186,7 +187,7 @@ def start() -> None:
         raise  # the application wants a reset, or its end
     except BaseException as error:
         sys.print_exception(error)
-        _fell("%s: %s" % (type(error).__name__, error))
+        _fell(f"{type(error).__name__}: {error}")
     else:
         _fell("the application ended")
 

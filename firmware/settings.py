@@ -16,6 +16,8 @@ Runs once at the start and when the console asks; so app.py may forget the modul
 import json
 import os
 
+from firmware.url import MQTT as MQTT_SCHEMES
+from firmware.url import split
 from gateway.wire.event import slug
 from gateway.wire.topics import RESERVED_IDS
 
@@ -137,7 +139,10 @@ def topic(value: "Any", bounds: "str | None") -> "str | bool":
 def url(value: "Any", schemes: "dict[str, int]") -> str:
     """The address of a server. Bounds: scheme -> port that is meant where none is given."""
     text(value, (1, 200))
-    split_url(value, schemes)
+    try:
+        split(value, schemes)
+    except ValueError as error:
+        raise Wrong(*error.args)
     return value
 
 
@@ -168,8 +173,6 @@ def networks(value: "Any", bounds: None) -> "str | list[str]":
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
-
-MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 WIFI = (
     ("ssid", text, ..., (1, 32)),
@@ -205,7 +208,7 @@ SMTP = (
     ("key", text, "key.der", (1, 64)),
 )
 MQTT = (
-    ("url", url, ..., MQTT_PORTS),
+    ("url", url, ..., MQTT_SCHEMES),
     ("user", text, "", (0, 128)),
     ("password", text, "", (0, 256)),
     ("base", topic, "mailwire", None),
@@ -220,19 +223,24 @@ SERIAL = (
     ("frames", flag, True, None),
     ("events", flag, None, None),
 )
+UPDATE = (
+    ("key", text, "", (16, 128)),
+    ("minutes", whole, 10, (1, 1440)),
+)
 SETTINGS = (
     ("name", name, "", None),
     ("wifi", WIFI, None, None),
-    ("ethernet", (), None, None),
+    ("ethernet", ETHERNET, None, None),
     ("board", BOARD, {}, None),
     ("smtp", SMTP, {}, None),
     ("mqtt", MQTT, None, None),
     ("serial", SERIAL, {}, None),
     ("ntp", server, "pool.ntp.org", "pool.ntp.org"),
     ("watchdog", whole, 60, (0, 3600)),
+    ("spool", whole, None, (4096, 2**24)),
     ("sensors", anything, [], None),
     ("post", anything, None, None),
-    ("update", anything, None, None),
+    ("update", UPDATE, None, None),
 )
 """Rows (key, what it holds, default, bounds). What it holds is one of the functions above, or rows: a set of keys.
 A set whose default is None is None where it is not given; with {} it is there, with its own defaults."""
@@ -289,6 +297,8 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             "mqtt.ca: mqtts:// needs the certificate of whoever signed the broker's, to know it by. "
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
+    if settings["update"] and not mqtt:
+        mistakes.append("update: updates come over MQTT, and there is no section 'mqtt'. Add one, or take this out.")
     for part in GUARDED:
         if [1 for line in mistakes if line.startswith((part + ".", part + ":"))]:
             settings[part] = None
@@ -409,37 +419,6 @@ def _no_such(path: str) -> "Wrong":
 # --- words and numbers -----------------------------------------------------------------------------------------------
 
 
-def split_url(address: str, ports: "dict[str, int]") -> "tuple[str, str, int, str, str]":
-    """(scheme, host, port, user, password) of a server's URL. `ports`: scheme -> its usual port. Raises Wrong."""
-    if "://" not in address:
-        raise Wrong(f"write it with its scheme: {min(ports)}://" + address.rsplit("@", 1)[-1])
-    scheme, rest = address.split("://", 1)
-    if scheme not in ports:
-        raise Wrong(f"{scheme}:// is not spoken here", "Write " + _either([one + "://" for one in sorted(ports)]))
-    if rest.endswith("/"):
-        rest = rest[:-1]
-    user = password = ""
-    if "@" in rest:
-        user, rest = rest.rsplit("@", 1)
-        if ":" in user:
-            user, password = user.split(":", 1)
-    tail = ""
-    if rest.startswith("[") and "]" in rest:
-        host, tail = rest[1:].split("]", 1)
-        tail = tail[1:] if tail.startswith(":") else tail
-    elif ":" in rest:
-        host, tail = rest.split(":", 1)
-    else:
-        host = rest
-    try:
-        port = int(tail) if tail else ports[scheme]
-    except ValueError:
-        port = 0
-    if not host or "/" in host or " " in host or not 0 < port < 65536:
-        raise Wrong("there is no host or no port in it", f"It looks like {scheme}://192.168.1.2:{ports[scheme]}")
-    return scheme, host, port, _unquoted(user), _unquoted(password)
-
-
 def nearest(given: str, options: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
     """The hint with the nearest right word; with none near enough, all of them, if `otherwise` introduces them."""
     best = None
@@ -526,20 +505,3 @@ def _line_at(file: "BinaryIO") -> int:
         line += piece.count(b"\n")
         end -= len(piece)
     return line
-
-
-def _unquoted(given: str) -> str:
-    """With each %41 as the letter that it stands for."""
-    if "%" not in given:
-        return given
-    parts = given.split("%")
-    out = parts[0].encode()
-    for part in parts[1:]:
-        try:
-            out += bytes([int(part[:2], 16)]) + part[2:].encode()
-        except ValueError:
-            out += b"%" + part.encode()
-    try:
-        return out.decode()
-    except UnicodeError:
-        raise Wrong("its user or password is not UTF-8")

