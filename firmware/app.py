@@ -137,11 +137,13 @@ def _tell(name: str, error: Exception) -> None:
 
 def main() -> None:
     """What /main.py calls; it does not return."""
+    import firmware
     from firmware import settings
 
     gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
     app = App(*settings.read())
-    del sys.modules["firmware.settings"], settings  # the console imports it when it is asked
+    # Forgotten in all three places; the console imports it when it is asked
+    del sys.modules["firmware.settings"], firmware.settings, settings
     gc.collect()
     try:
         asyncio.run(app.run())
