@@ -21,6 +21,7 @@ from tests import needs
 
 ROOT = Path(__file__).parent.parent.parent
 BUILDS = ("x86_64", "i386")
+HEAPS = {"x86_64": "384K", "i386": "144K"}  # what an ESP32 has left once it has joined a network; twice as long words
 PATIENCE = 30.0  # seconds that anything may take before a test gives up
 
 
@@ -50,10 +51,10 @@ def install(folder: Path, slot: str = "a") -> None:
 class Board:
     """One board. `settings` is what settings.json holds; `output` all that it printed so far."""
 
-    def __init__(self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str = "256K") -> None:
+    def __init__(self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str | None = None) -> None:
         self.folder = folder
         self.build = build
-        self.heap = heap
+        self.heap = heap or HEAPS[build]
         self.output = b""
         self.process: subprocess.Popen | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,12 +66,13 @@ class Board:
         (self.folder / "settings.json").write_text(json.dumps(settings))
 
     def __enter__(self) -> "Board":
-        return self.start()
+        return self if self.process and self.process.poll() is None else self.start()
 
     def __exit__(self, *_) -> None:
         self.stop()
 
     def start(self) -> "Board":
+        self.output = b""
         command = [str(interpreter(self.build)), "-X", f"heapsize={self.heap}", "main.py"]
         self.process = subprocess.Popen(
             command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -81,7 +83,11 @@ class Board:
     def started(self) -> "Board":
         """Start, and wait until its SMTP server answers."""
         self.start()
-        self.wait_for(r"smtp: listening on port \d+")
+        try:
+            self.wait_for(r"smtp: listening on port \d+")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def read(self, patience: float = 0.0) -> bytes:
