@@ -18,7 +18,8 @@ import sys
 import time
 from binascii import hexlify
 
-from firmware import VERSION, board, console, log, slots
+from firmware import VERSION, board, log, slots
+from firmware.borrowed import Borrowed
 from firmware.spool import Full
 from gateway.wire import link as protocol
 from gateway.wire.link import Link
@@ -221,7 +222,8 @@ class Frames:
         return self._link.accept(boot, n)
 
     def _command(self, message: "dict[str, Any]") -> None:
-        answer = console.answered(self._app, message.get("do"), message, self._link.line - 200)
+        with Borrowed("console") as console:
+            answer = console.answered(self._app, message.get("do"), message, self._link.line - 200)
         answer["t"] = "done"
         answer["id"] = message.get("id")
         try:
