@@ -134,7 +134,14 @@ class Mqtt:
         scheme, host, port, user, password = broker(self._own)
         client = self._topics.node + "_" + self._app.id
         connection = Connection(client, (self._here, b"offline"), self._own["keepalive"], self._received)
-        await connection.open(host, port, user, password, self._tls if scheme == "mqtts" else None)
+        tls = None
+        if scheme == "mqtts":
+            with Borrowed("trust") as trust:
+                try:
+                    tls = trust.context(self._own["ca"], self._own["verify"])
+                except ValueError as error:
+                    raise Lost(str(error))
+        await connection.open(host, port, user, password, tls)
         await connection.run(self._work(connection, f"{host}:{port}"))
 
     async def _work(self, connection: Connection, where: str) -> None:
@@ -149,10 +156,6 @@ class Mqtt:
         connection.add(self._tell(connection))
         connection.add(self._tick())
         connection.add(self._drain(connection))
-
-    def _tls(self) -> "Any":
-        with Borrowed("trust") as trust:
-            return trust.context(self._own["ca"], self._own["verify"])
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class Mqtt:
                     say(f"mqtt: an event is given up, for the broker will never take it: {error}")
                 spool.done("mqtt", number)
             else:
+                self.changed()  # nothing is owed now
                 await spool.news.wait()
 
     async def _put(self, connection: Connection, event: bytes) -> "Any":
