@@ -9,6 +9,10 @@ import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 try:
     import machine
 except ImportError:
@@ -167,3 +171,33 @@ def reset() -> None:
     if hasattr(machine, "reset"):
         machine.reset()
     sys.exit(3)
+
+
+def digital(pin: "int | str", pull: str) -> "Any":
+    """An input; `pull` is "up", "down" or "none". Raises OSError where there are no pins, ValueError for no such pin."""
+    made = _machine("Pin")
+    pulls = {"up": "PULL_UP", "down": "PULL_DOWN"}
+    if pull in pulls:
+        return made(pin, made.IN, getattr(made, pulls[pull]))
+    return made(pin, made.IN)
+
+
+def analog(pin: "int | str") -> "Any":
+    """An input with `read_u16`, over the whole range of the pin. Raises as `digital` does."""
+    made = _machine("ADC")(_machine("Pin")(pin))
+    if hasattr(made, "atten"):  # an ESP32 measures up to 1 V unless it is told
+        made.atten(made.ATTN_11DB)
+    return made
+
+
+def i2c(sda: "int | str", scl: "int | str") -> "Any":
+    """A bus on any two pins. Raises as `digital` does."""
+    pin = _machine("Pin")
+    return _machine("SoftI2C")(scl=pin(scl), sda=pin(sda), freq=100000)
+
+
+def _machine(name: str) -> "Any":
+    found = getattr(machine, name, None)
+    if found is None:
+        raise OSError(19, f"{NAME} has no {name}")
+    return found

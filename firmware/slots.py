@@ -43,7 +43,7 @@ def write(state: "dict[str, Any]") -> None:
 
 
 def confirm() -> None:
-    """This version has reported in: from now on it is the one that is started. Writes once, and only if that is news."""
+    """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
     global _confirmed
     if _confirmed:
         return
@@ -87,6 +87,7 @@ def report(keep: "Callable[[dict[str, Any]], str]") -> None:
         state["back"] = None
         try:
             keep(draft)
+            _reported = True
             write(state)
         except Exception as error:  # noqa: BLE001  # of the spool or the flash: nothing here is worth a crash
             say(f"slots: what was gone back from is told later: {error!r}")

@@ -70,12 +70,21 @@ def file_system(firmware: bytes, offset: int, flash_size: int) -> Partition:
     entries = table(firmware[TABLE - offset : TABLE - offset + 0xC00])
     if not entries:
         raise FlashError("The MicroPython image holds no partition table. Use the one from micropython.org, whole.")
-    named = next((one for one in entries if one.label in ("vfs", "ffat") and one.kind == _DATA), None)
-    start = max(one.end for one in entries)
-    found = named or Partition("vfs", _DATA, start, flash_size - start)
-    if found.end > flash_size or found.size <= 0:
+    found = vfs(entries, flash_size)
+    if found is None:
+        end = max(one.end for one in entries)
         raise FlashError(
-            f"This MicroPython needs a flash of more than {found.offset // 1024} KiB (its file system ends at "
-            f"{max(found.end, found.offset) // 1024} KiB), and the board has {flash_size // 1024} KiB."
+            f"This MicroPython and its file system need a flash of more than {end // 1024} KiB, and the board has "
+            f"{flash_size // 1024} KiB."
         )
     return found
+
+
+def vfs(entries: list[Partition], flash_size: int) -> Partition | None:
+    """The file system: the partition that is named so, else what lies behind all others; None if there is none."""
+    if not entries:
+        return None
+    start = max(one.end for one in entries)
+    named = next((one for one in entries if one.label in ("vfs", "ffat") and one.kind == _DATA), None)
+    found = named or Partition("vfs", _DATA, start, flash_size - start)
+    return found if found.size > 0 and found.end <= flash_size else None
