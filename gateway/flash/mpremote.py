@@ -100,15 +100,18 @@ def look(port: str) -> Found:
         raise FlashError(f"{port}: what answers there is no MicroPython with a file system: {said[-200:]!r}.") from None
 
 
-def install(port: str, application: Mapping[str, bytes], others: Mapping[str, bytes]) -> None:
-    """Write slot `a` and what stands beside it, in place of any application that was there; then start anew."""
-    _write(port, "a", application, others, _END_NEW % "a")
+def install(port: str, application: Mapping[str, bytes], others: Mapping[str, bytes], *, visibly: bool = False) -> None:
+    """Write slot `a` and what stands beside it, in place of any application that was there; then start anew.
+
+    `visibly`: mpremote says on the terminal what it copies.
+    """
+    _write(port, "a", application, others, _END_NEW % "a", visibly)
 
 
-def update(port: str, application: Mapping[str, bytes], found: Found, version: str) -> str:
+def update(port: str, application: Mapping[str, bytes], found: Found, version: str, *, visibly: bool = False) -> str:
     """Write the slot that is not in use, and have it tried at the next start. Settings and spool stay. Which slot."""
     slot = "b" if (found.slot or found.whole[0]) == "a" else "a"
-    _write(port, slot, application, {}, _END_TRIAL % (slot, version))
+    _write(port, slot, application, {}, _END_TRIAL % (slot, version), visibly)
     return slot
 
 
@@ -121,7 +124,9 @@ def prints(port: str, program: bytes) -> None:
     _run(port, command(port, *chain, "soft-reset"))
 
 
-def _write(port: str, slot: str, application: Mapping[str, bytes], others: Mapping[str, bytes], end: str) -> None:
+def _write(
+    port: str, slot: str, application: Mapping[str, bytes], others: Mapping[str, bytes], end: str, visibly: bool
+) -> None:
     with tempfile.TemporaryDirectory(prefix="mailwire-") as name:  # only this user may look into it
         folder = Path(name)
         for path, content in [*((f"{slot}/{path}", content) for path, content in application.items()), *others.items()]:
@@ -131,14 +136,15 @@ def _write(port: str, slot: str, application: Mapping[str, bytes], others: Mappi
         copies = ["cp", "-r", str(folder / slot), ":", "+"]
         for path in others:
             copies += ["cp", str(folder / path), f":{path}", "+"]
-        _run(port, command(port, "exec", _BEGIN % slot, "+", *copies, "exec", end, "+", "reset"))
+        _run(port, command(port, "exec", _BEGIN % slot, "+", *copies, "exec", end, "+", "reset"), visibly=visibly)
 
 
-def _run(port: str, words: list[str]) -> str:
+def _run(port: str, words: list[str], *, visibly: bool = False) -> str:
     need("mpremote")
-    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    out = None if visibly else subprocess.PIPE
+    done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, text=True, errors="replace", check=False)  # noqa: S603
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"]
+        lines = (done.stderr.strip() or (done.stdout or "").strip()).splitlines() or ["nothing"]
         said = re.sub(r"^mpremote(\.\w+)*: *", "", lines[-1])
         raise FlashError(f"{port}: mpremote says: {said}. Is MicroPython on the board, and the port free?")
-    return done.stdout
+    return done.stdout or ""
