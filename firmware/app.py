@@ -100,7 +100,7 @@ class App:
             slots.report(self.keep("update"))
             if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
                 slots.confirm()  # the other side is there: this version does its job
-            await asyncio.sleep(10)
+            await asyncio.sleep(10 if slots.confirmed else 1)
 
     def _make(self, name: str) -> None:
         try:
