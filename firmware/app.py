@@ -7,11 +7,11 @@ and started again, later each time, and the others don't notice.
 
 import asyncio
 import gc
-import sys
 from binascii import hexlify
 
 from firmware import VERSION, board, events, slots
-from firmware.log import say
+from firmware.borrowed import Borrowed
+from firmware.log import say, trace
 from firmware.spool import Spool
 from gateway.wire.event import slug
 
@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 _FIRST, _LAST = 1, 60  # seconds until a part that failed is started again
 _SETTLED = 600000  # milliseconds after which it counts as failing for the first time
 
-# Each part is a module with `make(app)`, which returns an object with `async def run(self)`; the module is imported only
+# Each part is a module with `make(app)`, which returns an object with `async def run(self)`; it is imported only
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
 # of them has `wants(draft)`.
 _TARGETS = (("mqtt", "mqtt"), ("serial", "frames"), ("post", "smtp_client"))
-_OTHERS = (("wifi", "net"), ("ethernet", "net"), ("smtp", "smtp_server"), ("sensors", "sensors"), ("update", "update"))
+_OTHERS = (
+    ("board", "alive"),
+    ("wifi", "net"),
+    ("ethernet", "net"),
+    ("smtp", "smtp_server"),
+    ("sensors", "sensors"),
+    ("update", "update"),
+)
 
 
 class App:
@@ -42,7 +49,7 @@ class App:
         """The device id of the board itself."""
         wanted = [section for section, _ in _TARGETS if self.is_target(section)]
         self.spool = Spool("spool", settings["spool"] or board.flash() // 2, wanted)
-        self.parts: "dict[str, Any]" = {}
+        self.parts: dict[str, Any] = {}
         """By module: what `make` returned."""
 
     def is_target(self, section: str) -> bool:
@@ -82,18 +89,18 @@ class App:
             say("settings.json: " + line)
         names = [module for section, module in _OTHERS if self.settings.get(section)]
         names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
-        for at, name in enumerate(names):
-            if name not in names[:at]:
-                self._make(name)
+        names = [name for at, name in enumerate(names) if name not in names[:at]]
+        for name in names:
+            self._make(name)
         for name in names:
             asyncio.create_task(self._keep_running(name))
         while True:
             board.uptime()
             gc.collect()
             slots.report(self.keep("update"))
-            if [1 for part in self.parts.values() if getattr(part, "trouble", "") is None]:
+            if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
                 slots.confirm()  # the other side is there: this version does its job
-            await asyncio.sleep(10)
+            await asyncio.sleep(10 if slots.confirmed else 1)
 
     def _make(self, name: str) -> None:
         try:
@@ -125,15 +132,16 @@ def _tell(name: str, error: Exception) -> None:
     """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it."""
     say(f"{name}: {error or type(error).__name__}")
     if not isinstance(error, (ValueError, OSError, MemoryError)):
-        sys.print_exception(error)
+        trace(error)
 
 
 def main() -> None:
     """What /main.py calls; it does not return."""
-    from firmware import settings
-
     gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
-    app = App(*settings.read())
-    del sys.modules["firmware.settings"], settings  # the console imports it when it is asked
-    gc.collect()
-    asyncio.run(app.run())
+    with Borrowed("settings") as settings:
+        app = App(*settings.read())
+    try:
+        asyncio.run(app.run())
+    except KeyboardInterrupt:
+        board.release_watchdog()
+        raise

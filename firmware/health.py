@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def health(app: "App") -> "dict[str, Any]":
     """Numbers and words that change; what does not exist here is None, so that Home Assistant shows it as unknown."""
+    gc.collect()
     net, mqtt = app.parts.get("net"), app.parts.get("mqtt")
     targets = [one for one in ("mqtt", "serial", "post") if app.is_target(one)]
     return {

@@ -4,6 +4,9 @@ Nothing else prints. A console that nobody reads must not hold the program, and 
 console line (`sink`), it is given the lines, and writes them when the line takes them.
 """
 
+import io
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,3 +29,11 @@ def say(text: str) -> None:
         sink(text)
     else:
         print(text)
+
+
+def trace(error: Exception) -> None:
+    """Where a fault of ours was, for whoever mends it."""
+    text = io.StringIO()
+    sys.print_exception(error, text)
+    for line in text.getvalue().strip().split("\n"):
+        say(line)

@@ -15,7 +15,8 @@ import asyncio
 import gc
 import json
 
-from firmware import board, discovery
+from firmware import board
+from firmware.borrowed import Borrowed
 from firmware.health import health
 from firmware.log import say
 from firmware.mqtt_client import TOO_LARGE, Connection, Lost, Refused
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from firmware.app import App
     from firmware.mqtt_client import Payload
 
-    Handler = Callable[[str, bytes, bool], None]
+    Callback = Callable[[str, bytes], None]
 
 FIRST, LAST = 1, 60  # seconds until the next try to connect
 SETTLED = 60  # seconds of connection after which the next try is soon again
@@ -39,6 +40,8 @@ IN_FLIGHT = 4  # events under way
 DEVICES = 24  # that were heard lately
 REFRESH = 60  # seconds between two states of the board
 PAUSE_MS = 200  # between two states of devices
+
+_LONGEST_ANSWER = 2000  # octets
 
 _LAST = ("id", "time", "kind", "state", "severity", "title")
 
@@ -60,15 +63,18 @@ class Mqtt:
         self._app = app
         self._own = own
         self._topics = Topics(own["base"], own["discovery"] or "homeassistant")
-        self._handlers: list[tuple[str, Handler]] = []
+        self._callbacks: list[tuple[str, Callback, bool]] = []
         self._connection: Connection | None = None
+        self._connected = asyncio.Event()
         self._heard: list[_Heard] = []
         self._news = asyncio.Event()  # something about a device, or the board, is to be told
         self._all = asyncio.Event()  # all of it is
         self._state_due = True
         self._states: dict[str, str] = {}  # of the board's own events
         self._last: dict[str, Any] | None = None
-        self.on(self._topics.status, self._home_assistant)
+        self._here = self.topic("availability")
+        self.on_message(self._topics.status, self._home_assistant, retained=False)
+        self.on_message(self.topic("request/+"), self._requested, retained=False)
 
     # --- for other parts ---------------------------------------------------------------------------------------
 
@@ -76,15 +82,26 @@ class Mqtt:
         """`<base>/<this board>/<rest>`."""
         return self._topics.base + "/" + self._app.id + "/" + rest
 
-    def on(self, pattern: str, handler: "Handler") -> None:
-        """Have `handler(topic, payload, retained)` called for a topic; `+` and `#` as in MQTT. Before `run`."""
-        self._handlers.append((pattern, handler))
+    def on_message(self, topic: str, callback: "Callback", retained: bool = True) -> None:
+        """Have `callback(topic, payload)` called for a topic; `+` and `#` as in MQTT.
+
+        With `retained` false it is not told what was published before we came: a command would be carried out again
+        at each connection.
+        """
+        self._callbacks.append((topic, callback, retained))
+        if self._connection:
+            self._connection.add(self._connection.subscribe([topic]))
 
     async def publish(self, topic: str, payload: "Payload", retain: bool = False) -> None:
-        """Publish at QoS 1; returns when the broker has it. Raises Lost, Refused."""
-        if self._connection is None:
-            raise Lost(self.trouble or "not connected")
-        await self._connection.publish(topic, payload, retain)
+        """Publish at QoS 1; returns when the broker has it, however long it is away. Raises Refused."""
+        while True:
+            if self._connection is None:
+                await self._connected.wait()
+            try:
+                await self._connection.publish(topic, payload, retain)
+                return
+            except Lost:
+                await asyncio.sleep(FIRST)  # until the session has seen it, too
 
     def changed(self) -> None:
         """A reading of the board's is another one: its state is sent soon."""
@@ -105,6 +122,7 @@ class Mqtt:
                     say(f"mqtt: {error}")
                 self.trouble = str(error)
             self._connection = None
+            self._connected.clear()
             gc.collect()
             if board.uptime() - began > SETTLED * 1000:
                 pause = FIRST
@@ -114,16 +132,23 @@ class Mqtt:
 
     async def _session(self) -> None:
         scheme, host, port, user, password = broker(self._own)
-        here = discovery.availability(self._topics, self._app.id)
-        client = discovery.own(self._topics, self._app.id)
-        connection = Connection(client, (here, b"offline"), self._own["keepalive"], self._received)
-        await connection.open(host, port, user, password, self._tls if scheme == "mqtts" else None)
-        await connection.run(self._work(connection, here, f"{host}:{port}"))
+        client = self._topics.node + "_" + self._app.id
+        connection = Connection(client, (self._here, b"offline"), self._own["keepalive"], self._received)
+        tls = None
+        if scheme == "mqtts":
+            with Borrowed("trust") as trust:
+                try:
+                    tls = trust.context(self._own["ca"], self._own["verify"])
+                except ValueError as error:
+                    raise Lost(str(error))
+        await connection.open(host, port, user, password, tls)
+        await connection.run(self._work(connection, f"{host}:{port}"))
 
-    async def _work(self, connection: Connection, here: str, where: str) -> None:
-        await connection.subscribe([pattern for pattern, _ in self._handlers])
-        await connection.publish(here, b"online", retain=True)
+    async def _work(self, connection: Connection, where: str) -> None:
+        await connection.subscribe([topic for topic, _, _ in self._callbacks])
+        await connection.publish(self._here, b"online", retain=True)
         self._connection = connection
+        self._connected.set()
         self.trouble = None
         say(f"mqtt: connected to {where}, MQTT {'5' if connection.version == 5 else '3.1.1'}")
         self._all.set()
@@ -131,11 +156,6 @@ class Mqtt:
         connection.add(self._tell(connection))
         connection.add(self._tick())
         connection.add(self._drain(connection))
-
-    def _tls(self) -> "Any":
-        from firmware import trust
-
-        return trust.context(self._own["ca"], self._own["verify"])
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -164,6 +184,7 @@ class Mqtt:
                     say(f"mqtt: an event is given up, for the broker will never take it: {error}")
                 spool.done("mqtt", number)
             else:
+                self.changed()  # nothing is owed now
                 await spool.news.wait()
 
     async def _put(self, connection: Connection, event: bytes) -> "Any":
@@ -184,12 +205,7 @@ class Mqtt:
             self._note(one.states, last)
             if not one.told:
                 one.told = True
-                if self._own["discovery"]:
-                    await connection.publish(
-                        self._topics.config(identifier),
-                        discovery.heard(self._topics, self._app.id, identifier, device),
-                        retain=True,
-                    )
+                await self._introduce(connection, [one])
         self._news.set()
         return connection.put(self._topics.event(identifier), event)
 
@@ -234,22 +250,25 @@ class Mqtt:
             await asyncio.sleep_ms(PAUSE_MS)
 
     async def _announce(self, connection: Connection) -> None:
-        if not self._own["discovery"]:
+        """All that Home Assistant knows of us, again."""
+        if self._own["discovery"]:
+            sensors = self._app.parts.get("sensors")
+            facts = self._app.own()
+            wireless = self._app.settings["wifi"] is not None
+            with Borrowed("discovery") as discovery:
+                document = discovery.board(self._topics, facts, wireless, sensors.describe() if sensors else [])
+                await connection.publish(self._topics.config(self._app.id), document, retain=True)
+        await self._introduce(connection, list(self._heard))
+
+    async def _introduce(self, connection: Connection, heard: "list[_Heard]") -> None:
+        """Tell Home Assistant of devices, before their events."""
+        if not self._own["discovery"] or not heard:
             return
-        sensors = self._app.parts.get("sensors")
-        document = discovery.board(
-            self._topics,
-            self._app.id,
-            self._app.name,
-            board.NAME,
-            self._app.settings["wifi"] is not None,
-            sensors.describe() if sensors else [],
-        )
-        await connection.publish(self._topics.config(self._app.id), document, retain=True)
-        for one in list(self._heard):
-            one.told = True
-            document = discovery.heard(self._topics, self._app.id, one.id, one.facts)
-            await connection.publish(self._topics.config(one.id), document, retain=True)
+        with Borrowed("discovery") as discovery:
+            for one in heard:
+                one.told = True
+                document = discovery.heard(self._topics, self._app.id, one.facts)
+                await connection.publish(self._topics.config(one.id), document, retain=True)
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}
@@ -268,17 +287,30 @@ class Mqtt:
     # --- what comes --------------------------------------------------------------------------------------------
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        for pattern, handler in self._handlers:
-            if matches(pattern, topic):
+        for pattern, callback, wants_retained in self._callbacks:
+            if (wants_retained or not retained) and matches(pattern, topic):
                 try:
-                    handler(topic, payload, retained)
+                    callback(topic, payload)
                 except Exception as error:  # noqa: BLE001  # what one part makes of a message must not end the connection
                     say(f"mqtt: {topic}: {type(error).__name__}: {error}")
 
-    def _home_assistant(self, topic: str, payload: bytes, retained: bool) -> None:
-        if payload == b"online" and not retained:
+    def _home_assistant(self, topic: str, payload: bytes) -> None:
+        if payload == b"online":
             self._all.set()
             self._news.set()
+
+    def _requested(self, topic: str, payload: bytes) -> None:
+        """Answer `request/<verb>` on `response/<verb>`, with `transaction` as it came."""
+        verb = topic.rsplit("/", 1)[1]
+        try:
+            request = json.loads(payload) if payload.strip() else {}
+        except ValueError:
+            request = None
+        with Borrowed("console") as console:
+            answer = console.answered(self._app, verb, request, _LONGEST_ANSWER, console.REMOTE)
+        if isinstance(request, dict) and "transaction" in request:
+            answer["transaction"] = request["transaction"]
+        asyncio.create_task(self.publish(self.topic("response/" + verb), _json(answer)))  # noqa: RUF006  # nobody waits
 
 
 class _Heard:

@@ -15,10 +15,12 @@ Runs once at the start and when the console asks; so app.py may forget the modul
 
 import json
 import os
+import sys
 
 from firmware.url import MQTT as MQTT_SCHEMES
+from firmware.url import POST as POST_SCHEMES
 from firmware.url import split
-from gateway.wire.event import slug
+from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
 PATH = "settings.json"
@@ -153,6 +155,37 @@ def console(value: "Any", bounds: None) -> "int | str":
     return value
 
 
+def address(value: "Any", bounds: None) -> str:
+    """A mail address, with nothing that could end a line or an address."""
+    text(value, (1, 254))
+    local, _, domain = value.rpartition("@")
+    if not local or not domain or [1 for letter in value if not "!" <= letter <= "~" or letter in '<>()[],;:"\\']:
+        raise Wrong("must be a mail address such as 'me@example.org'" + _not(value), "Without a name or brackets")
+    return value
+
+
+def addresses(value: "Any", bounds: None) -> "list[str]":
+    """One mail address, or a list of some."""
+    if value == []:
+        raise Wrong("must have a mail address")
+    return [address(one, bounds) for one in (value if isinstance(value, list) else [value])]
+
+
+def ids(value: "Any", bounds: None) -> "list[str]":
+    """A list of device ids."""
+    if not isinstance(value, list) or [1 for one in value if not isinstance(one, str) or slug(one) != one or not one]:
+        raise Wrong("must be a list of device ids such as ['front_door']" + _not(value))
+    return value
+
+
+def hostname(value: "Any", bounds: None) -> str:
+    """The name that we greet a mail server with, or an address in brackets; "" for our own."""
+    text(value, (0, 100))
+    if value.strip(_LETTERS + ".[]:"):
+        raise Wrong("must be a host's name, or an address in brackets such as [192.168.1.5]" + _not(value))
+    return value
+
+
 def server(value: "Any", bounds: str) -> "str | bool":
     """A host's name, or false for none."""
     if value is False:
@@ -223,6 +256,21 @@ SERIAL = (
     ("frames", flag, True, None),
     ("events", flag, None, None),
 )
+POST = (
+    ("url", url, ..., POST_SCHEMES),
+    ("user", text, "", (0, 128)),
+    ("password", text, "", (0, 256)),
+    ("tls", word, None, ("required", "offered", "none")),
+    ("ca", text, "", (0, 64)),
+    ("verify", flag, True, None),
+    ("helo", hostname, "", None),
+    ("from", address, ..., None),
+    ("to", addresses, ..., None),
+    ("severity", word, "warning", SEVERITIES),
+    ("kinds", words, [], KINDS),
+    ("devices", ids, [], None),
+    ("give_up", decimal, 24, (0.001, 168)),
+)
 UPDATE = (
     ("key", text, "", (16, 128)),
     ("minutes", whole, 10, (1, 1440)),
@@ -239,7 +287,7 @@ SETTINGS = (
     ("watchdog", whole, 60, (0, 3600)),
     ("spool", whole, None, (4096, 2**24)),
     ("sensors", anything, [], None),
-    ("post", anything, None, None),
+    ("post", POST, None, None),
     ("update", UPDATE, None, None),
 )
 """Rows (key, what it holds, default, bounds). What it holds is one of the functions above, or rows: a set of keys.
@@ -265,7 +313,7 @@ def read(path: str = PATH) -> "tuple[Settings, list[str]]":
         settings = check({})[0]
         for part in GUARDED:
             settings[part] = None
-        return settings, [_line(error.message, error.hint)]
+        return settings, [line(error.message, error.hint)]
     return check(data)
 
 
@@ -279,11 +327,11 @@ def load(path: str = PATH) -> "Settings":
         try:
             data = json.load(file)
         except (ValueError, UnicodeError):
-            raise Wrong(f"{path}:{_line_at(file)}: this is not JSON", "Look for a quote or a bracket too few")
+            raise Wrong(f"line {_line_at(file)}: this is not JSON", "Look for a quote or a bracket too few")
         except (MemoryError, RuntimeError):
-            raise Wrong(path + ": this is too long, or nested too deeply")
+            raise Wrong("this is too long, or nested too deeply")
     if not isinstance(data, dict):
-        raise Wrong(path + ":1: settings are a set of keys", 'Begin with {"name": "..."}')
+        raise Wrong("settings are a set of keys", 'Begin with {"name": "..."}')
     return data
 
 
@@ -297,13 +345,34 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             "mqtt.ca: mqtts:// needs the certificate of whoever signed the broker's, to know it by. "
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
+    if settings["sensors"] != []:
+        import firmware
+        from firmware import sensor_settings
+
+        settings["sensors"] = sensor_settings.check(settings["sensors"], mistakes)
+        del sys.modules["firmware.sensor_settings"], firmware.sensor_settings  # as app.py does with this one
+    if settings["post"]:
+        _check_post(settings["post"], mistakes)
     if settings["update"] and not mqtt:
         mistakes.append("update: updates come over MQTT, and there is no section 'mqtt'. Add one, or take this out.")
     for part in GUARDED:
-        if [1 for line in mistakes if line.startswith((part + ".", part + ":"))]:
+        if [1 for one in mistakes if one.startswith((part + ".", part + ":"))]:
             settings[part] = None
             mistakes.append(part + ": this stays off until that is put right.")
     return settings, mistakes
+
+
+def _check_post(post: "Settings", mistakes: "list[str]") -> None:
+    """What one key says about another, and the default that follows."""
+    secure = post["url"].startswith("smtps:")
+    if secure and post["tls"]:
+        mistakes.append("post.tls: smtps:// is TLS from its first byte. Take this out, or write smtp://.")
+    post["tls"] = post["tls"] or "required"
+    if (secure or post["tls"] != "none") and post["verify"] and not post["ca"]:
+        mistakes.append(
+            "post.ca: TLS needs the certificate of whoever signed the mail server's, to know it by. "
+            'Put the file (PEM) on the board and name it here, or write "verify": false.'
+        )
 
 
 def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list[str]") -> "Any":
@@ -313,12 +382,12 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
     for key in sorted(data):
         if key not in keys and rows:
             near = nearest(key, keys, "The keys are ")
-            mistakes.append(at + key + ": " + _line("there is no such key here", near))
+            mistakes.append(at + key + ": " + line("there is no such key here", near))
             lacking = [one for one in lacking if near != _meant(one)]
         elif key not in keys:
-            mistakes.append(at + key + ": " + _line("there is no such key here"))
+            mistakes.append(at + key + ": " + line("there is no such key here"))
     for key in lacking:
-        mistakes.append((at[:-1] + ": " if at else "") + _line(f"the key '{key}' is missing"))
+        mistakes.append((at[:-1] + ": " if at else "") + line(f"the key '{key}' is missing"))
     whole_set = True
     for key, holds, default, bounds in rows:
         value = data.get(key, default)
@@ -327,7 +396,7 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
                 values[key] = _checked(value, holds, at + key + ".", mistakes)
                 continue
             if value is not None:
-                mistakes.append(at + key + ": " + _line("must be a set of keys, not " + _kind(value)))
+                mistakes.append(at + key + ": " + line("must be a set of keys, not " + _kind(value)))
             values[key] = None if default is None else _checked({}, holds, at + key + ".", mistakes)
             continue
         if key in data:
@@ -335,7 +404,7 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
                 values[key] = holds(value, bounds)
                 continue
             except Wrong as error:
-                mistakes.append(at + key + ": " + _line(error.message, error.hint))
+                mistakes.append(at + key + ": " + line(error.message, error.hint))
         if default is ...:
             whole_set = False
         values[key] = default
@@ -371,9 +440,9 @@ def change(path: str, value: "Any", file: str = PATH) -> None:
         del inner[keys[-1]]
     else:
         inner[keys[-1]] = value
-    for line in check(data)[1]:
-        if line not in before:
-            raise Wrong(line)
+    for one in check(data)[1]:
+        if one not in before:
+            raise Wrong(one[:-1] if one.endswith(".") else one)
     save(data, file)
 
 
@@ -394,7 +463,7 @@ def hide(value: "Any", path: str = "") -> "Any":
         return hidden
     if isinstance(value, list):
         return [hide(one, key) for one in value]
-    if key in _SECRET and value:
+    if (key in _SECRET or path == "update.key") and value:
         return HIDDEN
     if key == "url" and isinstance(value, str) and "@" in value and "://" in value:
         scheme, rest = value.split("://", 1)
@@ -487,7 +556,8 @@ def _either(options: "list[str]") -> str:
     return options[0] if len(options) == 1 else ", ".join(options[:-1]) + " or " + options[-1]
 
 
-def _line(message: str, hint: str = "") -> str:
+def line(message: str, hint: str = "") -> str:
+    """A mistake in one line: what is wrong, and what to do."""
     told = message + ". " + hint if hint else message
     out = told if told.endswith("?") else told + "."
     return "".join([letter if " " <= letter != "\x7f" else "?" for letter in out])  # one line, always

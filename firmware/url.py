@@ -5,6 +5,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MQTT = {"mqtt": 1883, "mqtts": 8883}
+POST = {"smtp": 587, "smtps": 465}
 
 
 def split(address: str, ports: "dict[str, int]") -> "tuple[str, str, int, str, str]":

@@ -18,12 +18,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from gateway import bans, systemd, users
 from gateway.wire import event as words
@@ -31,6 +32,7 @@ from gateway.wire import event as words
 __all__ = [
     "Attachment",
     "Broken",
+    "ClientTls",
     "ConfigModel",
     "ConfigPath",
     "Context",
@@ -56,9 +58,11 @@ __all__ = [
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "Template",
     "about",
     "bans",
     "systemd",
+    "template_check",
     "to_json",
     "users",
     "words",
@@ -206,22 +210,39 @@ class Metric(NamedTuple):
 
 
 class Retry(Exception):
-    """This event could not be delivered now; try it again, after `after` seconds or by the usual back-off."""
+    """This event could not be delivered now; try it again, after `after` seconds or by the usual back-off.
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    `memo`, a JSON-able mapping, is kept with the delivery: the next try is `Target.deliver_again(event, memo)`. For a
+    target that has several others behind it, of which some have had the event.
+    """
+
+    def __init__(self, reason: str, after: float | None = None, memo: Mapping[str, Any] | None = None) -> None:
         super().__init__(reason)
         self.after = after
+        self.memo = memo
 
 
 class Refused(Exception):
-    """This event will never be delivered to this target; the reason is kept with the dead letter."""
+    """This event will never be delivered to this target; the reason is kept with the dead letter.
+
+    `memo` as for `Retry`: for the case that a person has it tried again.
+    """
+
+    def __init__(self, reason: str, memo: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.memo = memo
 
 
 class NotReady(Exception):
     """The other side is away. From `start`: try again later. From `deliver`: pause the whole target.
 
-    A target that learns by itself when the other side is back calls `Context.ready()` then.
+    The pause is `after` seconds, or by the usual back-off. A target that learns by itself when the other side is back
+    calls `Context.ready()` then.
     """
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
 
 
 class CredentialsRefused(Exception):
@@ -290,6 +311,15 @@ class Gateway(Protocol):
     async def raw_mail(self, event_id: str) -> tuple[Envelope, bytes]:
         """The envelope and the bytes of the mail that an event came from. Raises LookupError as above."""
 
+    def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> Template:
+        """A text that events fill in, see `template_check`. In HTML, what they fill in is escaped."""
+
+    async def failed(self, target: str, event_id: str, reason: str, memo: Mapping[str, Any] | None = None) -> bool:
+        """A delivery that was done turns out to have failed: it becomes a dead letter, with a memo as for `Refused`.
+
+        False: it is not done yet. Raises LookupError if the event is no longer kept.
+        """
+
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""
 
@@ -304,6 +334,11 @@ class Context:
     gateway: Gateway
     intake: Intake
     emit: Callable[[Mapping[str, Any]], Awaitable[str]]
+    """`await emit(draft)`: an event that did not come by mail; its id, when it is durable. Raises StoreTrouble.
+
+    The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
+    With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
+    """
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
@@ -329,6 +364,59 @@ class ConfigModel(BaseModel):
     """Base of every integration's `Config`: unknown keys are errors, values don't change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Template(Protocol):
+    """A text with places that an event fills."""
+
+    def __call__(self, values: Mapping[str, Any]) -> str:
+        """Filled with an event, and what else the template may name. Raises ValueError with what failed."""
+
+
+def template_check(*more: str) -> AfterValidator:
+    """For a text in a configuration, in Jinja, with the keys of an event and of `more`: '{{ title }} on {{ state }}'.
+
+    As `Annotated[str, template_check()]`; `Gateway.template` makes a Template of it.
+    """
+
+    def check(text: str, info: ValidationInfo) -> str:
+        if compile_text := (info.context or {}).get("template"):
+            compile_text(text, more=more)
+        return text
+
+    return AfterValidator(check)
+
+
+class ClientTls(ConfigModel):
+    """How a server's certificate is verified, and our own. Without `ca` the system's authorities are asked."""
+
+    ca: ConfigPath | None = Field(
+        default=None, description="File with the certificate of the authority that signed the server's"
+    )
+    cert: ConfigPath | None = Field(default=None, description="File with our certificate, if the server asks for one")
+    key: ConfigPath | None = Field(default=None, description="File with its key, if that is not in the same file")
+    insecure: bool = Field(default=False, description="Take any certificate, of anybody")
+
+    @model_validator(mode="after")
+    def _key_needs_cert(self) -> Self:
+        if self.key and not self.cert:
+            raise ValueError("key is the key of cert; name that file, too")
+        return self
+
+    def files(self) -> list[Path]:
+        return [path for path in (self.ca, self.cert, self.key) if path]
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.ca:
+            # An authority of one's own is rarely made by the letter of RFC 5280, which Python 3.13 insists on.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.cert:
+            context.load_cert_chain(self.cert, self.key)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 class Finding(NamedTuple):
@@ -393,8 +481,24 @@ class Target(Integration):
     event_bus: ClassVar[bool] = False
     """True for targets (mqtt, serial) that get everything when no routes are configured."""
 
+    @classmethod
+    def takes_all(cls, config: Any) -> bool:
+        """`event_bus`, for a target of which that depends on how it is configured."""
+        return cls.event_bus
+
+    patience: float = 24 * 3600.0
+    """Seconds that an event may wait for this target, if its route does not say; later it would be a stale alarm."""
+
     async def deliver(self, event: Event) -> None:
         raise NotImplementedError
+
+    async def deliver_again(self, event: Event, memo: Mapping[str, Any]) -> None:
+        """As `deliver`, when the try before this one left a memo."""
+        await self.deliver(event)
+
+    def claims(self, event: Event) -> bool:
+        """Is this event our business, whatever the routes say? Asked of each event; must be quick."""
+        return False
 
     def begin(self, event: Event) -> asyncio.Future[None] | None:
         """The quick way, for targets that may offer it: what is returned is done when the event is delivered.

@@ -14,7 +14,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,10 +218,17 @@ class App:
 
     def _rebuild_router(self) -> None:
         buses = [
-            one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
+            one.name
+            for one in self.running.values()
+            if isinstance(one.instance, Target) and one.instance.takes_all(one.setting.config)
         ]
-        self.pipeline.router = Router(self.settings.routes, buses, template.condition)
-        self.pipeline.workers = {one.name: one.worker for one in self.running.values() if one.worker}
+        workers = {one.name: one.worker for one in self.running.values() if one.worker}
+        patience = {name: worker.target.patience for name, worker in workers.items()}
+        self.pipeline.router = Router(self.settings.routes, buses, template.condition, patience)
+        self.pipeline.workers = workers
+        self.pipeline.claimants = {
+            name: worker.target for name, worker in workers.items() if type(worker.target).claims is not Target.claims
+        }
 
     # --- integrations ------------------------------------------------------------------------------------------
 
@@ -440,6 +447,13 @@ class App:
         if mail is None:
             raise LookupError(f"mail {event_id} is no longer kept")
         return mail.envelope, self.store.content(mail)
+
+    def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> template.Text:
+        return template.text(source, html=html, more=more)
+
+    async def failed(self, target: str, event_id: str, reason: str, memo: Mapping[str, Any] | None = None) -> bool:
+        worker = self.pipeline.workers.get(target)
+        return worker is not None and await worker.failed(event_id, reason, memo)
 
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         if verb == "reload":

@@ -280,7 +280,12 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
         _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
     raw = {"integrations": DEFAULT_INTEGRATIONS} | {key: value for key, value in data.items() if value is not None}
     secrets = document.secrets.values()
-    context = {"folder": path.parent if path else Path(), "hide": document.hide, "secrets": secrets}
+    context = {
+        "folder": path.parent if path else Path(),
+        "hide": document.hide,
+        "secrets": secrets,
+        "template": template.text,
+    }
     integrations, findings = _integrations(raw, document, loader, context)
     if document.is_known(("integrations",)):
         findings += _routes(raw, loader)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import heapq
+import json
 import logging
 import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
@@ -71,15 +72,27 @@ class Ledger:
         else:
             self._store.note_one("DELETE FROM deliveries WHERE target = ? AND event = ?", target, event_id)
 
+    def owe(self, delivery: Delivery) -> None:
+        """Make a row for a delivery that has none any more."""
+        self._store.note_one(
+            "INSERT OR IGNORE INTO deliveries (event, target, state, expires) VALUES (?, ?, ?, ?)",
+            delivery.event_id,
+            delivery.target,
+            delivery.state,
+            delivery.expires,
+        )
+
     def put_off(self, delivery: Delivery) -> None:
         """A delivery's new state, attempts, due and reason; after this it has a row."""
         self.write()
         self._store.note_one(
-            "UPDATE deliveries SET state = ?, attempts = ?, due = ?, reason = ? WHERE target = ? AND event = ?",
+            "UPDATE deliveries SET state = ?, attempts = ?, due = ?, reason = ?, memo = ? "
+            "WHERE target = ? AND event = ?",
             delivery.state,
             delivery.attempts,
             delivery.due,
             delivery.reason,
+            delivery.memo,
             delivery.target,
             delivery.event_id,
         )
@@ -101,6 +114,10 @@ def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]])
     for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):
         marks = ", ".join("?" * len(some))
         yield f"UPDATE mails SET state = 'done' WHERE id IN ({marks})", some  # noqa: S608  # marks, no values
+
+
+def _note(delivery: Delivery, memo: Mapping[str, Any] | None) -> None:
+    delivery.memo = json.dumps(memo) if memo else ""
 
 
 class Worker:
@@ -287,17 +304,23 @@ class Worker:
     async def _deliver(self, delivery: Delivery) -> None:
         assert delivery.event is not None
         try:
-            await self.target.deliver(delivery.event)
+            if delivery.memo:
+                await self.target.deliver_again(delivery.event, json.loads(delivery.memo))
+            else:
+                await self.target.deliver(delivery.event)
         except NotReady as error:
             self._say(self._hide(str(error)))
             if self._paused_until <= time.monotonic():
-                self._paused_until = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
+                pause = self._pause if error.after is None else error.after
+                self._paused_until = time.monotonic() + pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
             self._wake.set()
         except Retry as error:
+            _note(delivery, error.memo)
             self._again(delivery, str(error), error.after)
         except Refused as error:
+            _note(delivery, error.memo)
             self._end(delivery, "dead", str(error))
             log.warning(
                 "%s refused event %s for good: %s", self.name, delivery.event_id, error, extra=self._about(delivery)
@@ -334,6 +357,26 @@ class Worker:
         heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
         self._ledger.put_off(delivery)
         self._wake.set()
+
+    async def failed(self, event_id: str, reason: str, memo: Mapping[str, Any] | None) -> bool:
+        """`gateway.api.Gateway.failed`."""
+        self._ledger.write()
+        if event_id in self._held or not await self._store.flush():
+            return False
+        event = self._store.event(event_id)
+        if event is None:
+            raise LookupError(f"event {event_id} is no longer kept")
+        row = self._store.delivery(event_id, self.name)
+        if row and row.state == "waiting":
+            return False
+        delivery = row or Delivery(event_id, self.name, expires=time.time())
+        if reason not in delivery.reason:  # else it is told once more
+            delivery.reason = f"{delivery.reason}; {reason}" if delivery.reason else reason
+        _note(delivery, memo)
+        self._ledger.owe(delivery)
+        self._end(delivery, "dead", delivery.reason)
+        log.warning("%s: event %s failed after all: %s", self.name, event_id, self._hide(reason), extra=about(event))
+        return True
 
     def _release(self, delivery: Delivery) -> None:
         """It is over, one way or the other."""

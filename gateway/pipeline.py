@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
+from gateway import draft as draft_of
 from gateway import interpret
-from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, about
+from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
 from gateway.deliver import Ledger, Worker
 from gateway.logs import Budget
 from gateway.registry import Registry, Sender
@@ -40,7 +41,7 @@ _T = TypeVar("_T")
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
-_RECENT = 10_000  # mails in which a repeat is looked for
+_RECENT = 10_000  # mails, or events that did not come by mail, in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
 _TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
@@ -112,6 +113,8 @@ class Pipeline:
         self.registry = registry
         self.ledger = Ledger(store)
         self.workers: dict[str, Worker] = {}
+        self.claimants: dict[str, Target] = {}
+        """The targets that have a word in what is their business (`Target.claims`)."""
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
@@ -127,6 +130,7 @@ class Pipeline:
         self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
+        self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
         self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._tasks: set[asyncio.Task[None]] = set()
@@ -203,32 +207,35 @@ class Pipeline:
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
 
-        It goes out in either case; a source that tells its own source "not yet" only makes a repeat.
+        It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
+        this returned. One without an id is a new event each time.
         """
-        event_id = self._new_id()
-        device = self.registry.get(str(draft.get("device", ""))) or Device("unknown", "Unknown devices")
-        received = time.time()
-        event: Event = {
-            "v": words.VERSION,
-            "id": event_id,
-            "time": iso_time(received),
-            "source": source,
-            "device": device.facts(),
-            "kind": words.known_kind(str(draft.get("kind", "other"))),
-            "state": draft.get("state") if draft.get("state") in words.STATES else None,
-            "severity": str(draft.get("severity", "info")),
-            "title": str(draft.get("title", ""))[:200],
-            "text": str(draft.get("text", "")),
-            "data": dict(draft.get("data", {})),
-            "attachments": [],
-            "mail": None,
-        }
-        made = time.monotonic()
-        self._hand_out(event, received, made, made)
-        self.ledger.write()
+        event_id = draft_of.own_id(draft)
+        if event_id is None or not self._is_known(event_id):
+            event_id = event_id or self._new_id()
+            received = time.time()
+            said = draft_of.device_of(draft) or Device(words.slug(source) or source, "")
+            device = self.registry.introduce(said, source, received)
+            when = iso_time(draft_of.moment(draft, received))
+            event = draft_of.to_event(draft, event_id, when, source, device)
+            self.registry.saw(device, event, None, received)
+            self.on_device(device)
+            made = time.monotonic()
+            self._emitted[event_id] = None
+            if len(self._emitted) > _RECENT:
+                del self._emitted[next(iter(self._emitted))]
+            self._hand_out(event, received, made, made)
+            self.ledger.write()
         if not await self.store.flush():
             raise StoreTrouble("the store can't write now")
         return event_id
+
+    def _is_known(self, event_id: str) -> bool:
+        """Is this event in the store, or on its way there?"""
+        try:
+            return event_id in self._emitted or self.store.event(event_id) is not None
+        except _PASSING as error:
+            raise StoreTrouble(f"the store can't be read now: {_words(error)}") from error
 
     async def stop(self) -> None:
         """Finish what is being interpreted; the rest stays `received`."""
@@ -407,6 +414,9 @@ class Pipeline:
         self.events[event["kind"]] += 1
         now = time.time()
         targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
+        for name, target in self.claimants.items():
+            if name not in targets and target.claims(event):
+                targets[name] = now + target.patience
         self.ledger.add(event, received, targets)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))

@@ -237,18 +237,18 @@ class _Table:
 
 
 def _tables() -> list[_Table]:
-    """Of the schema as it is now, in the order in which SQLite keeps the columns."""
-    found = []
+    """Of the schema as it is and as it was (SQLite rewrites no row), in the order in which SQLite keeps the columns."""
+    found: dict[_Table, None] = {}
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         for migration in MIGRATIONS:
             fresh.executescript(migration)
-        for name, sql in fresh.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall():
-            columns = fresh.execute(f"SELECT name, type, pk FROM pragma_table_info('{name}')").fetchall()  # noqa: S608
-            has_rowid = "WITHOUT ROWID" not in sql
-            if not has_rowid:
-                columns.sort(key=lambda column: column[2] or 99)  # the key comes first; the rest stays in its order
-            kinds = "".join(
-                "0" if has_rowid and pk else {"TEXT": "T", "BLOB": "B"}.get(kind, "N") for _, kind, pk in columns
-            )
-            found.append(_Table(name, tuple(column for column, _, _ in columns), kinds, has_rowid))
-    return found
+            for name, sql in fresh.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall():
+                columns = fresh.execute(f"SELECT name, type, pk FROM pragma_table_info('{name}')").fetchall()  # noqa: S608
+                has_rowid = "WITHOUT ROWID" not in sql
+                if not has_rowid:
+                    columns.sort(key=lambda column: column[2] or 99)  # the key comes first; the rest stays in its order
+                kinds = "".join(
+                    "0" if has_rowid and pk else {"TEXT": "T", "BLOB": "B"}.get(kind, "N") for _, kind, pk in columns
+                )
+                found[_Table(name, tuple(column for column, _, _ in columns), kinds, has_rowid)] = None
+    return list(found)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any, Protocol
 
-from gateway.api import Event
+from gateway.api import Event, Target
 
-DEFAULT_EXPIRY = 24 * 3600.0  # seconds; an outage must not end in a flood of stale alarms
+DEFAULT_EXPIRY = Target.patience
 
 
 class Condition(Protocol):
@@ -52,15 +52,20 @@ class Verdict:
 
 
 class Router:
-    """The routes of one configuration. `compile_template` turns a template condition into a test of an event."""
+    """The routes of one configuration. `compile_template` turns a template condition into a test of an event.
+
+    `patience`: target -> seconds that an event may wait for it, where its route does not say and it is not the default.
+    """
 
     def __init__(
         self,
         routes: Sequence[Route],
         event_buses: Iterable[str],
         compile_template: Callable[[str], Callable[[Event], bool]],
+        patience: Mapping[str, float] | None = None,
     ) -> None:
-        self._buses = dict.fromkeys(event_buses, DEFAULT_EXPIRY)
+        self._patience = patience or {}
+        self._buses = {bus: self._patience.get(bus, DEFAULT_EXPIRY) for bus in event_buses}
         self._routes = [
             (
                 f"routes[{number}]" + (f" ({route.name})" if route.name else ""),
@@ -94,8 +99,8 @@ class Router:
                     why = f"its {missed} does not match" if missed is not None else "its template says false"
                     reasons.append(f"{label}: no, {why}")
                 continue
-            expiry = DEFAULT_EXPIRY if route.expire is None else route.expire
             for target in route.to:
+                expiry = self._patience.get(target, DEFAULT_EXPIRY) if route.expire is None else route.expire
                 targets[target] = max(expiry, targets.get(target, 0))
             if reasons is not None:
                 stop = ", stop" if route.stop else ""

@@ -77,6 +77,8 @@ MIGRATIONS = (
     """,
     # So that a start among a million mails finds the few that have a file.
     "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
+    # What a target wants to know at the next try, as JSON (`gateway.api.Retry`).
+    "ALTER TABLE deliveries ADD COLUMN memo TEXT NOT NULL DEFAULT '';",
 )
 
 FILE = "mailwire.db"
@@ -136,6 +138,7 @@ class Delivery:
     attempts: int = 0
     due: float = 0.0
     reason: str = ""
+    memo: str = ""
     event: Event | None = field(default=None, repr=False)
     # When its mail's final dot came and when its event was made, on the monotonic clock.
     dot: float = 0.0
@@ -481,25 +484,20 @@ class Store:
     ) -> list[Delivery]:
         """What is owed (or dead, or expired), by the order of its events; each with its event."""
         sql = (
-            "SELECT d.event, target, state, attempts, due, expires, reason, e.event, e.time FROM deliveries d "
-            "LEFT JOIN events e ON e.id = d.event "
-            "WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? ORDER BY d.event LIMIT ?"
+            f"{self._DELIVERY} WHERE (? IS NULL OR target = ?) AND (? IS NULL OR state = ?) AND d.event > ? "
+            "ORDER BY d.event LIMIT ?"
         )
-        return [
-            Delivery(
-                event_id=row[0],
-                target=row[1],
-                state=row[2],
-                attempts=row[3],
-                due=row[4],
-                expires=row[5],
-                reason=row[6],
-                event=json.loads(row[7]) if row[7] else None,
-                dot=(dot := monotonic_of(row[8] or 0.0)),
-                made=dot,
-            )
-            for row in self.rows(sql, target, target, state, state, after, limit)
-        ]
+        return [_delivery(row) for row in self.rows(sql, target, target, state, state, after, limit)]
+
+    _DELIVERY = (
+        "SELECT d.event, target, state, attempts, due, expires, reason, memo, e.event, e.time FROM deliveries d "
+        "LEFT JOIN events e ON e.id = d.event"
+    )
+
+    def delivery(self, event_id: str, target: str) -> Delivery | None:
+        """None: it is not owed, or not any more."""
+        found = self.rows(f"{self._DELIVERY} WHERE target = ? AND d.event = ?", target, event_id)
+        return _delivery(found[0]) if found else None
 
     def queues(self) -> list[tuple[str, str, int, str]]:
         """(target, state, how many, the oldest event) of all deliveries; mails to interpret: target "", state "".
@@ -650,3 +648,21 @@ def _mail(row: tuple[Any, ...]) -> Mail:
     seq, mail_id, received, source, peer, helo, mail_from, rcpt_to, details, size, sha256, state, file = row
     envelope = Envelope(source, peer, helo, mail_from, json.loads(rcpt_to), json.loads(details))
     return Mail(mail_id, received, envelope, size, sha256, state, None, file, seq)
+
+
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    event_id, target, state, attempts, due, expires, reason, memo, event, made = row
+    since = monotonic_of(made or 0.0)
+    return Delivery(
+        event_id=event_id,
+        target=target,
+        expires=expires,
+        state=state,
+        attempts=attempts,
+        due=due,
+        reason=reason,
+        memo=memo,
+        event=json.loads(event) if event else None,
+        dot=since,
+        made=since,
+    )

@@ -1,10 +1,11 @@
-"""Conditions that a person writes in Jinja, with bounded work. The only file that imports jinja2, and only when asked.
+"""Conditions and texts that a person writes in Jinja, with bounded work. The only file that imports jinja2, when asked.
 
-A mail must never cost more than its own size, whatever a condition does with it. So a condition is one expression:
+A mail must never cost more than its own size, whatever a template does with it. So a condition is one expression:
 no statement, no loop, no macro, no global function. It is at most 1000 characters long, it may only use the filters,
 tests and methods listed here (each of them takes a time in proportion to the text that it is given), and arithmetic is
 refused where its result would be large. jinja2's own sandbox does not do that: `'x' * 10**9` and `'%999999999d' % 1`
-cost a gigabyte in it.
+cost a gigabyte in it. A text (of a mail, say) may have `if`, and `for` over the few short lists of an event, one
+inside no other, besides; and it ends where it becomes too long.
 
 What an event lacks is false and no error: `mail.subject` of an event that was no mail, `data.channel` of one without.
 """
@@ -12,9 +13,9 @@ What an event lacks is false and no error: `mail.subject` of an event that was n
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.problem import Wrong, nearest
 
@@ -41,9 +42,20 @@ _TEXT_METHODS = (
     "casefold", "count", "endswith", "find", "isalnum", "isalpha", "isdigit", "isspace", "lower", "lstrip",
     "removeprefix", "removesuffix", "rfind", "rstrip", "split", "splitlines", "startswith", "strip", "upper",
 )  # fmt: skip
-_METHODS = (*_TEXT_METHODS, "get")
+_METHODS = (*_TEXT_METHODS, "get", "items")
 _MAX_PRODUCT = 10_000  # characters or items
 _MAX_BASE, _MAX_EXPONENT = 1000, 6
+
+MAX_TEXT_LENGTH = 20_000
+"""Characters of a text's template."""
+MAX_OUTPUT = 256 * 1024
+"""Characters of what is made of it."""
+_STATEMENTS = (
+    "Output", "TemplateData", "If", "For", "Name", "Const", "Tuple", "List", "Getattr", "Getitem", "Slice", "Call",
+    "Filter", "Test", "Compare", "Operand", "CondExpr", "Concat", "And", "Or", "Not", "Neg", "Pos", "Add", "Sub", "Mul",
+    "Div", "FloorDiv", "Mod", "Pow",
+)  # fmt: skip
+_LOOPS = "attachments", "data", "data.items()", "mail.to"
 
 
 class TemplateError(Wrong):
@@ -86,42 +98,118 @@ def condition(text: str) -> Condition:
 
 
 def _compile(text: str) -> Any:
-    from jinja2 import TemplateSyntaxError, nodes
+    from jinja2 import TemplateSyntaxError
 
-    environment = _environment()
+    environment = _environment("condition")
     try:
         expression = environment.compile_expression(text)
         tree = environment.parse("{{" + text + "}}")
     except TemplateSyntaxError as error:
-        raise _syntax(str(error.message)) from None
+        raise _syntax(
+            str(error.message), "condition", "A condition is one expression, such as kind == 'motion'"
+        ) from None
     except (SyntaxError, RecursionError, MemoryError):  # so says Python's own compiler
         raise TemplateError("this condition is nested too deeply", "Use several routes") from None
+    _check(tree, NAMES, "condition")
+    return expression
+
+
+class Text:
+    """A text with places that an event fills, made by `text`."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def __call__(self, values: Mapping[str, Any]) -> str:
+        """Filled with an event (and what else was named); cut at MAX_OUTPUT. Raises ValueError with what failed."""
+        pieces: list[str] = []
+        room = MAX_OUTPUT
+        try:
+            for piece in self._compiled.generate(values):
+                pieces.append(piece[:room])
+                room -= len(pieces[-1])
+                if room <= 0:
+                    break
+        except Exception as error:  # any failure of what a person wrote is told alike
+            raise ValueError(f"the template failed: {type(error).__name__}: {error}") from error
+        return "".join(pieces)
+
+
+def text(source: str, *, html: bool = False, more: Sequence[str] = ()) -> Text:
+    """Compile a text. In `html`, what an event fills in is escaped. `more`: names beside those of an event, lists.
+
+    Raises TemplateError.
+    """
+    from jinja2 import TemplateSyntaxError, nodes
+
+    if len(source) > MAX_TEXT_LENGTH:
+        raise TemplateError(f"this template has {len(source)} characters, more than {MAX_TEXT_LENGTH}")
+    environment = _environment("html" if html else "text")
+    try:
+        tree = environment.parse(source)
+        compiled = environment.from_string(tree)
+    except TemplateSyntaxError as error:
+        raise _syntax(str(error.message), "text", "A text looks like '{{ device.name }}: {{ title }}'") from None
+    except (SyntaxError, RecursionError, MemoryError):
+        raise TemplateError("this template is nested too deeply") from None
+    loops = (*_LOOPS, *more)
+    own: set[str] = set()
+    for node in tree.find_all(nodes.Node):
+        if type(node).__name__ not in _STATEMENTS:
+            raise TemplateError(
+                f"a template here has no '{type(node).__name__.lower()}'", "There are {{ }}, 'if' and 'for'"
+            )
+        if isinstance(node, nodes.For):
+            own |= {name.name for name in node.find_all(nodes.Name) if name.ctx == "store"}
+            over = _source(node.iter)
+            if over not in loops:
+                raise TemplateError("a loop can't go over this", f"It can over {', '.join(loops)}")
+            if node.recursive or any(part.find(nodes.For) for part in node.body + node.else_):
+                raise TemplateError("a loop inside another one is refused: its work would have no bound")
+    _check(tree, (*NAMES, *more, *own), "template")
+    return Text(compiled)
+
+
+def _source(node: Any) -> str:
+    """`data.items()` for the nodes of it."""
+    from jinja2 import nodes
+
+    if isinstance(node, nodes.Call) and not (node.args or node.kwargs or node.dyn_args or node.dyn_kwargs):
+        return f"{_source(node.node)}()"
+    if isinstance(node, nodes.Getattr):
+        return f"{_source(node.node)}.{node.attr}"
+    return node.name if isinstance(node, nodes.Name) else ""
+
+
+def _check(tree: Any, names: Sequence[str], what: str) -> None:
+    """Raises TemplateError for names and methods that are not there."""
+    from jinja2 import nodes
+
     for used in tree.find_all(nodes.Name):
-        if used.name not in NAMES:
-            raise TemplateError(f"an event has no '{used.name}'", nearest(used.name, NAMES, "It has"))
+        if used.name not in names:
+            raise TemplateError(f"an event has no '{used.name}'", nearest(used.name, names, "It has"))
     for call in tree.find_all(nodes.Call):
         method = call.node.attr if isinstance(call.node, nodes.Getattr) else ""
         if method not in _METHODS:
             hint = nearest(method, _METHODS, "There are")
             raise TemplateError(
-                f"there is no method '{method}' in a condition" if method else "only methods can be called", hint
+                f"there is no method '{method}' in a {what}" if method else "only methods can be called", hint
             )
-    return expression
 
 
-def _syntax(said: str) -> TemplateError:
+def _syntax(said: str, what: str, example: str) -> TemplateError:
     said = {"unexpected 'end of template'": "it ends too early"}.get(said, said.removesuffix("."))
     if said.startswith("No filter named"):
         hint = f"The filters are {', '.join(_FILTERS)}"
     elif said.startswith("No test named"):
         hint = f"The tests are {', '.join(name for name in _TESTS if name.isalpha())}"
     else:
-        hint = "A condition is one expression, such as kind == 'motion'"
-    return TemplateError(f"this condition can't be understood: {said}", hint)
+        hint = example
+    return TemplateError(f"this {what} can't be understood: {said}", hint)
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(kind: Literal["condition", "text", "html"]) -> ImmutableSandboxedEnvironment:
     from jinja2 import ChainableUndefined, Undefined
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -157,6 +245,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
                 return getattr(obj, attribute)
             if isinstance(obj, Mapping) and attribute == "get" and attribute not in obj:
                 return obj.get
+            if isinstance(obj, Mapping) and attribute == "items" and (kind != "condition" or attribute not in obj):
+                return obj.items  # a mail that brings a value of this name must not break a text's loop
             return self.getitem(obj, attribute)
 
         def getitem(self, obj: Any, argument: Any) -> Any:
@@ -178,7 +268,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
                 raise SecurityError("this power would be too large")
             return self.binop_table[operator](left, right)
 
-    environment = Bounded(undefined=Missing, optimized=False)  # nothing is worked out before it is asked for
+    # Not optimized: nothing is worked out before it is asked for. A line with nothing but a statement leaves no trace.
+    environment = Bounded(
+        undefined=Missing,
+        optimized=False,
+        autoescape=kind == "html",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.globals.clear()
     environment.filters = {name: environment.filters[name] for name in _FILTERS}
     environment.tests = {name: environment.tests[name] for name in _TESTS}

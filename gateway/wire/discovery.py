@@ -12,16 +12,13 @@ if TYPE_CHECKING:
 
     from gateway.wire.topics import Topics
 
-GREATEST_STATE = 255  # characters; Home Assistant makes a longer state "unknown"
-_GREATEST_TEXT = 1000  # characters of an event's text that are kept with each change of the entity
-
 _EVENT = (
     "{{ {'event_type': value_json.kind, 'title': value_json.title,"
     " 'severity': value_json.severity, 'state': value_json.state,"
-    f" 'text': value_json.text[:{_GREATEST_TEXT}], 'data': value_json.data, 'time': value_json.time,"
+    " 'text': value_json.text[:1000], 'data': value_json.data, 'time': value_json.time,"
     " 'id': value_json.id} | tojson }}"
-)
-_LAST_TITLE = f"{{{{ value_json.last.title[:{GREATEST_STATE}] if value_json.last else '' }}}}"
+)  # as much of the text as is worth keeping with each change of the entity
+_LAST_TITLE = "{{ value_json.last.title[:255] if value_json.last else '' }}"  # a longer state becomes "unknown"
 _LAST_FACTS = "{{ (value_json.last or {}) | tojson }}"
 
 

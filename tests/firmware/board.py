@@ -50,10 +50,13 @@ def install(folder: Path, slot: str = "a") -> None:
 class Board:
     """One board. `settings` is what settings.json holds; `output` all that it printed so far."""
 
-    def __init__(self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str = "256K") -> None:
+    def __init__(
+        self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str = "256K", env: dict | None = None
+    ) -> None:
         self.folder = folder
         self.build = build
         self.heap = heap
+        self.env = env or {}
         self.output = b""
         self.process: subprocess.Popen | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +76,12 @@ class Board:
     def start(self) -> "Board":
         command = [str(interpreter(self.build)), "-X", f"heapsize={self.heap}", "main.py"]
         self.process = subprocess.Popen(
-            command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.folder,
+            env=os.environ | self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
         return self

@@ -241,3 +241,81 @@ async def test_what_is_owed_is_read_later_if_it_can_not_be_read_now(post, monkey
     post.target.away = False
     await post.until(lambda: post.target.given == ["a", "b"])
     assert "t: what is owed can't be read now, trying again: unable to open database file" in caplog.text
+
+
+# --- what a target notes for the next try ----------------------------------------------------------------------------
+
+
+class Noting(Scripted):
+    """Remembers the memos that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.memos = []
+
+    async def deliver_again(self, event, memo):
+        self.memos.append(memo)
+        await self.deliver(event)
+
+
+async def test_a_memo_comes_back_with_the_next_try_and_after_a_restart(post):
+    post.target = post.worker.target = Noting()
+    post.target.script["x"] = [Retry("busy", 0, {"had": ["a"]}), Retry("busy", 3600, {"had": ["a", "b"]})]
+    post.send("x")
+    await post.until(lambda: len(post.target.given) == 2)
+    assert post.target.memos == [{"had": ["a"]}]
+    await post.rows()
+    post.store.alter("UPDATE deliveries SET due = 0")
+    await post.restart()
+    await post.until(lambda: post.worker.delivered == 1)
+    assert post.target.memos == [{"had": ["a"]}, {"had": ["a", "b"]}]
+    assert await post.rows() == []
+
+
+async def test_a_dead_letter_keeps_its_memo_for_the_case_that_it_is_tried_again(post):
+    post.target = post.worker.target = Noting()
+    post.target.script["x"] = [Refused("b: no such user", {"had": ["a"]})]
+    post.send("x")
+    await post.until(lambda: post.worker.ended["dead"] == 1)
+    await post.store.flush()
+    post.store.alter("UPDATE deliveries SET state = 'waiting', due = 0")
+    await post.worker.rescan()
+    await post.until(lambda: post.worker.delivered == 1)
+    assert post.target.memos == [{"had": ["a"]}]
+
+
+async def test_not_ready_may_say_for_how_long(post):
+    async def away(_):
+        post.target.given.append("tried")
+        raise NotReady("the login was refused", 3600)
+
+    post.target.deliver = away
+    post.send("x")
+    await post.until(lambda: post.target.given)
+    post.send("y")
+    await asyncio.sleep(0)
+    assert post.worker._paused_until > time.monotonic() + 2000
+    assert post.target.given == ["tried"]
+
+
+async def test_what_was_done_may_fail_after_all(post):
+    post.send("x")
+    await post.until(lambda: post.worker.delivered == 1)
+    await post.rows()
+    (event_id,) = [row[0] for row in post.store.rows("SELECT id FROM events")]
+    assert await post.worker.failed(event_id, "a: 5.1.1 no such user", {"had": ["b"]})
+    assert await post.worker.failed(event_id, "b: 5.2.2 mailbox full", None)
+    assert await post.worker.failed(event_id, "b: 5.2.2 mailbox full", None)  # the same bounce again
+    assert await post.rows() == [("x", "dead", 0, "a: 5.1.1 no such user; b: 5.2.2 mailbox full")]
+    with pytest.raises(LookupError, match="event nonsense is no longer kept"):
+        await post.worker.failed("nonsense", "x", None)
+
+
+async def test_what_still_waits_has_not_failed(post):
+    post.target.script["x"] = [Retry("busy", 3600)]
+    post.send("x")
+    await post.until(lambda: post.worker.retried == 1)
+    await post.rows()
+    (waiting,) = post.store.deliveries()
+    assert not await post.worker.failed(waiting.event_id, "a: 5.1.1 no such user", None)
+    assert await post.rows() == [("x", "waiting", 1, "busy")]

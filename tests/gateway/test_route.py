@@ -89,3 +89,11 @@ def test_nobody_may_be_a_target():
 def test_an_event_without_a_mail():
     assert not router(Route(["a"], Condition({"from": ["cam@*"]}))).targets(EVENT | {"mail": None})
     assert router(Route(["a"], Condition({"subject": ["motion on*"]}))).targets(EVENT | {"mail": None})
+
+
+def test_a_target_may_have_more_patience_than_others():
+    def expiries(route):
+        return Router([route], ["broker"], None, {"post": 5}).targets(EVENT)
+
+    assert expiries(Route(["post", "broker"])) == {"post": 5, "broker": DEFAULT_EXPIRY}
+    assert expiries(Route(["post", "broker"], expire=60)) == {"post": 60, "broker": 60}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import api, template
-from gateway.template import TemplateError, condition
+from gateway.template import MAX_OUTPUT, TemplateError, condition, text
 
 EVENT: dict[str, Any] = {
     "v": 1,
@@ -235,3 +235,73 @@ def test_no_condition_takes_memory() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "MemoryError" not in done.stdout
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "filled"),
+    [
+        ("{{ device.name }}: {{ title|upper }}", "Front door: MOTION DETECTED ON CHANNEL A1"),
+        ("{% if state %}{{ state }}{% else %}an alert{% endif %}", "an alert"),
+        ("{% for a in attachments %}{{ a.name }};{% endfor %}", "ch01.jpg;"),
+        ("{{ nothing_of if false }}{{ data.nothing }}{{ mail.nothing.at.all }}|", None),
+        ("{{ data.nothing }}{{ mail.nothing.at.all }}|", "|"),
+        ("a\n{% if true %}\nb\n{% endif %}\n", "a\nb\n"),
+    ],
+)
+def test_text(source: str, filled: str | None) -> None:
+    event = EVENT | {"device": EVENT["device"] | {"name": "Front door"}}
+    if filled is None:
+        with pytest.raises(TemplateError, match="an event has no 'nothing_of'"):
+            text(source)
+    else:
+        assert text(source)(event) == filled
+
+
+def test_a_loop_over_the_values_works_whatever_a_mail_brings() -> None:
+    made = text("{% for key, value in data.items() %}{{ key }}={{ value }} {% endfor %}")
+    assert made(EVENT | {"data": {"items": "x", "keys": 1}}) == "items=x keys=1 "
+
+
+def test_html_escapes_what_an_event_fills_in() -> None:
+    made = text("<b>{{ title }}</b> {{ title ~ '&' }} {{ title|upper }}", html=True)
+    assert made(EVENT | {"title": "<i>"}) == "<b>&lt;i&gt;</b> &lt;i&gt;&amp; &lt;I&gt;"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% set x = title %}", "a template here has no 'assign'"),
+        ("{% macro m() %}{% endmacro %}", "a template here has no 'macro'"),
+        ("{% include 'x' %}", "a template here has no 'include'"),
+        ("{% for x in text %}{% endfor %}", "a loop can't go over this"),
+        ("{% for x in data.channel %}{% endfor %}", "a loop can't go over this"),
+        (
+            "{% for x in attachments %}{% if x %}{% for y in attachments %}{% endfor %}{% endif %}{% endfor %}",
+            "a loop inside another one is refused: its work would have no bound",
+        ),
+        ("{{ range(9) }}", "an event has no 'range'"),
+        ("{{ title.format(1) }}", "there is no method 'format' in a template"),
+        ("{{ title", "this text can't be understood"),
+        ("{{ title|replace('a', text) }}", "No filter named 'replace'"),
+        ("x" * 20_001, "this template has 20001 characters, more than 20000"),
+        ("{{" + "(" * 400 + "1" + ")" * 400 + "}}", "this template is nested too deeply"),
+    ],
+)
+def test_texts_that_are_refused(source: str, words: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        text(source)
+    assert words in str(caught.value)
+
+
+def test_a_text_ends_where_it_becomes_too_long() -> None:
+    made = text("{% for a in attachments %}{{ text }}{% endfor %}")
+    long = EVENT | {"text": "x" * 32 * 1024, "attachments": EVENT["attachments"] * 100}
+    assert len(made(long)) == MAX_OUTPUT
+
+
+def test_a_text_that_fails_says_why() -> None:
+    with pytest.raises(ValueError, match="the template failed: ZeroDivisionError: division by zero"):
+        text("{{ 1 / 0 }}")(EVENT)

@@ -1,7 +1,7 @@
 """Two links and a bad line between them, on a clock that only the test moves."""
 
 from gateway.wire import link
-from gateway.wire.link import ACKED, HELLO, MESSAGE, REFUSED, Link
+from gateway.wire.link import ACKED, MESSAGE, REFUSED, Link
 
 DELAY = 20  # milliseconds that a line takes
 
@@ -16,7 +16,6 @@ class Side:
         self.got = []
         self.kept = []
         self.refused = []
-        self.hellos = 0
         self.events = []
 
     def work(self, now):
@@ -42,8 +41,6 @@ class Side:
                 self.kept.append(event[1])
             elif event[0] == REFUSED:
                 self.refused.append(event[1])
-            elif event[0] == HELLO:
-                self.hellos += 1
 
     @property
     def idle(self):

@@ -11,9 +11,7 @@ import asyncio
 import random
 import re
 import secrets
-import ssl
 import time
-from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
@@ -21,8 +19,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 
 from gateway.api import (
     Broken,
+    ClientTls,
     ConfigModel,
-    ConfigPath,
     Context,
     Device,
     Event,
@@ -56,38 +54,6 @@ _TOPIC = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _EXAMPLE = "mqtt://user:password@host:1883"
 
 
-class Tls(ConfigModel):
-    """For mqtts://. Without `ca` the system's authorities are asked."""
-
-    ca: ConfigPath | None = Field(
-        default=None, description="File with the certificate of the authority that signed the broker's"
-    )
-    cert: ConfigPath | None = Field(default=None, description="File with our certificate, if the broker asks for one")
-    key: ConfigPath | None = Field(default=None, description="File with its key, if that is not in the same file")
-    insecure: bool = Field(default=False, description="Take any certificate, of anybody")
-
-    @model_validator(mode="after")
-    def _key_needs_cert(self) -> Self:
-        if self.key and not self.cert:
-            raise ValueError("key is the key of cert; name that file, too")
-        return self
-
-    def files(self) -> list[Path]:
-        return [path for path in (self.ca, self.cert, self.key) if path]
-
-    def context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.ca:
-            # An authority of one's own is rarely made by the letter of RFC 5280, which Python 3.13 insists on.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if self.cert:
-            context.load_cert_chain(self.cert, self.key)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
 class Config(ConfigModel):
     """Where the broker is, and what is published."""
 
@@ -96,7 +62,7 @@ class Config(ConfigModel):
     )
     user: str | None = None
     password: SecretStr | None = None
-    tls: Tls | None = None
+    tls: ClientTls | None = None
     client_id: str | None = Field(
         default=None, min_length=1, max_length=128, description="Default: one made up and kept"
     )
@@ -186,7 +152,7 @@ class Config(ConfigModel):
             parts.port or (8883 if secure else 1883),
             unquote(parts.username) if parts.username else own.user,
             unquote(parts.password) if parts.password else own.password,
-            (self.tls or Tls()).context if secure else None,
+            (self.tls or ClientTls()).context if secure else None,
         )
 
 
