@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import gateway
+from gateway import ports
 from gateway.flash import application, mpremote
 from tests import needs
-from tests.firmware.board import interpreter
+from tests.firmware.board import PATIENCE, interpreter
 from tests.firmware.fake_rom import FakeRom
 from tests.live import until
 
@@ -104,19 +106,22 @@ def pico(uf2, folder, *words):
             process.terminate()
 
 
-def run_on(port, code):
-    command = mpremote.command(port, "exec", code)
+def run_on(port, code, *more):
+    command = mpremote.command(port, "exec", code, *more)
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_an_emulated_pico_boots_the_image(uf2, tmp_path):
+def test_an_emulated_pico_boots_the_image_and_says_hello(uf2, tmp_path):
     image = tmp_path / "board.img"
     subprocess.run((*FLASH, "RPI_PICO", "--image", image, "--name", "attic"), check=True, cwd=ROOT, capture_output=True)
     assert image.stat().st_size == 352 * 4096
     with pico(uf2, tmp_path, "--littlefs", image) as port:
-        assert mpremote.look(port) == mpremote.Found(("a", "main.py", "settings.json"), ("a",), "a")
-        seen = run_on(port, "import sys; sys.path.insert(0, 'a'); import firmware.board; print(firmware.board.NAME)")
-    assert seen == "Raspberry Pi Pico with RP2040"
+        with ports.open_port(port) as line:
+            hello = ports.wait_for_hello(line, PATIENCE)
+        found = mpremote.look(port)
+    assert (hello["name"], hello["slot"], hello["firmware"]) == ("attic", "a", gateway.__version__)
+    assert hello["board"] == "Raspberry Pi Pico with RP2040"
+    assert (found.whole, found.slot) == (("a",), "a")
 
 
 SMALL = {
@@ -144,6 +149,5 @@ def test_files_and_an_update_over_the_prompt_of_an_emulated_pico(uf2, tmp_path):
 
 def told_back(port):
     """Why it went back, once it has; to look stops the board, so it is started anew."""
-    told = run_on(port, "print(open('slot.json').read()); import machine; machine.reset()")
-    state = json.loads(told.splitlines()[0])
+    state = json.loads(run_on(port, "print(open('slot.json').read())", "+", "reset"))
     return state if state.get("back") else None
