@@ -3,7 +3,6 @@
 An entry with a mistake is left out; the others run.
 """
 
-from firmware.sensors import QUANTITIES
 from firmware.settings import _checked, _not, decimal, line, nearest, pin, text, whole, word
 from gateway.wire.event import KINDS, SEVERITIES, slug
 
@@ -119,7 +118,7 @@ def _agrees(row: "dict[str, Any]", others: "list[dict[str, Any]]", at: str, mist
     for other in others:
         if "pin" in row and row["pin"] == other.get("pin") and not (row.get("rom") and other.get("rom")):
             wrong("pin", f"'{other['name']}' is on this pin, too", "Only DS18x20 with their rom given can share one")
-    quantity = row.get("of") or (QUANTITIES[row["type"]][0][0] if row["type"] in QUANTITIES else "")
+    quantity = row.get("of") or ("temperature" if row["type"] not in ("contact", "button", "analog") else "")
     if row["kind"] is None:
         row["kind"] = "door" if row["type"] == "contact" else quantity if quantity in KINDS else "other"
     if row["severity"] is None:

@@ -22,7 +22,10 @@ news = asyncio.Event()
 went_back: "dict[str, str] | None" = None
 """{"version", "why"} of what main.py went back from, for as long as this start lasts."""
 
-_confirmed = _reported = False
+confirmed = False
+"""This version has reported in since the start."""
+
+_reported = False
 
 
 def read() -> "dict[str, Any]":
@@ -44,8 +47,8 @@ def write(state: "dict[str, Any]") -> None:
 
 def confirm() -> None:
     """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
-    global _confirmed
-    if _confirmed:
+    global confirmed
+    if confirmed:
         return
     state = read()
     trial = state.get("trial")
@@ -61,7 +64,7 @@ def confirm() -> None:
         except OSError as error:
             say(f"slots: slot.json can't be written: {error!r}")
             return
-    _confirmed = True
+    confirmed = True
     if trial is not None:
         say("slots: this version has reported in and stays")
         news.set()

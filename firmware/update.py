@@ -24,7 +24,6 @@ import os
 
 from firmware import VERSION, board, slots
 from firmware.log import say
-from firmware.mqtt_client import Lost
 from gateway.wire.update import (
     CHUNK,
     CONFIRMED,
@@ -143,8 +142,8 @@ class Updater:
         """Serve offers until cancelled."""
         if not self._link:  # the first time
             self._link = self._app.parts["mqtt"]
-            self._link.on(self._link.topic("update"), self._offered)
-            self._link.on(self._link.topic("update/data"), self._answer)
+            self._link.on_message(self._link.topic("update"), self._offered)
+            self._link.on_message(self._link.topic("update/data"), self._answer, retained=False)
         state = slots.read()
         self._made = state.get("offer") or 0
         if slots.went_back:
@@ -159,12 +158,12 @@ class Updater:
             if payload:
                 await self._serve(payload)
 
-    def _offered(self, topic: str, payload: bytes, retained: bool) -> None:
+    def _offered(self, topic: str, payload: bytes) -> None:
         self._payload = bytes(payload)
         self._answered.set()  # whoever waits for a chunk of an older one shall see
         slots.news.set()
 
-    def _answer(self, topic: str, payload: bytes, retained: bool) -> None:
+    def _answer(self, topic: str, payload: bytes) -> None:
         if self._wanted and payload[: len(self._wanted)] == self._wanted:
             self._got = bytes(payload[len(self._wanted) :])
             self._answered.set()
@@ -204,13 +203,8 @@ class Updater:
         await self._publish("state", json.dumps(message).encode(), True)
 
     async def _publish(self, part: str, payload: bytes, retain: bool = False) -> None:
-        """As soon as there is a connection."""
-        while True:
-            try:
-                await self._link.publish(self._link.topic("update/" + part), payload, retain)
-                return
-            except Lost:
-                await asyncio.sleep(1)
+        """Returns when the broker has it, however long it is away."""
+        await self._link.publish(self._link.topic("update/" + part), payload, retain)
 
     async def _serve(self, payload: bytes) -> None:
         """From an offer to the restart, or to the words why not."""

@@ -84,11 +84,19 @@ class Board:
     """One board. `settings` is what settings.json holds; `output` all that it printed so far."""
 
     def __init__(
-        self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str | None = None, rom: bool = False
+        self,
+        folder: Path,
+        settings: dict,
+        *,
+        build: str = "x86_64",
+        heap: str | None = None,
+        rom: bool = False,
+        env: dict | None = None,
     ) -> None:
         self.folder = folder
         self.build = build
         self.heap = heap or HEAPS[build]
+        self.env = env or {}
         self.output = b""
         self.process: subprocess.Popen | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,12 @@ class Board:
         self.output = b""
         command = [str(interpreter(self.build)), "-X", f"heapsize={self.heap}", "main.py"]
         self.process = subprocess.Popen(
-            command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.folder,
+            env=os.environ | self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
         return self
