@@ -15,8 +15,6 @@ MicroPython-safe.
 
 from binascii import a2b_base64, hexlify
 
-from gateway.wire.charset import decode, unreadable
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -649,6 +647,17 @@ def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
 
 # Header fields.
 
+_NEVER = "us-ascii"  # charset of what has to be ASCII
+
+
+def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -> "tuple[str, str]":
+    """As `charset.decode`; ASCII without the memory that takes."""
+    if not data or (max(data) < 128 and b"\x1b" not in data and b"\0" not in data):
+        return data.decode(), ""
+    from gateway.wire import charset
+
+    return charset.decode(data, declared, hint, cut)
+
 
 def one_line(text: str) -> str:
     """Without line ends and control characters, and without blanks around it."""
@@ -779,7 +788,7 @@ def parameters(value: bytes) -> "tuple[str, Fields]":
         at = value.find(bytes([stop]))
         if 0 <= at < end:
             end = at
-    main = unreadable(value[:end]).lower()
+    main = decode(value[:end], _NEVER)[0].lower()
     found: "Fields" = {}
     at = end
     while at < len(value) and len(found) < 64:
@@ -837,7 +846,7 @@ def parameter(found: "Fields", name: bytes, hint: str = "") -> str:
         if not parts[-1]:
             if number == 0 and raw.count(b"'") >= 2:
                 label, _, raw = raw.split(b"'", 2)
-                charset = unreadable(label)
+                charset = decode(label, _NEVER)[0]
             raw = _unquoted(raw)
         pieces.append((number, raw))
     if not pieces:
