@@ -486,11 +486,14 @@ class _Part:
                 self.digest.update(data)
         elif self._page:
             data = self._page.feed(data)
-        if self.is_text and data:
-            room = self._limit - len(self._kept)
-            self._cut = self._cut or len(data) > room
-            if room > 0:
-                self._kept += data[:room]
+        if self.is_text:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        room = self._limit - len(self._kept)
+        self._cut = self._cut or len(data) > room
+        if room > 0:
+            self._kept += data[:room]
 
     def _from_base64(self, data: bytes) -> bytes:
         if not self._judged:
@@ -525,10 +528,7 @@ class _Part:
         """No more comes."""
         if not self._judged:
             raw, self._rest = self._rest, b""
-            if self._judge(raw):
-                raw = self._from_base64(raw)
-            if raw:
-                self._take(raw)
+            self._take(self._from_base64(raw) if self._judge(raw) else raw)
         if self._encoding == "base64":
             done = _whole_base64(self._rest)
             self.damaged = self.damaged or len(self._rest) == 1
@@ -537,6 +537,8 @@ class _Part:
         elif self._rest:
             self._take(_from_quoted(self._rest, True)[0])
         self._rest = b""
+        if self._page:
+            self._keep(self._page.rest())
         if self.is_text and self.damaged:
             self.remarks.append("damaged base64 in the text")
         if not self.is_text and (self.kind[:6] == "image/" or self.kind == "application/octet-stream"):
