@@ -70,7 +70,10 @@ _EXTENSIONS = (
 )  # one text, for a table of pairs would take ten times the memory
 
 # Places in a level: a multipart that is open.
-_MARK, _GROUP, _SEEN, _OPEN = range(4)
+_MARK = 0
+_GROUP = 1
+_SEEN = 2
+_OPEN = 3
 
 
 class Reader:
