@@ -1,6 +1,6 @@
 """What `mailwire flash` makes for a board, read by a real MicroPython: an ESP32's file system is cut out of the flash
 and mounted; an RP2040 (emulated, with the real MicroPython) boots its image, takes files over its prompt, and takes an
-update that is taken back.
+update that is taken back; and an emulated micro:bit prints lines.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import gateway
+from gateway import ports
 from gateway.flash import application, image, mpremote
-from tests import needs
+from tests import microbit, needs
 from tests.firmware.board import PATIENCE, free_port, interpreter
 from tests.firmware.fake_rom import FakeRom
 from tests.live import until
@@ -160,6 +161,31 @@ def hello_in_the_monitor(port):
         finally:
             process.terminate()
     raise AssertionError("the board said no hello")
+
+
+def test_an_emulated_micro_bit_prints_lines_after_flash():
+    with microbit.emulated() as url:
+
+        def is_there():
+            with contextlib.suppress(ports.PortError):
+                ports.open_port(url).close()
+                return True
+            return False
+
+        until(is_there, "the emulator's port")
+        command = (*FLASH, "MICROBIT", "--port", url, "--yes")
+        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"board: {{type: serial, port: {url}, format: lines}}" in done.stdout
+        heard = b""
+        with ports.open_port(url) as line:
+
+            def alive():
+                nonlocal heard
+                heard += line.read()
+                return b"alive\r\n" in heard
+
+            until(alive, "its line, which it prints each ten seconds")
 
 
 SMALL = {

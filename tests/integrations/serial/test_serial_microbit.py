@@ -1,16 +1,10 @@
 """An emulated micro:bit with its real MicroPython prints lines into a gateway."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from gateway import ports
-from tests import needs
 from tests.live import Gateway, until
-from tests.mosquitto import free_port
-
-FIRMWARE = Path("/usr/share/firmware-microbit-micropython/firmware.hex")
+from tests.microbit import emulated
 
 # Lines for its prompt, and what it answers to each.
 PROGRAM = (
@@ -26,18 +20,8 @@ PROGRAM = (
 @pytest.fixture
 def microbit():
     """The URL of its serial line, at the prompt."""
-    qemu = needs.program("qemu-system-arm", "qemu-system-arm")
-    if not FIRMWARE.exists():
-        needs.missing("There is no MicroPython for the micro:bit: apt-get install firmware-microbit-micropython")
-    number = free_port()
-    serial = f"tcp:127.0.0.1:{number},server=on,wait=off"
-    command = [qemu, "-M", "microbit", "-display", "none", "-monitor", "none", "-serial", serial]
-    process = subprocess.Popen([*command, "-device", f"loader,file={FIRMWARE}"], stdin=subprocess.DEVNULL)
-    try:
-        yield f"socket://127.0.0.1:{number}"
-    finally:
-        process.kill()
-        process.wait()
+    with emulated() as url:
+        yield url
 
 
 def type_in(url):
