@@ -67,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the board is reached")
     group.add_argument("--before", choices=_RESETS, default="default-reset", help="esptool's (default: %(default)s)")
     group.add_argument("--after", choices=_AFTER, default="hard-reset", help="esptool's (default: %(default)s)")
+    group.add_argument("--no-stub", action="store_true", help="esptool's: talk to the boot ROM alone, slowly")
     group.add_argument(
         "--baud", type=int, metavar="RATE", help=f"while flashing (default: {_FAST}; behind a URL 115200)"
     )
@@ -106,7 +107,8 @@ def _run(args: argparse.Namespace, board: Board) -> int:
             show.fail(f"{board.name} has no file system that could be an image.", 2)
         content = (esp32 if board.mailwire.flash == "esptool" else pico).image_only(job)
         try:
-            args.image.touch(0o600)  # there may be passwords in it
+            args.image.touch()
+            args.image.chmod(0o600)  # there may be passwords in it
             args.image.write_bytes(content)
         except OSError as error:
             show.fail(f"{args.image}: can't be written: {error.strerror}.")
@@ -163,6 +165,7 @@ def _job(args: argparse.Namespace, board: Board) -> Job:
         baud=args.baud or (None if "://" in port or port == ANY_PORT else _FAST),
         before=args.before,
         after=args.after,
+        stub=not args.no_stub,
         flash_size=args.flash_size,
         erase=args.erase,
         files_only=args.files_only,
@@ -191,8 +194,10 @@ def _port(args: argparse.Namespace, board: Board, *, asks: bool) -> str:
     if len(likely) == 1:
         print(show.plain(f"The board is taken to be at {likely[0]}."))
         return likely[0].path
-    if args.dry_run or (not found and board.mailwire.flash == "uf2" and not args.files_only and not args.update):
-        return board.mailwire.usb[0] if not args.dry_run and board.mailwire.usb else ANY_PORT
+    if args.dry_run:
+        return ANY_PORT
+    if not likely and board.mailwire.flash == "uf2" and not (args.files_only or args.update):
+        return board.mailwire.usb[0] if board.mailwire.usb else ANY_PORT  # it will be there when MicroPython runs
     candidates = likely or found
     if not candidates:
         show.fail(

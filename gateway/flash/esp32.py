@@ -13,7 +13,7 @@ class Esp32:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.target = esptool.Target(job.board.mcu, job.port, job.baud, job.before, job.after)
+        self.target = esptool.Target(job.board.mcu, job.port, job.baud, job.before, job.after, job.stub)
         self.offset = job.board.deploy_options.flash_offset
         self._size = job.flash_size or 0
         self._place: partitions.Partition | None = None

@@ -73,6 +73,7 @@ class Pico:
         end = time.monotonic() + _PATIENCE
         while True:
             try:
+                self.job.port = ports.find(self.job.port)
                 with ports.open_port(self.job.port):
                     return
             except ports.NoSuchPort as error:

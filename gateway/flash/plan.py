@@ -41,6 +41,7 @@ class Job:
     baud: int | None = None
     before: str = "default-reset"
     after: str = "hard-reset"
+    stub: bool = True
     flash_size: int | None = None
     erase: bool = False
     files_only: bool = False

@@ -143,7 +143,9 @@ def test_an_emulated_pico_boots_the_image_and_says_hello(uf2, tmp_path):
     assert made.stat().st_size == 352 * 4096
     with pico(uf2, tmp_path, "--littlefs", made) as port:
         hello = hello_in_the_monitor(port)
+        log = json.loads(done_in_the_monitor(port, "log"))
         found = mpremote.look(port)
+    assert log == [f"Mailwire {gateway.__version__} on Raspberry Pi Pico with RP2040: attic"], "and nothing fails"
     assert (hello["name"], hello["slot"], hello["firmware"]) == ("attic", "a", gateway.__version__)
     assert hello["board"] == "Raspberry Pi Pico with RP2040"
     assert (found.whole, found.slot) == (("a",), "a")
@@ -161,6 +163,11 @@ def hello_in_the_monitor(port):
         finally:
             process.terminate()
     raise AssertionError("the board said no hello")
+
+
+def done_in_the_monitor(port, what):
+    command = [sys.executable, "-m", "gateway", "monitor", port, "--do", what]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_an_emulated_micro_bit_prints_lines_after_flash():

@@ -460,6 +460,34 @@ def test_secrets_are_on_no_command_line(monkeypatch, flash):
     assert "s3same" not in f"{seen}{done.out}{done.err}"
 
 
+# --- a Pico ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pico_gets_its_uf2_file_on_its_drive(mailwire, tmp_path):
+    uf2, drive = tmp_path / "m.uf2", tmp_path / "RPI-RP2"
+    uf2.write_bytes(b"UF2\n" + bytes(508))
+    drive.mkdir()
+    words = ("flash", "RPI_PICO", "--firmware", uf2, "--drive", drive, "--port", "socket://127.0.0.1:9")
+    assert f"{drive} is no board's drive: there is no INFO_UF2.TXT in it." in mailwire(*words, "--yes").err
+    (drive / "INFO_UF2.TXT").touch()
+    done = mailwire(*words)
+    assert done.code == 2
+    assert "What is on the board can't be seen in this mode. Overwrite the program on it?" in done.err
+    done = mailwire(*words, "--yes")
+    assert done.code == 1
+    assert "socket://127.0.0.1:9 can't be opened: [Errno 111] Connection refused" in done.err, "no MicroPython came up"
+    assert (drive / "mailwire.uf2").read_bytes() == uf2.read_bytes()
+    uf2.write_bytes(b"\xe9")
+    assert f"{uf2}: this is no UF2 file. Use the .uf2 file for RPI_PICO." in mailwire(*words, "--yes").err
+
+
+def test_no_drive(mailwire, tmp_path):
+    (tmp_path / "m.uf2").write_bytes(b"UF2\n")
+    done = mailwire("flash", "RPI_PICO", "--firmware", tmp_path / "m.uf2", "--port", "socket://127.0.0.1:9")
+    assert "There is no drive RPI-RP2. Hold BOOTSEL while you plug in the USB cable" in done.err
+    assert "--files-only leaves that as it is." in done.err
+
+
 # --- images and partitions -------------------------------------------------------------------------------------------
 
 
