@@ -148,7 +148,7 @@ class Updater:
         self._made = state.get("offer") or 0
         if slots.went_back:
             await self._say(WENT_BACK, slots.went_back["why"], slots.went_back["version"])
-        elif state.get("trial") is not None:
+        elif slots.trial_of(state) is not None:
             await self._say(ON_TRIAL)
         while True:
             await self._confirmed()
@@ -253,7 +253,7 @@ class Updater:
             return None
         if offer["made"] < before:
             raise Refused("the offer is older than the last one that was taken")
-        if state.get("trial") is not None:
+        if slots.trial_of(state) is not None:
             raise Refused("this version is on trial itself; offer again when it has reported in")
         if state.get("slot") not in ("a", "b"):
             raise Refused("there are no slots here: main.py did not start this version")
