@@ -7,10 +7,10 @@ and started again, later each time, and the others don't notice.
 
 import asyncio
 import gc
-import sys
 from binascii import hexlify
 
 from firmware import VERSION, board, events, slots
+from firmware.borrowed import Borrowed
 from firmware.log import say, trace
 from firmware.spool import Spool
 from gateway.wire.event import slug
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FIRST, _LAST = 1, 60  # seconds until a part that failed is started again
 _SETTLED = 600000  # milliseconds after which it counts as failing for the first time
 
-# Each part is a module with `make(app)`, which returns an object with `async def run(self)`; the module is imported only
+# Each part is a module with `make(app)`, which returns an object with `async def run(self)`; it is imported only
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
 # of them has `wants(draft)`.
 _TARGETS = (("mqtt", "mqtt"), ("serial", "frames"), ("post", "smtp_client"))
@@ -137,14 +137,9 @@ def _tell(name: str, error: Exception) -> None:
 
 def main() -> None:
     """What /main.py calls; it does not return."""
-    import firmware
-    from firmware import settings
-
     gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
-    app = App(*settings.read())
-    # Forgotten in all three places; the console imports it when it is asked
-    del sys.modules["firmware.settings"], firmware.settings, settings
-    gc.collect()
+    with Borrowed("settings") as settings:
+        app = App(*settings.read())
     try:
         asyncio.run(app.run())
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ import asyncio
 import json
 
 from firmware import VERSION, board, log, slots
+from firmware.borrowed import Borrowed
 from firmware.health import health
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from firmware.app import App
-    from firmware.mqtt import Mqtt
 
     Request = dict[str, Any]
 
@@ -45,9 +45,8 @@ class Refused(Exception):
 def do(app: "App", verb: str, request: "Request", room: int, verbs: "tuple[str, ...]" = VERBS) -> "Any":
     """Carry it out; returns the answer's `data`. `room`: how long that may be as JSON. Raises Refused."""
     if verb not in verbs:
-        from firmware.settings import nearest
-
-        raise Refused(f"there is no command '{verb[:20]}'. {nearest(verb, verbs, 'There are ')}")
+        with Borrowed("settings") as settings:
+            raise Refused(f"there is no command '{verb[:20]}'. {settings.nearest(verb, verbs, 'There are ')}")
     if verb == "help":
         return list(verbs)
     if verb == "status":
@@ -87,39 +86,21 @@ def answered(app: "App", verb: "Any", request: "Any", room: int, verbs: "tuple[s
         return {"status": "error", "error": f"the board failed on this ({type(error).__name__}: {error})"}
 
 
-def listen(app: "App", mqtt: "Mqtt") -> None:
-    """Answer `<base>/<board>/request/<verb>` on `<base>/<board>/response/<verb>`, with `transaction` as it came."""
-
-    def asked(topic: str, payload: bytes) -> None:
-        verb = topic.rsplit("/", 1)[1]
-        try:
-            request = json.loads(payload) if payload.strip() else {}
-        except ValueError:
-            request = None
-        answer = answered(app, verb, request, 2000, REMOTE)
-        if isinstance(request, dict) and "transaction" in request:
-            answer["transaction"] = request["transaction"]
-        asyncio.create_task(mqtt.publish(mqtt.topic("response/" + verb), json.dumps(answer).encode()))  # noqa: RUF006
-
-    mqtt.on_message(mqtt.topic("request/+"), asked, retained=False)
-
-
 def _settings(app: "App", verb: str, request: "Request") -> "Any":
-    from firmware import settings  # the table is large, and seldom needed
-
     path = request.get("path", "")
     if not isinstance(path, str) or not (path or verb == "get"):
         raise Refused("'path' must say which setting, such as mqtt.url")
-    try:
-        if verb == "get":
-            return settings.get(app.settings, path)
-        if verb == "set" and request.get("value") is None:
-            raise Refused("'value' is missing; to go back to the default, use unset")
-        settings.change(path, request["value"] if verb == "set" else None)
-    except settings.Wrong as error:
-        raise Refused(settings.line(error.message, error.hint))
-    except OSError as error:
-        raise Refused(f"settings.json can't be written: {error}")
+    if verb == "set" and request.get("value") is None:
+        raise Refused("'value' is missing; to go back to the default, use unset")
+    with Borrowed("settings") as settings:
+        try:
+            if verb == "get":
+                return settings.get(app.settings, path)
+            settings.change(path, request["value"] if verb == "set" else None)
+        except settings.Wrong as error:
+            raise Refused(settings.line(error.message, error.hint))
+        except OSError as error:
+            raise Refused(f"settings.json can't be written: {error}")
     log.say(f"console: {path} is changed; it counts from the next start on")
     return {"restart": True}
 

@@ -30,16 +30,13 @@ _DIAGNOSTICS = (
 )
 
 
-def own(topics: "Topics", device: str) -> str:
-    """A device's identifier, and the beginning of its entities' ids."""
-    return topics.node + "_" + device
-
-
-def board(topics: "Topics", device: str, name: str, model: str, wireless: bool, sensors: "list[Sensor]") -> "Document":
-    """The board itself: its health, and its sensors."""
-    ours = own(topics, device)
+def board(topics: "Topics", facts: "dict[str, Any]", wireless: bool, sensors: "list[Sensor]") -> "Document":
+    """The board itself, with its health and its sensors. `facts`: as in an event, of a device."""
+    device = facts["id"]
+    ours = _own(topics, device)
     about = {
-        "identifiers": [ours], "name": name, "manufacturer": "Mailwire", "model": model, "sw_version": VERSION,
+        "identifiers": [ours], "name": facts["name"], "manufacturer": "Mailwire", "model": facts["model"],
+        "sw_version": VERSION,
     }  # fmt: skip
 
     def pieces() -> "Iterator[str]":
@@ -54,7 +51,7 @@ def board(topics: "Topics", device: str, name: str, model: str, wireless: bool, 
         yield ',"connection":' + _json({
             "platform": "binary_sensor", "unique_id": ours + "_connection", "name": "Connection",
             "device_class": "connectivity", "entity_category": "diagnostic", "availability": [],
-            "state_topic": availability(topics, device), "payload_on": "online", "payload_off": "offline", "qos": 1,
+            "state_topic": _availability(topics, device), "payload_on": "online", "payload_off": "offline", "qos": 1,
         })  # fmt: skip
         for key, title, platform, kind, unit in sensors:
             yield _reading(topics, device, key, title, platform, kind, unit, None, {})
@@ -63,10 +60,11 @@ def board(topics: "Topics", device: str, name: str, model: str, wireless: bool, 
     return pieces
 
 
-def heard(topics: "Topics", via: str, device: str, facts: "dict[str, Any]") -> "Document":
+def heard(topics: "Topics", via: str, facts: "dict[str, Any]") -> "Document":
     """A device that sent something; `via` is the board's device id, `facts` the device as in an event."""
-    ours = own(topics, device)
-    about = {"identifiers": [ours], "name": facts.get("name") or device, "via_device": own(topics, via)}
+    device = facts["id"]
+    ours = _own(topics, device)
+    about = {"identifiers": [ours], "name": facts.get("name") or device, "via_device": _own(topics, via)}
     for key in ("manufacturer", "model"):
         if facts.get(key):
             about[key] = facts[key]
@@ -80,14 +78,18 @@ def heard(topics: "Topics", via: str, device: str, facts: "dict[str, Any]") -> "
     return pieces
 
 
-def availability(topics: "Topics", device: str) -> str:
-    """The topic that holds `online` or `offline`."""
-    return topics.base + "/" + device + "/availability"
+def _own(topics: "Topics", device: str) -> str:
+    """A device's identifier, and the beginning of its entities' ids."""
+    return topics.node + "_" + device
+
+
+def _availability(topics: "Topics", board: str) -> str:
+    return topics.base + "/" + board + "/availability"
 
 
 def _head(topics: "Topics", about: "dict[str, Any]", board: str) -> "Iterator[str]":
     yield '{"device":' + _json(about) + ',"origin":' + _json({"name": "Mailwire", "sw_version": VERSION})
-    yield ',"availability":' + _json([{"topic": availability(topics, board)}]) + ',"components":{'
+    yield ',"availability":' + _json([{"topic": _availability(topics, board)}]) + ',"components":{'
 
 
 def _reading(
@@ -95,7 +97,7 @@ def _reading(
     icon: "str | None", facts: "dict[str, Any]",
 ) -> str:  # fmt: skip
     facts["platform"] = platform
-    facts["unique_id"] = own(topics, device) + "_" + key
+    facts["unique_id"] = _own(topics, device) + "_" + key
     facts["name"] = title
     facts["state_topic"] = topics.state(device)
     facts["value_template"] = "{{ value_json." + key + " }}"

@@ -18,7 +18,8 @@ import sys
 import time
 from binascii import hexlify
 
-from firmware import VERSION, board, console, log, slots
+from firmware import VERSION, board, log, slots
+from firmware.borrowed import Borrowed
 from firmware.spool import Full
 from gateway.wire import link as protocol
 from gateway.wire.link import Link
@@ -160,13 +161,33 @@ class Frames:
                 return
             number, event = found
             self._last = number
+            if [1 for other, _ in self._sent.values() if other == number]:
+                continue
             try:
-                n = self._link.send("event", json.loads(event))
+                n = self._send(json.loads(event))
             except ValueError as error:
                 self._give_up(number, str(error))
                 continue
             self._sent[n] = (number, len(event))
             size += len(event)
+
+    def _send(self, event: "dict[str, Any]") -> int:
+        """Its number in the link. What is too long for the line gets shorter: the text first. Raises ValueError."""
+        told = False
+        while True:
+            try:
+                return self._link.send("event", event)
+            except ValueError:
+                if event["text"]:
+                    event["text"] = event["text"][: len(event["text"]) * 2 // 3]
+                elif event["mail"] or event["attachments"] or len(event["data"]) > 1:
+                    event["mail"], event["attachments"], event["data"], told = None, [], {}, False
+                else:
+                    raise
+                if not told:
+                    told = True
+                    said = event["data"].get("truncated") or []
+                    event["data"]["truncated"] = said + [f"shortened for a line of {self._link.line} octets"]  # noqa: RUF005  # no `[*a]` here
 
     def _give_up(self, number: int, words: str) -> None:
         self.refused += 1
@@ -189,7 +210,11 @@ class Frames:
         if kind == protocol.ACKED and event[1] in self._sent:
             self._app.spool.done("serial", self._sent.pop(event[1])[0])
         elif kind == protocol.REFUSED and event[1] in self._sent:
-            self._give_up(self._sent.pop(event[1])[0], event[2])
+            number, octets = self._sent.pop(event[1])
+            if octets >= self._link.line:  # whoever is there now takes shorter lines than the one before
+                self._last = number - 1
+            else:
+                self._give_up(number, event[2])
         elif kind == protocol.CONSOLE and event[1].get("t") == "do":
             self._command(event[1])
         elif kind == protocol.MESSAGE:
@@ -221,7 +246,8 @@ class Frames:
         return self._link.accept(boot, n)
 
     def _command(self, message: "dict[str, Any]") -> None:
-        answer = console.answered(self._app, message.get("do"), message, self._link.line - 200)
+        with Borrowed("console") as console:
+            answer = console.answered(self._app, message.get("do"), message, self._link.line - 200)
         answer["t"] = "done"
         answer["id"] = message.get("id")
         try:

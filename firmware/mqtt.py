@@ -15,7 +15,8 @@ import asyncio
 import gc
 import json
 
-from firmware import board, console, discovery
+from firmware import board
+from firmware.borrowed import Borrowed
 from firmware.health import health
 from firmware.log import say
 from firmware.mqtt_client import TOO_LARGE, Connection, Lost, Refused
@@ -40,14 +41,14 @@ DEVICES = 24  # that were heard lately
 REFRESH = 60  # seconds between two states of the board
 PAUSE_MS = 200  # between two states of devices
 
+_LONGEST_ANSWER = 2000  # octets
+
 _LAST = ("id", "time", "kind", "state", "severity", "title")
 
 
 def make(app: "App") -> "Mqtt":
     """What app.py starts."""
-    made = Mqtt(app)
-    console.listen(app, made)
-    return made
+    return Mqtt(app)
 
 
 class Mqtt:
@@ -71,7 +72,9 @@ class Mqtt:
         self._state_due = True
         self._states: dict[str, str] = {}  # of the board's own events
         self._last: dict[str, Any] | None = None
+        self._here = self.topic("availability")
         self.on_message(self._topics.status, self._home_assistant, retained=False)
+        self.on_message(self.topic("request/+"), self._requested, retained=False)
 
     # --- for other parts ---------------------------------------------------------------------------------------
 
@@ -129,15 +132,21 @@ class Mqtt:
 
     async def _session(self) -> None:
         scheme, host, port, user, password = broker(self._own)
-        here = discovery.availability(self._topics, self._app.id)
-        client = discovery.own(self._topics, self._app.id)
-        connection = Connection(client, (here, b"offline"), self._own["keepalive"], self._received)
-        await connection.open(host, port, user, password, self._tls if scheme == "mqtts" else None)
-        await connection.run(self._work(connection, here, f"{host}:{port}"))
+        client = self._topics.node + "_" + self._app.id
+        connection = Connection(client, (self._here, b"offline"), self._own["keepalive"], self._received)
+        tls = None
+        if scheme == "mqtts":
+            with Borrowed("trust") as trust:
+                try:
+                    tls = trust.context(self._own["ca"], self._own["verify"])
+                except ValueError as error:
+                    raise Lost(str(error))
+        await connection.open(host, port, user, password, tls)
+        await connection.run(self._work(connection, f"{host}:{port}"))
 
-    async def _work(self, connection: Connection, here: str, where: str) -> None:
+    async def _work(self, connection: Connection, where: str) -> None:
         await connection.subscribe([topic for topic, _, _ in self._callbacks])
-        await connection.publish(here, b"online", retain=True)
+        await connection.publish(self._here, b"online", retain=True)
         self._connection = connection
         self._connected.set()
         self.trouble = None
@@ -147,11 +156,6 @@ class Mqtt:
         connection.add(self._tell(connection))
         connection.add(self._tick())
         connection.add(self._drain(connection))
-
-    def _tls(self) -> "Any":
-        from firmware import trust
-
-        return trust.context(self._own["ca"], self._own["verify"])
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -180,6 +184,7 @@ class Mqtt:
                     say(f"mqtt: an event is given up, for the broker will never take it: {error}")
                 spool.done("mqtt", number)
             else:
+                self.changed()  # nothing is owed now
                 await spool.news.wait()
 
     async def _put(self, connection: Connection, event: bytes) -> "Any":
@@ -200,12 +205,7 @@ class Mqtt:
             self._note(one.states, last)
             if not one.told:
                 one.told = True
-                if self._own["discovery"]:
-                    await connection.publish(
-                        self._topics.config(identifier),
-                        discovery.heard(self._topics, self._app.id, identifier, device),
-                        retain=True,
-                    )
+                await self._introduce(connection, [one])
         self._news.set()
         return connection.put(self._topics.event(identifier), event)
 
@@ -250,22 +250,25 @@ class Mqtt:
             await asyncio.sleep_ms(PAUSE_MS)
 
     async def _announce(self, connection: Connection) -> None:
-        if not self._own["discovery"]:
+        """All that Home Assistant knows of us, again."""
+        if self._own["discovery"]:
+            sensors = self._app.parts.get("sensors")
+            facts = self._app.own()
+            wireless = self._app.settings["wifi"] is not None
+            with Borrowed("discovery") as discovery:
+                document = discovery.board(self._topics, facts, wireless, sensors.describe() if sensors else [])
+                await connection.publish(self._topics.config(self._app.id), document, retain=True)
+        await self._introduce(connection, list(self._heard))
+
+    async def _introduce(self, connection: Connection, heard: "list[_Heard]") -> None:
+        """Tell Home Assistant of devices, before their events."""
+        if not self._own["discovery"] or not heard:
             return
-        sensors = self._app.parts.get("sensors")
-        document = discovery.board(
-            self._topics,
-            self._app.id,
-            self._app.name,
-            board.NAME,
-            self._app.settings["wifi"] is not None,
-            sensors.describe() if sensors else [],
-        )
-        await connection.publish(self._topics.config(self._app.id), document, retain=True)
-        for one in list(self._heard):
-            one.told = True
-            document = discovery.heard(self._topics, self._app.id, one.id, one.facts)
-            await connection.publish(self._topics.config(one.id), document, retain=True)
+        with Borrowed("discovery") as discovery:
+            for one in heard:
+                one.told = True
+                document = discovery.heard(self._topics, self._app.id, one.facts)
+                await connection.publish(self._topics.config(one.id), document, retain=True)
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}
@@ -295,6 +298,19 @@ class Mqtt:
         if payload == b"online":
             self._all.set()
             self._news.set()
+
+    def _requested(self, topic: str, payload: bytes) -> None:
+        """Answer `request/<verb>` on `response/<verb>`, with `transaction` as it came."""
+        verb = topic.rsplit("/", 1)[1]
+        try:
+            request = json.loads(payload) if payload.strip() else {}
+        except ValueError:
+            request = None
+        with Borrowed("console") as console:
+            answer = console.answered(self._app, verb, request, _LONGEST_ANSWER, console.REMOTE)
+        if isinstance(request, dict) and "transaction" in request:
+            answer["transaction"] = request["transaction"]
+        asyncio.create_task(self.publish(self.topic("response/" + verb), _json(answer)))  # noqa: RUF006  # nobody waits
 
 
 class _Heard:

@@ -124,7 +124,7 @@ class Connection:
     # --- what the owner asks -----------------------------------------------------------------------------------
 
     async def open(self, host: str, port: int, user: str = "", password: str = "", tls: "Any" = None) -> None:
-        """Connect. `tls` makes the context, anew each time. Raises Lost, or Refused with the broker's reason."""
+        """Connect. `tls`: an SSLContext, or None for none. Raises Lost, or Refused with the broker's reason."""
         where = f"{host}:{port}"
         for version in (5, 4):
             self.version = version
@@ -139,6 +139,9 @@ class Connection:
                 self.close()
                 if version == 4:
                     raise Lost(f"{where} hangs up")
+            except ValueError as error:  # as mbedTLS tells of a certificate
+                self.close()
+                raise Lost(_not_trusted(where, str(error)))
             except OSError as error:
                 self.close()
                 raise Lost(_words(error, where))
@@ -212,7 +215,7 @@ class Connection:
 
     async def _connect(self, where: str, host: str, port: int, user: str, password: str, tls: "Any") -> None:
         try:
-            opening = asyncio.open_connection(host, port, tls and tls(), host if tls else None)
+            opening = asyncio.open_connection(host, port, tls, host if tls else None)
             self._stream, _ = await asyncio.wait_for(opening, PATIENCE)
             await asyncio.wait_for(self._greet(where, user, password), PATIENCE)
         except asyncio.TimeoutError:
@@ -490,12 +493,19 @@ _ERRORS = {
 }
 
 
+def _not_trusted(where: str, text: str) -> str:
+    text = text.replace("\n", " ").strip()
+    if "future" in text or "expired" in text:
+        return f"{where} is not trusted ({text}): is this board's clock set? See ntp"
+    return f"{where} is not trusted ({text}): is mqtt.ca who signed its certificate, for this host?"
+
+
 def _words(error: OSError, where: str) -> str:
     """What an OSError means; its numbers are those of lwIP, Linux and mbedTLS."""
     number = error.args[0] if error.args else 0
     text = str(error.args[1]) if len(error.args) > 1 else ""
     if "X509" in text or "CERT" in text:
-        return f"{where} is not trusted ({text}): is mqtt.ca who signed its certificate, for this host?"
+        return _not_trusted(where, text)
     if "MBEDTLS" in text or "SSL" in text:
         return f"{where} and we find no common TLS ({text})"
     if number in (-2, -202, -3, -5):

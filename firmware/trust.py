@@ -13,7 +13,7 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 def context(ca: str, verify: bool = True) -> "Any":
     """An SSLContext for a client. `ca`: a file (PEM or DER) with whoever signs the server's certificate.
 
-    Raises OSError, with words, if that can't be read or is no certificate.
+    Raises ValueError, with words, if that can't be read or is no certificate.
     """
     import tls
 
@@ -25,12 +25,12 @@ def context(ca: str, verify: bool = True) -> "Any":
         with open(ca, "rb") as file:
             data = file.read()
     except OSError:
-        raise OSError(2, f"there is no file '{ca}' on the board")
+        raise ValueError(f"there is no file '{ca}' on the board")
     try:
         for one in _certificates(data):
             made.load_verify_locations(one)
     except (OSError, ValueError):
-        raise OSError(22, f"'{ca}' is no certificate")
+        raise ValueError(f"'{ca}' is no certificate")
     made.verify_mode = tls.CERT_REQUIRED
     return made
 

@@ -480,6 +480,12 @@ class Target(Integration):
     concurrency: ClassVar[int] = 1
     event_bus: ClassVar[bool] = False
     """True for targets (mqtt, serial) that get everything when no routes are configured."""
+
+    @classmethod
+    def takes_all(cls, config: Any) -> bool:
+        """`event_bus`, for a target of which that depends on how it is configured."""
+        return cls.event_bus
+
     patience: float = 24 * 3600.0
     """Seconds that an event may wait for this target, if its route does not say; later it would be a stale alarm."""
 

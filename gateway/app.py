@@ -218,7 +218,9 @@ class App:
 
     def _rebuild_router(self) -> None:
         buses = [
-            one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
+            one.name
+            for one in self.running.values()
+            if isinstance(one.instance, Target) and one.instance.takes_all(one.setting.config)
         ]
         workers = {one.name: one.worker for one in self.running.values() if one.worker}
         patience = {name: worker.target.patience for name, worker in workers.items()}

@@ -70,7 +70,7 @@ class Port(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How the line is spoken. `flow`: `rtscts` by its wires, `xonxoff` by its bytes (so not for frames)."""
+    """How the line is spoken. `flow`: `rtscts` by wires of its own, `xonxoff` by control characters."""
 
     baud: int = 115200
     bits: Literal[5, 6, 7, 8] = 8
@@ -110,6 +110,20 @@ def find(spec: str) -> str:
     if len(found) > 1:
         raise PortError(f"'{spec}' may mean {_listed(found)}. Name one by its serial number or its path.")
     return found[0].path
+
+
+def look(spec: str) -> str:
+    """The path or URL of the port that is meant, which is there and may be opened, as far as can be seen from outside.
+
+    Raises PortError.
+    """
+    where = find(spec)
+    if "://" not in where:
+        if not os.path.exists(where):  # noqa: PTH110
+            raise NoSuchPort(f"there is no port {where}. {_there(list_ports())}")
+        if not os.access(where, os.R_OK | os.W_OK):
+            raise PortError(_no_right(where))
+    return where
 
 
 class Line:

@@ -59,7 +59,7 @@ def folders(args: argparse.Namespace) -> list[Path]:
     from gateway import paths
     from gateway.flash import boards
 
-    return boards.folders((common.config_path(args) or paths.default_config_file()).parent / "boards")
+    return boards.folders((common.config_path(args) or paths.default_config_file()).absolute().parent / "boards")
 
 
 def _json(board: Board) -> str:

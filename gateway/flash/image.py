@@ -46,7 +46,8 @@ def read(image: bytes) -> dict[str, bytes]:
     context = littlefs.UserContext(len(image))
     context.buffer[:] = image
     try:
-        system = littlefs.LittleFS(context, block_size=BLOCK, block_count=len(image) // BLOCK)
+        system = littlefs.LittleFS(context, mount=False, block_size=BLOCK, block_count=len(image) // BLOCK)
+        system.mount()  # by itself it would make a new file system where there is none
         found = {}
         for folder, _, names in system.walk("/"):
             for name in names:

@@ -1,8 +1,8 @@
 """Files to a board that MicroPython runs on, over its prompt: by mpremote, run as a program.
 
-The application is stopped meanwhile (Ctrl-C), and its watchdog, which nothing can stop, is fed by a timer. A slot that
-is being written holds a file `void`, which firmware/main.py takes for "not whole": cut short at any moment, the board
-starts what it had before. Nothing secret is on a command line: settings go as a file that only this user can read.
+The application is stopped meanwhile (Ctrl-C, at which it lets go of its watchdog). A slot that is being written holds a
+file `void`, which firmware/main.py takes for "not whole": cut short at any moment, the board starts what it had before.
+Nothing secret is on a command line: settings go as a file that only this user can read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from gateway.flash import FlashError, need
 
+_PATIENCE = 600.0  # seconds for all that is written in one go
+
 _LOOK = """
 import os, json
 try: state = json.load(open('slot.json'))
@@ -31,14 +33,6 @@ print(json.dumps({'files': os.listdir(), 'slot': state.get('slot'), 'whole': who
 """
 _BEGIN = """
 import os
-try:
-    import machine
-    try:
-        dog, clock = machine.WDT(timeout=8000), machine.Timer(-1)
-    except ValueError:
-        dog, clock = machine.WDT(timeout=60000), machine.Timer(3)
-    clock.init(mode=machine.Timer.PERIODIC, period=2000, callback=lambda _: dog.feed())
-except Exception: pass
 def gone(path):
     try: kind = os.stat(path)[0]
     except OSError: return
@@ -100,15 +94,18 @@ def look(port: str) -> Found:
         raise FlashError(f"{port}: what answers there is no MicroPython with a file system: {said[-200:]!r}.") from None
 
 
-def install(port: str, application: Mapping[str, bytes], others: Mapping[str, bytes]) -> None:
-    """Write slot `a` and what stands beside it, in place of any application that was there; then start anew."""
-    _write(port, "a", application, others, _END_NEW % "a")
+def install(port: str, application: Mapping[str, bytes], others: Mapping[str, bytes], *, visibly: bool = False) -> None:
+    """Write slot `a` and what stands beside it, in place of any application that was there; then start anew.
+
+    `visibly`: mpremote says on the terminal what it copies.
+    """
+    _write(port, "a", application, others, _END_NEW % "a", visibly)
 
 
-def update(port: str, application: Mapping[str, bytes], found: Found, version: str) -> str:
+def update(port: str, application: Mapping[str, bytes], found: Found, version: str, *, visibly: bool = False) -> str:
     """Write the slot that is not in use, and have it tried at the next start. Settings and spool stay. Which slot."""
     slot = "b" if (found.slot or found.whole[0]) == "a" else "a"
-    _write(port, slot, application, {}, _END_TRIAL % (slot, version))
+    _write(port, slot, application, {}, _END_TRIAL % (slot, version), visibly)
     return slot
 
 
@@ -121,7 +118,9 @@ def prints(port: str, program: bytes) -> None:
     _run(port, command(port, *chain, "soft-reset"))
 
 
-def _write(port: str, slot: str, application: Mapping[str, bytes], others: Mapping[str, bytes], end: str) -> None:
+def _write(
+    port: str, slot: str, application: Mapping[str, bytes], others: Mapping[str, bytes], end: str, visibly: bool
+) -> None:
     with tempfile.TemporaryDirectory(prefix="mailwire-") as name:  # only this user may look into it
         folder = Path(name)
         for path, content in [*((f"{slot}/{path}", content) for path, content in application.items()), *others.items()]:
@@ -131,14 +130,20 @@ def _write(port: str, slot: str, application: Mapping[str, bytes], others: Mappi
         copies = ["cp", "-r", str(folder / slot), ":", "+"]
         for path in others:
             copies += ["cp", str(folder / path), f":{path}", "+"]
-        _run(port, command(port, "exec", _BEGIN % slot, "+", *copies, "exec", end, "+", "reset"))
+        _run(port, command(port, "exec", _BEGIN % slot, "+", *copies, "exec", end, "+", "reset"), visibly=visibly)
 
 
-def _run(port: str, words: list[str]) -> str:
+def _run(port: str, words: list[str], *, visibly: bool = False) -> str:
     need("mpremote")
-    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    out = None if visibly else subprocess.PIPE
+    try:
+        done = subprocess.run(  # noqa: S603  # our own words
+            words, stdout=out, stderr=subprocess.PIPE, text=True, errors="replace", check=False, timeout=_PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise FlashError(f"{port}: the board does not answer any more. Unplug it, plug it in, and try again.") from None
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"]
+        lines = (done.stderr.strip() or (done.stdout or "").strip()).splitlines() or ["nothing"]
         said = re.sub(r"^mpremote(\.\w+)*: *", "", lines[-1])
         raise FlashError(f"{port}: mpremote says: {said}. Is MicroPython on the board, and the port free?")
-    return done.stdout
+    return done.stdout or ""

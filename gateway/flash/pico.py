@@ -95,7 +95,7 @@ class Pico:
     def _write(self) -> None:
         files, beside = self.job.files(), self.job.beside()
         slot = {path.removeprefix("a/"): content for path, content in files.items() if path not in beside}
-        mpremote.install(self.job.port, slot, beside)
+        mpremote.install(self.job.port, slot, beside, visibly=self.job.on_terminal)
         self.job.say(f"{len(files)} files")
 
 

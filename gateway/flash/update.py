@@ -35,5 +35,6 @@ class Update:
             )
 
     def _write(self) -> None:
-        slot = mpremote.update(self.job.port, application.files(), self._found, gateway.__version__)
+        version, visibly = gateway.__version__, self.job.on_terminal
+        slot = mpremote.update(self.job.port, application.files(), self._found, version, visibly=visibly)
         self.job.say(f"slot {slot} has {gateway.__version__}; if it does not report in, the board goes back by itself")

@@ -127,12 +127,16 @@ class Link:
         if not self.room:
             raise RuntimeError("there is no room in the window")
         n = self._next
-        message = {"t": kind, "boot": self.boot, "n": n, kind: body}
-        if self._sent:
-            message["from"] = self._sent[0].n
-        self._sent.append(_Sent(n, frame.encode(message, self.line)))
+        self._sent.append(_Sent(n, self.framed(kind, body)))
         self._next += 1
         return n
+
+    def framed(self, kind: str, body: "Message") -> bytes:
+        """The line that `send` would make. ValueError as there: it can be asked what fits."""
+        message = {"t": kind, "boot": self.boot, "n": self._next, kind: body}
+        if self._sent:
+            message["from"] = self._sent[0].n
+        return frame.encode(message, self.line)
 
     def tell(self, message: "Message") -> None:
         """A `do` or a `done`. ValueError if it can't be framed."""
@@ -160,6 +164,16 @@ class Link:
             state.handed = False
             self._put({"t": "nak", "boot": boot, "n": n, "reason": reason, "text": _plain(words)})
         return events
+
+    def cut(self, now: int) -> None:
+        """The line was cut: nobody is known to be there, and half a line is none. What was sent is still owed."""
+        self.peer = None
+        self._answered = False
+        self._hello_wait = 0
+        self._asked = now
+        self._out = []
+        self._decoder = frame.Decoder()
+        self._decoder.agree(self._limit)
 
     def take(self, now: int) -> bytes:
         """The next line to write; empty when that was all for now."""
@@ -190,9 +204,7 @@ class Link:
         if self._out:
             return self._out.pop(0)
         if self.peer and self._answered and not self._left(now, self._heard, 3 * PING):
-            self.peer = None
-            self._answered = False
-            self._hello_wait = 0
+            self.cut(now)
         if not self._answered:
             if not self._left(now, self._asked, self._hello_wait):
                 self._hello_wait = min(max(FIRST_HELLO, 2 * self._hello_wait), LAST_HELLO)

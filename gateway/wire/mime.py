@@ -7,19 +7,22 @@ The law of this file:
   attachment's facts, nothing of its content. Time grows with the length alone.
 - Devices break every rule of RFC 5322 and RFC 2045 while their meaning stays clear, so this reader goes by what is
   there, like `gateway.interpret`, which reads a mail that lies whole in front of it. It agrees with that one but where
-  it would have to look back, or know a charset that a board has no table of.
+  it would have to look back, or know a charset that a board has no table of (see `charset`).
 - What was cut, repaired or could not be read is said in words in `truncated`.
 
-Charsets: UTF-8, Latin-1 and its relatives Windows-1252 and Latin-9, UTF-16. Bytes of another are U+FFFD.
 MicroPython-safe.
 """
 
 from binascii import a2b_base64, hexlify
 
+from gateway.wire.charset import decode, unreadable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from gateway.wire.html import Page
 
     Fields = dict[bytes, bytes]
 
@@ -44,30 +47,33 @@ _SAMPLE = 64  # letters by which base64 is told from text that only claims to be
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEX = b"0123456789ABCDEFabcdef"
+# Each with blanks around it, in one text for the same reason as below.
 _MAIL_FIELDS = (
-    b"from", b"subject", b"to", b"cc", b"date", b"message-id", b"received", b"sender", b"reply-to", b"return-path",
-    b"content-type", b"content-transfer-encoding", b"content-disposition", b"content-id", b"mime-version",
-    b"importance", b"priority", b"precedence", b"auto-submitted",
-)  # fmt: skip
-_ROOT = (b"subject", b"from", b"message-id")
-_CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
-_PARAMETERS = (b"boundary", b"charset", b"name", b"filename", b"type", b"start", b"format", b"report-type")
+    b" from subject to cc date message-id received sender reply-to return-path content-type content-transfer-encoding "
+    b"content-disposition content-id mime-version importance priority precedence auto-submitted "
+)
+_ROOT = b" subject from message-id "
+_CONTENT = b" content-type content-transfer-encoding content-disposition "
+_PARAMETERS = b" boundary charset name filename type start format report-type "
 _MAGIC = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"GIF8", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
-_EXTENSIONS = {
-    "image/jpeg": "jpg", "image/jpg": "jpg", "image/pjpeg": "jpg", "image/png": "png", "image/gif": "gif",
-    "image/bmp": "bmp", "image/webp": "webp", "application/pdf": "pdf", "application/zip": "zip",
-    "application/json": "json", "application/xml": "xml", "text/html": "html", "text/csv": "csv", "text/xml": "xml",
-    "text/calendar": "ics", "message/delivery-status": "txt", "video/mp4": "mp4", "audio/mpeg": "mp3",
-    "application/ms-tnef": "dat", "audio/wav": "wav", "audio/x-wav": "wav", "video/x-msvideo": "avi",
-}  # fmt: skip
+_EXTENSIONS = (
+    " image/jpeg:jpg image/jpg:jpg image/pjpeg:jpg image/png:png image/gif:gif image/bmp:bmp image/webp:webp "
+    "image/tiff:tif image/svg+xml:svg application/pdf:pdf application/zip:zip application/gzip:gz application/json:json "
+    "application/xml:xml application/ms-tnef:dat application/vnd.ms-tnef:dat text/html:html text/csv:csv text/xml:xml "
+    "text/calendar:ics message/delivery-status:txt video/mp4:mp4 video/x-msvideo:avi audio/wav:wav audio/x-wav:wav "
+    "audio/mpeg:mp3 "
+)  # one text, for a table of pairs would take ten times the memory
 
 # Places in a level: a multipart that is open.
-_MARK, _GROUP, _SEEN, _OPEN = range(4)
+_MARK = 0
+_GROUP = 1
+_SEEN = 2
+_OPEN = 3
 
 
 class Reader:
@@ -206,7 +212,8 @@ class Reader:
         return pos + len(line) if not is_long or end == len(data) else end + 1
 
     def _begin_field(self, name: bytes, line: bytes) -> None:
-        wanted = name in _CONTENT or (name in _ROOT and self._fields is self._root)
+        word = b" " + name + b" "
+        wanted = word in _CONTENT or (word in _ROOT and self._fields is self._root)
         self._name = name
         self._wanted = wanted and name not in self._fields
         if self._wanted:
@@ -437,7 +444,7 @@ class _Part:
         self._judged = True
         self._kept = b""
         self._cut = False
-        self._page: "_Page | None" = None
+        self._page: "Page | None" = None
 
     def begin(self, root: bool, limit: int, digest: "Callable[[], Any] | None") -> None:
         if self._disposition == "attachment":
@@ -449,7 +456,9 @@ class _Part:
         self.is_html = self.is_text and self.kind == "text/html"
         self._limit = limit
         if self.is_html:
-            self._page = _Page()
+            from gateway.wire.html import Page  # where none comes it takes no memory
+
+            self._page = Page()
         if self.is_text:
             self._judged = self._encoding != "base64"
         elif digest:
@@ -570,13 +579,13 @@ def _field_name(line: bytes) -> bytes:
 
 
 def _is_known(name: bytes) -> bool:
-    return name in _MAIL_FIELDS or name[:2] == b"x-"
+    return name[:2] == b"x-" or (name != b"" and b" " + name + b" " in _MAIL_FIELDS)
 
 
 def _is_parameter(line: bytes) -> bool:
     """A parameter that stands on a line of its own without a blank before it."""
     name = line.split(b"=")[0].split(b"*")[0].rstrip().lower()
-    return b"=" in line and name in _PARAMETERS
+    return b"=" in line and b" " + name + b" " in _PARAMETERS
 
 
 def _before(data: bytes, at: int, pos: int) -> int:
@@ -638,172 +647,7 @@ def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
     return b"".join(out), b""
 
 
-# Charsets.
-
-_CP1252 = "€\ufffd‚ƒ„…†‡ˆ‰Š‹Œ\ufffdŽ\ufffd\ufffd‘’“”•–—˜™š›œ\ufffdžŸ"  # 0x80 to 0x9F
-_LATIN9 = {0xA4: "€", 0xA6: "Š", 0xA8: "š", 0xB4: "Ž", 0xB8: "ž", 0xBC: "Œ", 0xBD: "œ", 0xBE: "Ÿ"}
-_CHARSETS = {
-    "utf8": "utf8", "utf8mb4": "utf8", "unicode11utf8": "utf8",
-    "latin1": "latin1", "l1": "latin1", "iso88591": "latin1", "88591": "latin1", "isolatin1": "latin1",
-    "windows1252": "latin1", "cp1252": "latin1", "ansi": "latin1", "western": "latin1",
-    "iso885915": "latin9", "latin9": "latin9", "utf16": "utf16", "unicode": "utf16", "ucs2": "utf16",
-    "utf16le": "utf16le", "utf16be": "utf16be",
-}  # fmt: skip
-_NO_TABLE = (
-    "gb", "big5", "cnbig5", "shiftjis", "sjis", "xsjis", "euc", "iso2022", "iso8859", "koi8", "windows", "cp", "ks",
-    "korean", "chinese", "hz", "tis620", "mac", "johab", "utf7", "utf32", "ms9", "uhc", "jis", "latin", "cyrillic",
-)  # fmt: skip
-
-
-def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -> "tuple[str, str]":
-    """The text, and in words what of it could not be read ("" if nothing).
-
-    A declaration counts as long as the bytes agree with it. Text that is UTF-8 is, whatever was declared; `hint` is
-    the mail's word for other bytes; without any word it is Windows-1252 if it can be. `cut`: the last character may be incomplete.
-    """
-    charset = _charset(declared)
-    wide = charset[:5] == "utf16"
-    if not wide and (not data or max(data) < 128):
-        return (_without_escapes(data), _NO_KANJI) if b"\x1b$" in data else (data.decode(), "")
-    if data[:3] == b"\xef\xbb\xbf":
-        data = data[3:]
-        charset = "utf8"
-    elif data[:2] in (b"\xff\xfe", b"\xfe\xff") and (wide or b"\0" in data):
-        return _from_utf16(data[2:], data[:1] == b"\xfe", cut), ""
-    if wide and b"\0" in data:
-        big = charset == "utf16be" or (charset == "utf16" and _count(data, 0) >= _count(data, 1))
-        return _from_utf16(data, big, cut), ""
-    if charset == "?":
-        return _unreadable(data), f"{_printable(declared)} is a charset that only the gateway reads"
-    text, damage = _from_utf8(data, cut)
-    if not damage:
-        return text, ""
-    if charset == "utf8" and 3 * damage <= len([letter for letter in text if letter > "\x7f"]):
-        return text, "damaged UTF-8"
-    if charset in ("", "utf8"):
-        charset = _charset(hint)
-        if charset == "?":
-            return _unreadable(data), f"{_printable(hint)} is a charset that only the gateway reads"
-    if not charset and _is_foreign(data):
-        return _unreadable(data), "its charset, which it does not name, is one that only the gateway reads"
-    table = _LATIN9 if charset == "latin9" else {}
-    return "".join([chr(b) if b < 128 else table.get(b) or (_CP1252[b - 128] if b < 160 else chr(b)) for b in data]), ""
-
-
-_NO_KANJI = "iso-2022-jp is a charset that only the gateway reads"
-
-
-def _without_escapes(data: bytes) -> str:
-    """ISO 2022: what stands between the escape sequence to two-byte letters and the one back is one U+FFFD."""
-    pieces = data.split(b"\x1b$")
-    out = pieces[0]
-    for piece in pieces[1:]:
-        back = piece.find(b"\x1b(")
-        out += b"\xef\xbf\xbd" + (piece[back + 3 :] if back >= 0 else b"")
-    return out.decode()
-
-
-def _charset(name: str) -> str:
-    """Ours for a charset's name: "" for none, or a name that says nothing; "?" for one that a board has no table of."""
-    plain = "".join([letter for letter in name[:40].lower() if "a" <= letter <= "z" or "0" <= letter <= "9"])
-    if plain in _CHARSETS:
-        return _CHARSETS[plain]
-    for start in _NO_TABLE:
-        if plain.startswith(start):
-            return "?"
-    return ""
-
-
-def _is_foreign(data: bytes) -> bool:
-    """Whether most letters beyond ASCII stand four in a row and more: in Latin script they are accents, and alone."""
-    run = alone = together = 0
-    for byte in data:
-        if byte >= 128:
-            run += 1
-            continue
-        if run >= 4:
-            together += run
-        else:
-            alone += run
-        run = 0
-    return together + (run if run >= 4 else 0) > alone + (run if run < 4 else 0)
-
-
-def _count(data: bytes, at: int) -> int:
-    """How many of every second octet are zero."""
-    count = 0
-    for index in range(at, len(data), 2):
-        count += not data[index]
-    return count
-
-
-def _unreadable(data: bytes) -> str:
-    return "".join([chr(byte) if byte < 128 else "\ufffd" for byte in data])
-
-
-def _from_utf16(data: bytes, big: bool, cut: bool) -> str:
-    out = []
-    high = 0
-    for at in range(0, len(data) - 1, 2):
-        unit = data[at] << 8 | data[at + 1] if big else data[at + 1] << 8 | data[at]
-        if high and 0xDC00 <= unit < 0xE000:
-            out.append(chr(0x10000 + ((high - 0xD800) << 10) + unit - 0xDC00))
-            high = 0
-            continue
-        if high:
-            out.append("\ufffd")
-        high = unit if 0xD800 <= unit < 0xDC00 else 0
-        if not high:
-            out.append("\ufffd" if 0xDC00 <= unit < 0xE000 else chr(unit))
-    if (high or len(data) % 2) and not cut:
-        out.append("\ufffd")
-    return "".join(out)
-
-
-def _from_utf8(data: bytes, cut: bool) -> "tuple[str, int]":
-    """The text, and how many places in it are no UTF-8. MicroPython itself takes surrogates and detours for UTF-8."""
-    odd = False
-    for byte in data:
-        if byte >= 0xF0 or byte == 0xED or byte == 0xE0 or 0xC0 <= byte <= 0xC1:
-            odd = True
-            break
-    if not odd:
-        try:
-            return data.decode(), 0
-        except UnicodeError:
-            pass
-    out = []
-    damage = at = start = 0
-    size = len(data)
-    while at < size:
-        lead = data[at]
-        if lead < 0x80:
-            at += 1
-            continue
-        more = 1 if 0xC2 <= lead < 0xE0 else 2 if 0xE0 <= lead < 0xF0 else 3 if 0xF0 <= lead < 0xF5 else 0
-        low = 0xA0 if lead == 0xE0 else 0x90 if lead == 0xF0 else 0x80
-        high = 0x9F if lead == 0xED else 0x8F if lead == 0xF4 else 0xBF
-        end = at + 1
-        while end < size and end <= at + more and low <= data[end] <= high:
-            low, high = 0x80, 0xBF
-            end += 1
-        if end == at + more + 1 and more:
-            at = end
-            continue
-        out.append(data[start:at].decode())
-        start = at = end
-        if not (cut and end == size and more):
-            out.append("\ufffd")
-            damage += 1
-    out.append(data[start:].decode())
-    return "".join(out), damage
-
-
 # Header fields.
-
-
-def _printable(text: str) -> str:
-    return "".join([letter for letter in text[:40] if " " <= letter < "\x7f"])
 
 
 def one_line(text: str) -> str:
@@ -935,7 +779,7 @@ def parameters(value: bytes) -> "tuple[str, Fields]":
         at = value.find(bytes([stop]))
         if 0 <= at < end:
             end = at
-    main = _unreadable(value[:end]).lower()
+    main = unreadable(value[:end]).lower()
     found: "Fields" = {}
     at = end
     while at < len(value) and len(found) < 64:
@@ -993,7 +837,7 @@ def parameter(found: "Fields", name: bytes, hint: str = "") -> str:
         if not parts[-1]:
             if number == 0 and raw.count(b"'") >= 2:
                 label, _, raw = raw.split(b"'", 2)
-                charset = _unreadable(label)
+                charset = unreadable(label)
             raw = _unquoted(raw)
         pieces.append((number, raw))
     if not pieces:
@@ -1028,7 +872,9 @@ def file_name(name: str, kind: str, number: int) -> str:
         if kind == "message/rfc822":
             return "message.eml"
         stem = "picture" if kind[:6] == "image/" else "attachment"
-        return f"{stem}-{number}.{_EXTENSIONS.get(kind, 'txt' if kind[:5] == 'text/' else 'bin')}"
+        at = _EXTENSIONS.find(" " + kind + ":")
+        tail = _EXTENSIONS[at + len(kind) + 2 :].split(" ", 1)[0] if at >= 0 else "txt" if kind[:5] == "text/" else "bin"
+        return f"{stem}-{number}.{tail}"
     stem = out.split(".")[0].lower()
     if stem in ("con", "prn", "aux", "nul") or (stem[:3] in ("com", "lpt") and stem[3:].isdigit() and len(stem) == 4):
         out = "_" + out  # Windows opens these as devices
@@ -1037,122 +883,3 @@ def file_name(name: str, kind: str, number: int) -> str:
         tail = out[dot:] if 0 < dot and len(out) - dot <= 11 else ""
         out = out[: NAME - len(tail)].rstrip(" .") + tail
     return out
-
-
-# HTML.
-
-_HIDDEN = (b"script", b"style", b"title", b"template")
-_LINES = (b"br", b"div", b"tr", b"li", b"dt", b"dd", b"section", b"article", b"header", b"footer", b"address", b"center")
-_PARAGRAPHS = (
-    b"p", b"h1", b"h2", b"h3", b"h4", b"h5", b"h6", b"table", b"ul", b"ol", b"dl", b"pre", b"blockquote", b"hr",
-)  # fmt: skip
-_CELL = "\x01"
-_ENTITIES = {
-    "amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " ", "auml": "ä", "ouml": "ö", "uuml": "ü",
-    "Auml": "Ä", "Ouml": "Ö", "Uuml": "Ü", "szlig": "ß", "eacute": "é", "egrave": "è", "agrave": "à", "ccedil": "ç",
-    "deg": "°", "euro": "€", "copy": "©", "reg": "®", "mdash": "—", "ndash": "–", "hellip": "…", "middot": "·",
-    "rsquo": "’", "lsquo": "‘", "rdquo": "”", "ldquo": "“", "bull": "•",
-}  # fmt: skip
-_TAG = 256  # octets of a tag that are looked at
-
-
-class _Page:
-    """HTML to text, roughly: tags become line ends or nothing, and what nobody sees goes; charsets that hold ASCII."""
-
-    def __init__(self) -> None:
-        self._kept = b""
-        self._until = b""  # what ends that which is being skipped
-        self.charset = ""
-
-    def feed(self, data: bytes) -> bytes:
-        data = self._kept + data.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\x01", b"")
-        out = []
-        at = 0
-        while at < len(data):
-            if self._until:
-                end = data.lower().find(self._until, at) if self._until[:2] == b"</" else data.find(self._until, at)
-                if end < 0:
-                    at = max(at, len(data) - len(self._until) + 1)
-                    break
-                at = end if self._until[:2] == b"</" else end + len(self._until)
-                self._until = b""
-                continue
-            sign = data.find(b"<", at)
-            if sign < 0:
-                out.append(data[at:])
-                at = len(data)
-                break
-            out.append(data[at:sign])
-            at = sign
-            if len(data) - at < 4 and b">" not in data[at:]:
-                break
-            second = data[at + 1]
-            if data[at : at + 4] == b"<!--":
-                self._until = b"-->"
-                at += 4
-            elif second in b"!?":
-                self._until = b">"
-            elif second == 47 or 65 <= second & 0xDF <= 90:
-                end = data.find(b">", at)
-                if end < 0:
-                    if len(data) - at < _TAG:
-                        break
-                    self._until = b">"
-                    out.append(self._tag(data[at + 1 : at + _TAG]))
-                else:
-                    out.append(self._tag(data[at + 1 : end]))
-                    at = end + 1
-            else:
-                out.append(b"<")
-                at += 1
-        self._kept = data[at:]
-        return b"".join(out)
-
-    def _tag(self, tag: bytes) -> bytes:
-        tag = tag.lower()
-        closing = tag[:1] == b"/"
-        name = tag.strip(b"/ ").split(b" ")[0].rstrip(b"/")
-        if name in _HIDDEN and not closing:
-            self._until = b"</" + name
-        elif name == b"meta" and not self.charset:
-            at = tag.find(b"charset=")
-            if at >= 0:
-                self.charset = _unreadable(tag[at + 8 :].strip(b"\"' ").split(b'"')[0].split(b"'")[0].split(b" ")[0])
-        elif name in _PARAGRAPHS:
-            return b"\n\n"
-        elif name in _LINES:
-            return b"\n- " if name == b"li" and not closing else b"\n"
-        elif name in (b"td", b"th") and closing:
-            return b"\x01"
-        return b""
-
-    def finished(self, text: str) -> str:
-        """The text with its entities and blanks as a person sees them."""
-        lines = []
-        for line in _with_entities(text).split("\n"):
-            line = "\t".join([" ".join(cell.split()) for cell in line.split(_CELL)]).strip()
-            if line or (lines and lines[-1]):
-                lines.append(line)
-        return "\n".join(lines).strip("\n")
-
-
-def _with_entities(text: str) -> str:
-    pieces = text.split("&")
-    out = [pieces[0]]
-    for piece in pieces[1:]:
-        end = piece.find(";", 0, 10)
-        name = piece[:end] if end > 0 else ""
-        letter = _ENTITIES.get(name, "")
-        if name[:1] == "#":
-            digits, base = (name[2:], 16) if name[1:2] in ("x", "X") else (name[1:], 10)
-            if digits and not digits.lower().strip("0123456789abcdef" if base == 16 else "0123456789"):
-                code = int(digits, base)
-                printable = 32 <= code < 127 or 0xA0 <= code < 0xD800 or 0xE000 <= code < 0x110000
-                letter = chr(code) if printable else " " if code in (9, 10, 13) else "\ufffd"
-        if letter:
-            out.append(letter)
-            out.append(piece[end + 1 :])
-        else:
-            out.append("&")
-            out.append(piece)
-    return "".join(out)
