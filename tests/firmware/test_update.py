@@ -350,7 +350,7 @@ def test_hmac_is_that_of_the_rfc_and_of_cpython(build, tmp_path):
         cases.append((secret.hex(), message.hex(), hmac.new(secret, message, hashlib.sha256).hexdigest()))
     script = tmp_path / "check.py"
     script.write_text(
-        "import sys, json\nsys.path.insert(0, sys.argv[1])\nfrom firmware.update import hmac_sha256\n"
+        "import sys, json\nsys.path.insert(0, sys.argv[1])\nfrom firmware.download import hmac_sha256\n"
         f"for key, data, right in json.loads('''{json.dumps(cases)}'''):\n"
         "    assert hmac_sha256(bytes.fromhex(key), bytes.fromhex(data)).hex() == right, key\nprint('right')\n"
     )
