@@ -312,7 +312,7 @@ def date(time: str) -> str:
     # The day of the week, by Zeller's congruence with Monday as 0
     y, m = (year, month) if month > 2 else (year - 1, month + 12)
     weekday = (day + 13 * (m + 1) // 5 + y + y // 4 - y // 100 + y // 400 + 5) % 7
-    return f"{_DAYS[weekday]}, {day} {_MONTHS[month - 1]} {year} {time[11:19]} +0000"
+    return f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year} {time[11:19]} +0000"
 
 
 def _is_ascii(text: str) -> bool:
