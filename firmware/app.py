@@ -137,11 +137,16 @@ def _tell(name: str, error: Exception) -> None:
         trace(error)
 
 
+def _app() -> App:
+    """A function of its own, so that nothing here holds what was borrowed."""
+    with Borrowed("settings") as settings:
+        return App(*settings.read())
+
+
 def main() -> None:
     """What /main.py calls; it does not return."""
     gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
-    with Borrowed("settings") as settings:
-        app = App(*settings.read())
+    app = _app()
     try:
         asyncio.run(app.run())
     except KeyboardInterrupt:

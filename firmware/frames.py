@@ -101,7 +101,7 @@ class Frames:
 
     def _print(self, text: str) -> None:
         """A line for people, in between the frames."""
-        line = (text + "\n").encode()
+        line = (text + "\r\n").encode()  # for a terminal; a frame before it ends in LF alone
         self._log.append(line)
         self._log_size += len(line)
         while self._log_size > LINES:
