@@ -213,14 +213,14 @@ WIFI = (
     ("country", text, "", (0, 2)),
     ("power_save", flag, False, None),
 )
-ETHERNET = (
-    ("phy_type", text, "", (0, 20)),
-    ("phy_addr", whole, 0, (0, 31)),
+ETHERNET = (  # of the board, and of what differs from it; no defaults, for one would stand before the board's
+    ("phy_type", text, None, (1, 20)),
+    ("phy_addr", whole, None, (0, 31)),
     ("mdc", pin, None, None),
     ("mdio", pin, None, None),
     ("power", pin, None, None),
     ("ref_clk", pin, None, None),
-    ("ref_clk_mode", word, "in", ("in", "out")),
+    ("ref_clk_mode", word, None, ("in", "out")),
 )
 BOARD = (
     ("id", text, "", (0, 64)),
