@@ -231,10 +231,10 @@ BOARD = (
 )
 SMTP = (
     ("port", whole, 2525, (1, 65535)),
-    ("tls", word, "none", ("none", "offered", "implicit")),
-    ("login", word, "any", ("any", "none", "required")),
+    ("tls", word, "none", ("none", "offered", "required", "implicit")),
+    ("login", word, "any", ("any", "none", "optional", "required")),
     ("users", texts, {}, None),
-    ("max_size", whole, 26214400, (1024, 2**30)),
+    ("max_size", whole, 26214400, (1000, 2**30)),
     ("connections", whole, 4, (1, 16)),
     ("allow", networks, "private", None),
     ("certificate", text, "cert.der", (1, 64)),

@@ -137,7 +137,7 @@ class Connection:
         self._mail: "mime.Reader | None" = None
         self.session = smtp.Session(
             server.app.name,
-            tls="offered" if settings["tls"] == "offered" else "none",
+            tls="none" if settings["tls"] == "implicit" else settings["tls"],
             secure=settings["tls"] == "implicit",
             login=settings["login"],
             max_size=settings["max_size"],
@@ -146,9 +146,8 @@ class Connection:
         )
 
     def _room(self) -> int:
-        """Of a mail only the event is kept."""
-        room: int = self.server.settings["max_size"]
-        return room if self.server.app.spool.has_room(events.LIMIT) else 0
+        """Of a mail only the event is kept: where that fits, any mail does."""
+        return 0x3FFFFFFF if self.server.app.spool.has_room(events.LIMIT) else 0
 
     async def serve(self) -> None:
         """From greeting to goodbye."""

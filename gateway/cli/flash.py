@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.cli import boards as listing
-from gateway.cli import show
+from gateway.cli import common, show
 
 if TYPE_CHECKING:
     from gateway.flash.boards import Board
@@ -213,8 +213,9 @@ def _port(args: argparse.Namespace, board: Board, *, asks: bool) -> str:
 
 
 def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str, Any]:
-    from gateway.flash import FlashError, secret
+    from gateway.flash import FlashError, key, secret
     from gateway.flash import settings as making
+    from gateway.wire.event import slug
 
     options: dict[str, Any] = {}
     if args.name:
@@ -238,13 +239,15 @@ def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str
         return password
 
     for wanted in making.passwords(settings):
-        section, key = wanted.place
+        section, word = wanted.place
         password = secret.find(wanted, named[section], prompt if asks else None)
         if password is None and section != "wifi":
             raise FlashError(f"{wanted.about[:1].upper()}{wanted.about[1:]} is not known. Set {wanted.variable}.")
         if not password and section == "wifi":
             print(show.plain(f"No password for the Wi-Fi '{settings['wifi']['ssid']}': it is taken to be an open one."))
-        settings[section][key] = password or ""
+        settings[section][word] = password or ""
+    if settings.get("mqtt") and settings.get("name") and "update" not in settings and not args.dry_run:
+        settings["update"] = {"key": key.make(common.data_folder(args), slug(settings["name"]))}
     making.check(settings)
     for wanted, password in asked if args.remember else ():
         secret.remember(wanted, password)
@@ -327,13 +330,13 @@ def _tell(job: Job, args: argparse.Namespace) -> None:
 
 
 def _reached(settings: Any, hello: dict[str, Any]) -> Sequence[str]:
+    from gateway.wire.event import slug
+
     if not settings.get("wifi") and "ethernet" not in settings:
         return ()
     port = (settings.get("smtp") or {}).get("port", 2525)
-    named = settings.get("name")
-    address = hello.get("address") or (
-        f"{slug(named)}.local" if named else "the board's address (`mailwire monitor` shows it)"
-    )
+    board = hello.get("id") or slug(settings.get("name", ""))
+    address = f"{board.replace('_', '-')[:32]}.local" if board else "the board's address"  # as firmware/net.py has it
     return (
         "",
         "Point a device at it:",
@@ -341,11 +344,6 @@ def _reached(settings: Any, hello: dict[str, Any]) -> Sequence[str]:
         f"  port         {port}",
         "  encryption   none; login: none, or any",
     )
-
-
-def slug(name: str) -> str:
-    """The board's name on the network."""
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _events(job: Job) -> Sequence[str]:

@@ -1,8 +1,8 @@
 """Files to a board that MicroPython runs on, over its prompt: by mpremote, run as a program.
 
-The application is stopped meanwhile (Ctrl-C), and its watchdog, which nothing can stop, is fed by a timer. A slot that
-is being written holds a file `void`, which firmware/main.py takes for "not whole": cut short at any moment, the board
-starts what it had before. Nothing secret is on a command line: settings go as a file that only this user can read.
+The application is stopped meanwhile (Ctrl-C, at which it lets go of its watchdog). A slot that is being written holds a
+file `void`, which firmware/main.py takes for "not whole": cut short at any moment, the board starts what it had before.
+Nothing secret is on a command line: settings go as a file that only this user can read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from gateway.flash import FlashError, need
 
+_PATIENCE = 600.0  # seconds for all that is written in one go
+
 _LOOK = """
 import os, json
 try: state = json.load(open('slot.json'))
@@ -31,14 +33,6 @@ print(json.dumps({'files': os.listdir(), 'slot': state.get('slot'), 'whole': who
 """
 _BEGIN = """
 import os
-try:
-    import machine
-    try:
-        dog, clock = machine.WDT(timeout=8000), machine.Timer(-1)
-    except ValueError:
-        dog, clock = machine.WDT(timeout=60000), machine.Timer(3)
-    clock.init(mode=machine.Timer.PERIODIC, period=2000, callback=lambda _: dog.feed())
-except Exception: pass
 def gone(path):
     try: kind = os.stat(path)[0]
     except OSError: return
@@ -142,7 +136,12 @@ def _write(
 def _run(port: str, words: list[str], *, visibly: bool = False) -> str:
     need("mpremote")
     out = None if visibly else subprocess.PIPE
-    done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, text=True, errors="replace", check=False)  # noqa: S603
+    try:
+        done = subprocess.run(  # noqa: S603  # our own words
+            words, stdout=out, stderr=subprocess.PIPE, text=True, errors="replace", check=False, timeout=_PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise FlashError(f"{port}: the board does not answer any more. Unplug it, plug it in, and try again.") from None
     if done.returncode:
         lines = (done.stderr.strip() or (done.stdout or "").strip()).splitlines() or ["nothing"]
         said = re.sub(r"^mpremote(\.\w+)*: *", "", lines[-1])

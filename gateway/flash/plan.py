@@ -15,6 +15,7 @@ from gateway import ports
 from gateway.flash import FlashError, application, micropython, settings
 from gateway.flash.boards import Board
 
+_LINKS_OWN = ("t", "boot", "line", "window", "n", "you")  # of a hello; see gateway/wire/link.py
 ANY_PORT = "PORT"  # stands for the port in a dry run without one
 
 
@@ -114,10 +115,7 @@ class Job:
             except ports.PortError as error:
                 raise FlashError(f"{error}") from None
         if self.hello is not None:
-            told = ", ".join(
-                f"{key} {value}" for key, value in sorted(self.hello.items()) if isinstance(value, str | int)
-            )
-            self.say(told)
+            self.say(", ".join(f"{key} {value}" for key, value in sorted(self.hello.items()) if key not in _LINKS_OWN))
             return
         if self.after == "no-reset":
             self.say(f"it says nothing: it was left in its boot loader. Reset it, then: mailwire monitor {self.port}")

@@ -7,9 +7,12 @@ here and not on a line that nobody reads.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from gateway.flash import FlashError, shipped
@@ -74,15 +77,24 @@ def passwords(settings: Mapping[str, Any]) -> list[Wanted]:
 
 def check(settings: Mapping[str, Any]) -> None:
     """Raises FlashError with a line for each mistake, as the board would tell it."""
-    path = shipped("firmware") / "settings.py"
-    spec = importlib.util.spec_from_file_location("mailwire_board_settings", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FlashError(f"{path} is missing: this installation is not whole.")
-    theirs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(theirs)
-    mistakes: list[str] = theirs.check(dict(settings))[1]
+    mistakes: list[str] = _firmware("settings").check(dict(settings))[1]
     if mistakes:
         raise FlashError("\n".join(["The board would not take these settings:", *(f"  {line}" for line in mistakes)]))
+
+
+def _firmware(name: str) -> ModuleType:
+    """A module of the firmware's package, which is no part of this one and not on Python's path when installed."""
+    folder = shipped("firmware")
+    if "firmware" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "firmware", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None or not folder.is_dir():
+            raise FlashError(f"{folder} is missing: this installation is not whole.")
+        package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+        sys.modules["firmware"] = package
+    return importlib.import_module(f"firmware.{name}")
 
 
 def written(settings: Mapping[str, Any]) -> bytes:

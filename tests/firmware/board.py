@@ -11,16 +11,20 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
+from mpremote.romfs import VfsRomWriter
+
 from gateway.flash import application
 from tests import needs
+from tests.mosquitto import free_port
 
 ROOT = Path(__file__).parent.parent.parent
+__all__ = ["BUILDS", "Board", "free_port", "install", "interpreter"]
 BUILDS = ("x86_64", "i386")
+HEAPS = {"x86_64": "384K", "i386": "144K"}  # what an ESP32 has left once it has joined a network; twice as long words
 PATIENCE = 30.0  # seconds that anything may take before a test gives up
 
 
@@ -31,11 +35,40 @@ def interpreter(build: str = "x86_64") -> Path:
     return run
 
 
-def free_port() -> int:
-    """MicroPython can't tell which port it was given, so one is chosen for it."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+def install_in_rom(folder: Path) -> None:
+    """The application outside of the heap: in a ROMFS image that MicroPython executes in place, as a board does whose
+    firmware has a partition for one, or has the application frozen into it. The image is mapped into memory.
+    """
+    image = VfsRomWriter()
+    files = application.files()
+    for package in ("firmware", "gateway"):
+        image.opendir(package)
+        inside = {name: content for name, content in files.items() if name.startswith(package + "/")}
+        for name, content in inside.items():
+            if name.count("/") == 1:
+                image.mkfile(name.split("/")[1], content)
+        if package == "gateway":
+            image.opendir("wire")
+            for name, content in inside.items():
+                if name.count("/") == 2:
+                    image.mkfile(name.split("/")[2], content)
+            image.closedir()
+        image.closedir()
+    content = image.finalise()
+    (folder / "rom").write_bytes(content)
+    (folder / "main.py").write_text(ROM_MAIN.format(size=len(content)))
+
+
+ROM_MAIN = """\
+import ffi, sys, uctypes, vfs
+libc = ffi.open("libc.so.6")
+there = libc.func("p", "mmap", "pIiiii")(0, {size}, 1, 2, libc.func("i", "open", "si")("rom", 0), 0)
+vfs.mount(vfs.VfsRom(uctypes.bytearray_at(there, {size})), "/rom")
+sys.path.insert(0, "/rom")
+del there, libc, ffi, uctypes, vfs
+from firmware import app
+app.main()
+"""
 
 
 def install(folder: Path, slot: str = "a") -> None:
@@ -51,16 +84,23 @@ class Board:
     """One board. `settings` is what settings.json holds; `output` all that it printed so far."""
 
     def __init__(
-        self, folder: Path, settings: dict, *, build: str = "x86_64", heap: str = "256K", env: dict | None = None
+        self,
+        folder: Path,
+        settings: dict,
+        *,
+        build: str = "x86_64",
+        heap: str | None = None,
+        rom: bool = False,
+        env: dict | None = None,
     ) -> None:
         self.folder = folder
         self.build = build
-        self.heap = heap
+        self.heap = heap or HEAPS[build]
         self.env = env or {}
         self.output = b""
         self.process: subprocess.Popen | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        install(folder)
+        (install_in_rom if rom else install)(folder)
         self.set(settings)
 
     def set(self, settings: dict) -> None:
@@ -68,12 +108,13 @@ class Board:
         (self.folder / "settings.json").write_text(json.dumps(settings))
 
     def __enter__(self) -> "Board":
-        return self.start()
+        return self if self.process and self.process.poll() is None else self.start()
 
     def __exit__(self, *_) -> None:
         self.stop()
 
     def start(self) -> "Board":
+        self.output = b""
         command = [str(interpreter(self.build)), "-X", f"heapsize={self.heap}", "main.py"]
         self.process = subprocess.Popen(
             command,
@@ -89,7 +130,11 @@ class Board:
     def started(self) -> "Board":
         """Start, and wait until its SMTP server answers."""
         self.start()
-        self.wait_for(r"smtp: listening on port \d+")
+        try:
+            self.wait_for(r"smtp: listening on port \d+")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def read(self, patience: float = 0.0) -> bytes:

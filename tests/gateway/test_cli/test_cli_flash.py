@@ -137,7 +137,10 @@ def test_settings_from_options_a_file_and_single_keys(mailwire, tmp_path, monkey
     words = ("--settings", tmp_path / "s.yaml", "--name", "attic", "--wifi-ssid", "Net")
     words += ("--mqtt", "mqtts://box%40home@broker:8883", "--mqtt-password-env", "BROKER")
     words += ("--set", "mqtt.verify=false", "--set", "ntp=10.0.0.1", "--set", "smtp.port=25")
-    assert settings_of(mailwire, tmp_path, "RPI_PICO_W", *words) == {
+    settings = settings_of(mailwire, tmp_path, "RPI_PICO_W", *words, "--data", tmp_path / "data")
+    key = settings.pop("update")["key"]
+    assert (tmp_path / "data" / "boards" / "attic.key").read_text() == f"{key}\n", "for `mailwire update`"
+    assert settings == {
         "board": {"id": "RPI_PICO_W", "led": "LED", "uart": {"id": 0, "tx": 0, "rx": 1}},
         "name": "attic",
         "wifi": {"ssid": "Net", "password": "sesame"},
@@ -358,7 +361,9 @@ def test_the_flash_holds_what_was_meant_and_the_board_says_hello(flash, micropyt
     assert held[0x1000 + len(firmware) : VFS].strip(b"\xff") == b""
     files = image.read(held[VFS:])
     assert files.pop("main.py") == application.main_py()
-    assert json.loads(files.pop("settings.json")) == {
+    settings = json.loads(files.pop("settings.json"))
+    assert len(settings.pop("update")["key"]) == 64
+    assert settings == {
         "board": {"id": "ESP32_GENERIC", "led": 2, "uart": {"id": 2, "tx": 17, "rx": 16}},
         "name": "Attic 2",
         "wifi": {"ssid": "Net", "password": ""},
