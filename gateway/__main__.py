@@ -23,6 +23,7 @@ COMMANDS = {
     "queue": "list, retry or drop what is still owed to the targets",
     "devices": "list, rename or forget devices",
     "update": "update the firmware of a board over MQTT",
+    "monitor": "show what a board says on its serial port, and send it commands",
     "integrations": "list integrations, or begin a new one",
     "boards": "list the boards that can do the same, or show one",
     "flash": "put it on a board: MicroPython, the application, the settings",

@@ -35,6 +35,7 @@ PATIENCE = 0.2  # seconds that a read waits; a port that is to be closed is wait
 _WRITING = 10.0  # seconds without progress after which the other side is taken for stuck
 _READ = 4096
 _PULSE = 0.1  # seconds
+NO_PORT = "No serial port is there at all. Is the board plugged in, with a cable that carries data and not just power?"
 _IDS = re.compile("([0-9A-Fa-f]{4}):([0-9A-Fa-f]{4})")
 _PATH = re.compile(r"[./~]|COM\d+$")
 
@@ -272,7 +273,9 @@ def _name(port: Any) -> str:
 def _there(ports: list[Port]) -> str:
     if ports:
         return f"There is {_listed(ports)}."
-    return "No serial port is there at all. Is the board plugged in, with a cable that carries data and not just power?"
+    if os.environ.get("INVOCATION_ID"):  # a service of systemd's
+        return f"{NO_PORT} If it is: `mailwire service install` lets the service see the ports of its configuration."
+    return NO_PORT
 
 
 def _listed(ports: list[Port]) -> str:

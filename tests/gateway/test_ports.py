@@ -38,6 +38,7 @@ def plugged(monkeypatch):
     """No USB here: the list of ports is made up."""
 
     def plug(*there):
+        monkeypatch.delenv("INVOCATION_ID", raising=False)
         monkeypatch.setattr(ports, "list_ports", lambda: list(there))
 
     return plug
@@ -76,6 +77,14 @@ def test_what_is_not_there_is_said_with_what_is(plugged):
     assert words(ports.open_port, "/dev/ttyUSB9") == (
         "there is no port /dev/ttyUSB9. No serial port is there at all. "
         "Is the board plugged in, with a cable that carries data and not just power?"
+    )
+
+
+def test_a_service_that_sees_no_ports_is_told_how_it_would(plugged, monkeypatch):
+    plugged()
+    monkeypatch.setenv("INVOCATION_ID", "x")
+    assert words(ports.find, "10C4:EA60").endswith(
+        "and not just power? If it is: `mailwire service install` lets the service see the ports of its configuration."
     )
 
 
