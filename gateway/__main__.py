@@ -27,6 +27,7 @@ COMMANDS = {
     "integrations": "list integrations, or begin a new one",
     "boards": "list the boards that can do the same, or show one",
     "flash": "put it on a board: MicroPython, the application, the settings",
+    "monitor": "show what a board says on its serial port, and send it commands",
     "user": "add, list, check or remove those who may log in",
     "bans": "list the peers that are kept out, or let one in again",
     "service": "make the gateway a service of this machine (systemd)",

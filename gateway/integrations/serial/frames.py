@@ -14,14 +14,14 @@ from typing import Any
 
 import gateway
 from gateway import ports
-from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble
+from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble, ulid
 from gateway.integrations.serial.noise import Noise
-from gateway.ulid import UlidMaker
 from gateway.wire import link
 
 Keep = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-_new_id = UlidMaker().new
+_new_id = ulid.UlidMaker().new
+_AT_ONCE = 100  # messages that are being kept
 _NOTED = 100  # outcomes that nobody has asked for
 _CUT = "the text was cut for a serial line"
 
@@ -60,6 +60,8 @@ class Frames:
     async def came(self, data: bytes) -> None:
         """These bytes were read."""
         self._handle(self._link.feed(data, ports.milliseconds()))
+        if len(self._tasks) > _AT_ONCE:  # of senders that wait for no answer
+            await asyncio.wait(self._tasks)
 
     def lost(self) -> None:
         """The line was lost."""
