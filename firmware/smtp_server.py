@@ -58,7 +58,9 @@ class Server:
         self.context: "Any" = None
         self._remarked: "list[str]" = []
         allow = self.settings["allow"]
-        self._networks = [_network(one) for one in (_PRIVATE if allow == "private" else () if allow == "all" else allow)]
+        self._networks = [
+            _network(one) for one in (_PRIVATE if allow == "private" else () if allow == "all" else allow)
+        ]
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -278,7 +280,9 @@ def _context(certificate: str, key: str) -> "Any":
             with open(path, "rb") as file:
                 pieces.append(file.read())
         except OSError:
-            raise ValueError(f"smtp.{what}: there is no file {path} on the board; README.md tells how to make one") from None
+            raise ValueError(
+                f"smtp.{what}: there is no file {path} on the board; README.md tells how to make one"
+            ) from None
     context = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pieces)
     return context
