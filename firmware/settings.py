@@ -15,7 +15,6 @@ Runs once at the start and when the console asks; so app.py may forget the modul
 
 import json
 import os
-import sys
 
 from firmware.url import MQTT as MQTT_SCHEMES
 from firmware.url import POST as POST_SCHEMES
@@ -213,14 +212,14 @@ WIFI = (
     ("country", text, "", (0, 2)),
     ("power_save", flag, False, None),
 )
-ETHERNET = (
-    ("phy_type", text, "", (0, 20)),
-    ("phy_addr", whole, 0, (0, 31)),
+ETHERNET = (  # of the board, and of what differs from it; no defaults, for one would stand before the board's
+    ("phy_type", text, None, (1, 20)),
+    ("phy_addr", whole, None, (0, 31)),
     ("mdc", pin, None, None),
     ("mdio", pin, None, None),
     ("power", pin, None, None),
     ("ref_clk", pin, None, None),
-    ("ref_clk_mode", word, "in", ("in", "out")),
+    ("ref_clk_mode", word, None, ("in", "out")),
 )
 BOARD = (
     ("id", text, "", (0, 64)),
@@ -346,11 +345,10 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
     if settings["sensors"] != []:
-        import firmware
-        from firmware import sensor_settings
+        from firmware.borrowed import Borrowed
 
-        settings["sensors"] = sensor_settings.check(settings["sensors"], mistakes)
-        del sys.modules["firmware.sensor_settings"], firmware.sensor_settings  # as app.py does with this one
+        with Borrowed("sensor_settings") as sensor_settings:
+            settings["sensors"] = sensor_settings.check(settings["sensors"], mistakes)
     if settings["post"]:
         _check_post(settings["post"], mistakes)
     if settings["update"] and not mqtt:

@@ -45,13 +45,18 @@ def write(state: "dict[str, Any]") -> None:
     os.rename(FILE + ".new", FILE)
 
 
+def trial_of(state: "dict[str, Any]") -> "Any":
+    """The slot that runs on trial now; None if none does. One that is yet to be started has `tried` false."""
+    return state.get("trial") if state.get("tried") is True else None
+
+
 def confirm() -> None:
     """This version has reported in: from now on it is the one that is started. Writes only if that is news."""
     global confirmed
     if confirmed:
         return
     state = read()
-    trial = state.get("trial")
+    trial = trial_of(state)
     if trial is not None or state.get("crashes"):
         if trial is not None:
             state["slot"] = trial
@@ -101,7 +106,7 @@ def report(keep: "Callable[[dict[str, Any]], str]") -> None:
 def facts() -> "dict[str, Any]":
     """For hello and status: which slot runs, whether on trial, and what was gone back from."""
     state = read()
-    trial = state.get("trial")
+    trial = trial_of(state)
     known: dict[str, Any] = {"slot": trial or state.get("slot"), "trial": trial is not None}
     if went_back:
         known["went_back"] = went_back

@@ -30,12 +30,14 @@ class Target(NamedTuple):
     baud: int | None = None
     before: str = "default-reset"
     after: str = "hard-reset"
+    stub: bool = True
 
     def command(self, *words: str, after: str | None = None) -> list[str]:
         """The command line for some of esptool's words."""
         return [
             *(sys.executable, "-m", "esptool", "--chip", self.chip, "--port", self.port),
             *(["--baud", str(self.baud)] if self.baud else []),
+            *([] if self.stub else ["--no-stub"]),
             *("--before", self.before, "--after", after or self.after),
             *words,
         ]
@@ -76,8 +78,8 @@ def write(target: Target, parts: Sequence[tuple[int, bytes]], *, erase: bool, on
     """
     with tempfile.TemporaryDirectory(prefix="mailwire-") as folder:  # only this user may look into it
         files = []
-        for number, (at, content) in enumerate(parts):
-            path = Path(folder) / str(number)
+        for at, content in parts:
+            path = Path(folder) / f"{at:#x}.bin"
             path.write_bytes(content)
             files.append((at, str(path)))
         command = write_command(target, files, erase=erase)

@@ -24,6 +24,7 @@ def main():
     print("then", slots.facts())
     raise SystemExit
 """
+WRITES_A_TRIAL = 'slots.write(dict(slots.read(), trial="b", tried=False))'
 RAISES = 'def main(): raise TypeError("no such thing")'
 BROKEN = "def main(: oh"
 ENDS = "def main(): pass"
@@ -193,6 +194,15 @@ def test_the_clock_of_a_trial_does_nothing_to_one_that_has_reported_in(flash):
     )
     on_trial(flash, waits)
     assert "still here" in flash.start()
+
+
+def test_the_old_version_does_not_report_in_for_the_new_one(flash):
+    """It may do so for the first time after the new one has arrived, before the restart."""
+    flash.put("a", REPORTS_IN.replace("    slots.confirm()", "    " + WRITES_A_TRIAL + "; slots.confirm()"))
+    flash.put("b", REPORTS_IN)
+    flash.start()
+    assert flash.state()["trial"] == "b"
+    assert "main: slot b is on trial" in flash.start()
 
 
 def test_a_trial_that_cannot_be_noted_does_not_begin(flash):
