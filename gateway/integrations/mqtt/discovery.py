@@ -13,7 +13,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.api import Device
+from gateway.api import Device, words
 from gateway.wire import discovery as entities
 from gateway.wire.topics import Topics
 
