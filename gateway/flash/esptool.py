@@ -30,12 +30,14 @@ class Target(NamedTuple):
     baud: int | None = None
     before: str = "default-reset"
     after: str = "hard-reset"
+    stub: bool = True
 
     def command(self, *words: str, after: str | None = None) -> list[str]:
         """The command line for some of esptool's words."""
         return [
             *(sys.executable, "-m", "esptool", "--chip", self.chip, "--port", self.port),
             *(["--baud", str(self.baud)] if self.baud else []),
+            *([] if self.stub else ["--no-stub"]),
             *("--before", self.before, "--after", after or self.after),
             *words,
         ]

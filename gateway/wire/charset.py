@@ -96,16 +96,17 @@ def _is_foreign(data: bytes) -> bool:
     return together + (run if run >= 4 else 0) > alone + (run if run < 4 else 0)
 
 
+def unreadable(data: bytes) -> str:
+    """ASCII, and U+FFFD for what is none."""
+    return "".join([chr(byte) if byte < 128 else "\ufffd" for byte in data])
+
+
 def _count(data: bytes, at: int) -> int:
     """How many of every second octet are zero."""
     count = 0
     for index in range(at, len(data), 2):
         count += not data[index]
     return count
-
-
-def unreadable(data: bytes) -> str:
-    return "".join([chr(byte) if byte < 128 else "\ufffd" for byte in data])
 
 
 def _from_utf16(data: bytes, big: bool, cut: bool) -> str:

@@ -9,7 +9,8 @@ from gateway.wire.charset import unreadable
 _HIDDEN = b" script style title template "
 _LINES = b" br div tr li dt dd section article header footer address center "
 _PARAGRAPHS = b" p h1 h2 h3 h4 h5 h6 table ul ol dl pre blockquote hr "
-_CELL = "\x01"
+_CELL = "\x01"  # the end of a cell
+_EDGE = "\x02"  # an end of a line, of which two are one
 _ENTITIES = (
     " amp& lt< gt> quot\" apos' aumlä oumlö uumlü AumlÄ OumlÖ UumlÜ szligß eacuteé egraveè agraveà "
     "ccedilç deg° euro€ copy© reg® mdash— ndash– hellip… middot· rsquo’ lsquo‘ "
@@ -27,7 +28,7 @@ class Page:
         self.charset = ""
 
     def feed(self, data: bytes) -> bytes:
-        data = self._kept + data.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\x01", b"")
+        data = self._kept + data.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\x01", b"").replace(b"\x02", b"")
         out = []
         at = 0
         while at < len(data):
@@ -70,6 +71,11 @@ class Page:
         self._kept = data[at:]
         return b"".join(out)
 
+    def rest(self) -> bytes:
+        """What is left of the text when no more comes: a `<` that begins nothing."""
+        begun = self._kept[1:2].isalpha() or self._kept[1:2] in (b"/", b"!", b"?")
+        return b"" if self._until or begun else self._kept
+
     def _tag(self, tag: bytes) -> bytes:
         tag = tag.lower()
         closing = tag[:1] == b"/"
@@ -84,15 +90,17 @@ class Page:
         elif word in _PARAGRAPHS:
             return b"\n\n"
         elif word in _LINES:
-            return b"\n- " if name == b"li" and not closing else b"\n"
+            return b"\n" if name == b"br" else b"\x02- " if name == b"li" and not closing else b"\x02"
         elif name in (b"td", b"th") and closing:
             return b"\x01"
         return b""
 
     def finished(self, text: str) -> str:
         """The text with its entities and blanks as a person sees them."""
-        lines = []
-        for line in _with_entities(text).split("\n"):
+        lines: list[str] = []
+        pieces = _with_entities(text).split(_EDGE)
+        text = "\n".join([piece for piece in pieces if piece.strip(" ")])
+        for line in text.split("\n"):
             line = "\t".join([" ".join(cell.split()) for cell in line.split(_CELL)]).strip()
             if line or (lines and lines[-1]):
                 lines.append(line)

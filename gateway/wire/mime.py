@@ -15,8 +15,6 @@ MicroPython-safe.
 
 from binascii import a2b_base64, hexlify
 
-from gateway.wire.charset import decode, unreadable
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -488,11 +486,14 @@ class _Part:
                 self.digest.update(data)
         elif self._page:
             data = self._page.feed(data)
-        if self.is_text and data:
-            room = self._limit - len(self._kept)
-            self._cut = self._cut or len(data) > room
-            if room > 0:
-                self._kept += data[:room]
+        if self.is_text:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        room = self._limit - len(self._kept)
+        self._cut = self._cut or len(data) > room
+        if room > 0:
+            self._kept += data[:room]
 
     def _from_base64(self, data: bytes) -> bytes:
         if not self._judged:
@@ -527,10 +528,7 @@ class _Part:
         """No more comes."""
         if not self._judged:
             raw, self._rest = self._rest, b""
-            if self._judge(raw):
-                raw = self._from_base64(raw)
-            if raw:
-                self._take(raw)
+            self._take(self._from_base64(raw) if self._judge(raw) else raw)
         if self._encoding == "base64":
             done = _whole_base64(self._rest)
             self.damaged = self.damaged or len(self._rest) == 1
@@ -539,6 +537,8 @@ class _Part:
         elif self._rest:
             self._take(_from_quoted(self._rest, True)[0])
         self._rest = b""
+        if self._page:
+            self._keep(self._page.rest())
         if self.is_text and self.damaged:
             self.remarks.append("damaged base64 in the text")
         if not self.is_text and (self.kind[:6] == "image/" or self.kind == "application/octet-stream"):
@@ -648,6 +648,17 @@ def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
 
 
 # Header fields.
+
+_NEVER = "us-ascii"  # charset of what has to be ASCII
+
+
+def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -> "tuple[str, str]":
+    """As `charset.decode`; ASCII without the memory that takes."""
+    if not data or (max(data) < 128 and b"\x1b" not in data and b"\0" not in data):
+        return data.decode(), ""
+    from gateway.wire import charset
+
+    return charset.decode(data, declared, hint, cut)
 
 
 def one_line(text: str) -> str:
@@ -779,7 +790,7 @@ def parameters(value: bytes) -> "tuple[str, Fields]":
         at = value.find(bytes([stop]))
         if 0 <= at < end:
             end = at
-    main = unreadable(value[:end]).lower()
+    main = decode(value[:end], _NEVER)[0].lower()
     found: "Fields" = {}
     at = end
     while at < len(value) and len(found) < 64:
@@ -837,7 +848,7 @@ def parameter(found: "Fields", name: bytes, hint: str = "") -> str:
         if not parts[-1]:
             if number == 0 and raw.count(b"'") >= 2:
                 label, _, raw = raw.split(b"'", 2)
-                charset = unreadable(label)
+                charset = decode(label, _NEVER)[0]
             raw = _unquoted(raw)
         pieces.append((number, raw))
     if not pieces:

@@ -80,7 +80,9 @@ def least(broker: Mosquitto, connections: int, tls: bool, rom: bool) -> int:
 
 def main() -> None:
     print("| least heap, KiB | 1 connection | 2 | 4 |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, Mosquitto(Path(folder)) as broker:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        broker = Mosquitto(Path(folder)).start()
+        stack.callback(broker.stop)
         for rom, tls in itertools.product((True, False), (False, True)):
             row = [str(least(broker, connections, tls, rom)) for connections in (1, 2, 4)]
             print(f"| {'code in ROM' if rom else 'code in heap'}, {'TLS' if tls else 'plain'} | {' | '.join(row)} |")

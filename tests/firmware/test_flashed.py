@@ -1,6 +1,6 @@
 """What `mailwire flash` makes for a board, read by a real MicroPython: an ESP32's file system is cut out of the flash
 and mounted; an RP2040 (emulated, with the real MicroPython) boots its image, takes files over its prompt, and takes an
-update that is taken back.
+update that is taken back; and an emulated micro:bit prints lines.
 """
 
 import contextlib
@@ -8,15 +8,16 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import gateway
 from gateway import ports
-from gateway.flash import application, mpremote
-from tests import needs
-from tests.firmware.board import PATIENCE, interpreter
+from gateway.flash import application, image, mpremote
+from tests import microbit, needs
+from tests.firmware.board import PATIENCE, free_port, interpreter
 from tests.firmware.fake_rom import FakeRom
 from tests.live import until
 
@@ -55,12 +56,37 @@ print("imported", smtp.__name__, smtp.__file__)
 """
 
 
-def test_a_real_micropython_mounts_what_esptool_wrote(tmp_path):
-    words = ("--firmware", needs.esp32_micropython(), "--before", "no-reset", "--after", "no-reset", "--no-wait")
-    with FakeRom() as rom:
-        command = (*FLASH, "ESP32_GENERIC", "--port", rom.url, *words, "--name", "attic")
-        subprocess.run(command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True)
+def test_a_real_micropython_mounts_and_runs_what_esptool_wrote(tmp_path):
+    def boot(line):
+        """What is in the flash, on the unix port: its console is the line."""
+        for path, content in image.read(bytes(rom.flash[0x200000:])).items():
+            file = tmp_path / "board" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        with subprocess.Popen([interpreter(), "main.py"], cwd=tmp_path / "board", stdin=line, stdout=line) as process:
+            seen.wait(PATIENCE)
+            process.terminate()
+
+    seen = threading.Event()
+    words = ("--firmware", needs.esp32_micropython(), "--before", "no-reset", "--after", "no-reset", "--wait", "20")
+    with FakeRom(boot=boot) as rom:
+        command = (
+            *FLASH,
+            "ESP32_GENERIC",
+            "--port",
+            rom.url,
+            *words,
+            "--name",
+            "attic",
+            "--set",
+            f"smtp.port={free_port()}",
+        )
+        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        seen.set()
+        assert done.returncode == 0, done.stderr
         (tmp_path / "flash").write_bytes(rom.flash)
+    assert f"firmware {gateway.__version__}, id attic, name attic" in done.stdout
+    assert "  SMTP server  attic.local" not in done.stdout, "it has no network"
     (tmp_path / "reader.py").write_text(READER % {"at": 0x200000, "size": 0x200000})
     done = subprocess.run(
         [interpreter(), "-X", "heapsize=8M", tmp_path / "reader.py", tmp_path / "flash"],
@@ -112,16 +138,61 @@ def run_on(port, code, *more):
 
 
 def test_an_emulated_pico_boots_the_image_and_says_hello(uf2, tmp_path):
-    image = tmp_path / "board.img"
-    subprocess.run((*FLASH, "RPI_PICO", "--image", image, "--name", "attic"), check=True, cwd=ROOT, capture_output=True)
-    assert image.stat().st_size == 352 * 4096
-    with pico(uf2, tmp_path, "--littlefs", image) as port:
-        with ports.open_port(port) as line:
-            hello = ports.wait_for_hello(line, PATIENCE)
+    made = tmp_path / "board.img"
+    subprocess.run((*FLASH, "RPI_PICO", "--image", made, "--name", "attic"), check=True, cwd=ROOT, capture_output=True)
+    assert made.stat().st_size == 352 * 4096
+    with pico(uf2, tmp_path, "--littlefs", made) as port:
+        hello = hello_in_the_monitor(port)
+        log = json.loads(done_in_the_monitor(port, "log"))
         found = mpremote.look(port)
+    assert log == [f"Mailwire {gateway.__version__} on Raspberry Pi Pico with RP2040: attic"], "and nothing fails"
     assert (hello["name"], hello["slot"], hello["firmware"]) == ("attic", "a", gateway.__version__)
     assert hello["board"] == "Raspberry Pi Pico with RP2040"
     assert (found.whole, found.slot) == (("a",), "a")
+
+
+def hello_in_the_monitor(port):
+    """The board's `hello`, as `mailwire monitor` shows it."""
+    command = [sys.executable, "-m", "gateway", "monitor", port, "--json", "--seconds", str(PATIENCE)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stdout:
+                shown = json.loads(line)
+                if shown["from"] == "board" and shown.get("frame", {}).get("t") == "hello":
+                    return shown["frame"]
+        finally:
+            process.terminate()
+    raise AssertionError("the board said no hello")
+
+
+def done_in_the_monitor(port, what):
+    command = [sys.executable, "-m", "gateway", "monitor", port, "--do", what]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_emulated_micro_bit_prints_lines_after_flash():
+    with microbit.emulated() as url:
+
+        def is_there():
+            with contextlib.suppress(ports.PortError):
+                ports.open_port(url).close()
+                return True
+            return False
+
+        until(is_there, "the emulator's port")
+        command = (*FLASH, "MICROBIT", "--port", url, "--yes")
+        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"board: {{type: serial, port: {url}, format: lines}}" in done.stdout
+        heard = b""
+        with ports.open_port(url) as line:
+
+            def alive():
+                nonlocal heard
+                heard += line.read()
+                return b"alive\r\n" in heard
+
+            until(alive, "its line, which it prints each ten seconds")
 
 
 SMALL = {

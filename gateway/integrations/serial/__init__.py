@@ -29,17 +29,17 @@ from gateway.api import (
     Source,
     StoreTrouble,
     Target,
+    ulid,
 )
 from gateway.integrations.serial import lines
 from gateway.integrations.serial.frames import Frames
 from gateway.integrations.serial.noise import Noise
 from gateway.ports import Line, NoSuchPort, PortError
-from gateway.ulid import UlidMaker
 from gateway.wire import frame, link
 
 _ABSENT_WAIT = 1.0  # seconds between looks for a port that is not there: it may be plugged in at any moment
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between tries to open one that can't be opened
-_new_id = UlidMaker().new
+_new_id = ulid.UlidMaker().new
 _STORE_WAIT = 1.0  # seconds before a line is offered again to a store that can't write
 
 
@@ -179,8 +179,9 @@ class Serial(Source, Target):
             await self._frames.deliver(event)
         elif self._writer:
             data = self._writer.written(event)
-            async with self._order:
-                await self._write(data)
+            if data:
+                async with self._order:
+                    await self._write(data)
 
     async def _write(self, data: bytes) -> None:
         """Until the system has taken it."""
@@ -218,7 +219,8 @@ class Serial(Source, Target):
                 self._say(f"the serial line failed ({type(error).__name__}: {error})")
             finally:
                 self._line = None
-                await asyncio.to_thread(line.close)
+                # In the thread that writes, so after what it is writing.
+                await asyncio.get_running_loop().run_in_executor(self._writing, line.close)
                 if self._frames:
                     self._frames.lost()
                 if self._reader:

@@ -14,14 +14,14 @@ from typing import Any
 
 import gateway
 from gateway import ports
-from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble
+from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble, ulid
 from gateway.integrations.serial.noise import Noise
-from gateway.ulid import UlidMaker
 from gateway.wire import link
 
 Keep = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-_new_id = UlidMaker().new
+_new_id = ulid.UlidMaker().new
+_AT_ONCE = 100  # messages that are being kept
 _NOTED = 100  # outcomes that nobody has asked for
 _CUT = "the text was cut for a serial line"
 
@@ -60,6 +60,8 @@ class Frames:
     async def came(self, data: bytes) -> None:
         """These bytes were read."""
         self._handle(self._link.feed(data, ports.milliseconds()))
+        if len(self._tasks) > _AT_ONCE:  # of senders that wait for no answer
+            await asyncio.wait(self._tasks)
 
     def lost(self) -> None:
         """The line was lost."""
@@ -99,8 +101,8 @@ class Frames:
             self._handle(self._link.refuse(boot, n, link.BAD, "nothing is taken in on this line"))
             return
         draft = body if kind == "event" else _of_notification(body)
-        if not draft.get("device") and self.peer and self.peer.get("name"):
-            draft = draft | {"device": self.peer["name"]}
+        if not draft.get("device") and self.peer and (self.peer.get("id") or self.peer.get("name")):
+            draft = draft | {"device": {key: self.peer.get(key) for key in ("id", "name")}}
         # A sender that gives no ids repeats what could not be kept, and that is to be one event, too.
         if not draft.get("id"):
             draft = draft | {"id": self._ids.setdefault((boot, n), _new_id()) if n else _new_id()}

@@ -229,6 +229,7 @@ def _spelled(text: str, charset: str) -> str:
 
 def _letter(letter: str, charset: str) -> str:
     bare = "".join(one for one in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(one))
+    bare = bare.replace("\u2044", "/")  # of ½
     for form in (letter, _SPELLED.get(letter, bare)):
         with contextlib.suppress(UnicodeEncodeError):
             form.encode(charset)

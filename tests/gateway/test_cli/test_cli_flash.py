@@ -6,6 +6,7 @@ esptool is the real one, MicroPython's image is the published one; the boot ROM 
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import pty
@@ -16,8 +17,9 @@ from functools import partial
 
 import pytest
 
+import gateway.flash
 from gateway import ports
-from gateway.flash import FlashError, application, boards, esptool, image, micropython, partitions
+from gateway.flash import FlashError, application, boards, image, micropython, partitions
 from gateway.flash import settings as making
 from gateway.wire import link
 from tests import needs
@@ -118,13 +120,44 @@ def test_the_one_likely_port_is_taken_and_of_several_one_is_named(mailwire, micr
 
 
 def test_what_is_not_installed_is_told_with_the_line_to_type(mailwire, monkeypatch):
-    import gateway.flash
-
     monkeypatch.setattr(gateway.flash, "_installed", lambda name: name != "esptool")
-    with pytest.raises(FlashError) as error:
-        esptool.flash_size(esptool.Target("esp32", "x"), "")
-    assert "This needs esptool, which is not installed here. Install it with:\n" in str(error.value)
-    assert str(error.value).endswith("-m pip install 'esptool>=5'")
+    done = mailwire("flash", "ESP32_GENERIC")
+    assert done.code == 1
+    assert done.err.startswith("This needs esptool, which is not installed here. Install it with:\n  ")
+    assert done.err.endswith("-m pip install 'esptool>=5'\n")
+    assert mailwire("flash", "ESP32_GENERIC", "--dry-run").code == 0
+
+
+@pytest.fixture
+def person(monkeypatch):
+    """Somebody at a terminal who types these lines."""
+
+    def types(*lines):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        for stream in (sys.stdin, sys.stdout):
+            monkeypatch.setattr(stream, "isatty", lambda: True)
+
+    return types
+
+
+def test_a_person_is_asked_for_the_port_and_may_say_no(mailwire, monkeypatch, person, tmp_path):
+    two = [ports.Port(f"/dev/ttyACM{number}", "Pico", 0x2E8A, 0x0005, str(number)) for number in range(2)]
+    monkeypatch.setattr(ports, "list_ports", lambda: two)
+    (tmp_path / "INFO_UF2.TXT").touch()
+    (tmp_path / "m.uf2").write_bytes(b"UF2\n")
+    words = ("flash", "RPI_PICO", "--firmware", tmp_path / "m.uf2", "--drive", tmp_path)
+    person("attic", "2", "n")
+    done = mailwire(*words)
+    assert done.code == 1
+    assert "Which port is the board at?\n  1. /dev/ttyACM0 (Pico, 2E8A:0005, serial number 0)\n  2. " in done.out
+    assert "Wait for MicroPython at /dev/ttyACM1" not in done.out
+    assert "Overwrite the program on it? [y/N]" in done.out
+    assert done.err == "Nothing was changed.\n"
+    person("attic", "3")
+    assert mailwire(*words).err == "That is none of them.\n"
+    person("attic")
+    assert mailwire(*words).err == "\nNobody answers. Nothing was changed.\n"
+    assert not (tmp_path / "mailwire.uf2").exists()
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -458,6 +491,34 @@ def test_secrets_are_on_no_command_line(monkeypatch, flash):
         assert b"s3same" in rom.flash
     assert len([command for command in seen if "esptool" in command]) == 3
     assert "s3same" not in f"{seen}{done.out}{done.err}"
+
+
+# --- a Pico ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pico_gets_its_uf2_file_on_its_drive(mailwire, tmp_path):
+    uf2, drive = tmp_path / "m.uf2", tmp_path / "RPI-RP2"
+    uf2.write_bytes(b"UF2\n" + bytes(508))
+    drive.mkdir()
+    words = ("flash", "RPI_PICO", "--firmware", uf2, "--drive", drive, "--port", "socket://127.0.0.1:9")
+    assert f"{drive} is no board's drive: there is no INFO_UF2.TXT in it." in mailwire(*words, "--yes").err
+    (drive / "INFO_UF2.TXT").touch()
+    done = mailwire(*words)
+    assert done.code == 2
+    assert "What is on the board can't be seen in this mode. Overwrite the program on it?" in done.err
+    done = mailwire(*words, "--yes")
+    assert done.code == 1
+    assert "socket://127.0.0.1:9 can't be opened: [Errno 111] Connection refused" in done.err, "no MicroPython came up"
+    assert (drive / "mailwire.uf2").read_bytes() == uf2.read_bytes()
+    uf2.write_bytes(b"\xe9")
+    assert f"{uf2}: this is no UF2 file. Use the .uf2 file for RPI_PICO." in mailwire(*words, "--yes").err
+
+
+def test_no_drive(mailwire, tmp_path):
+    (tmp_path / "m.uf2").write_bytes(b"UF2\n")
+    done = mailwire("flash", "RPI_PICO", "--firmware", tmp_path / "m.uf2", "--port", "socket://127.0.0.1:9")
+    assert "There is no drive RPI-RP2. Hold BOOTSEL while you plug in the USB cable" in done.err
+    assert "--files-only leaves that as it is." in done.err
 
 
 # --- images and partitions -------------------------------------------------------------------------------------------
