@@ -54,9 +54,9 @@ class Server:
         self.app = app
         self.settings = app.settings["smtp"]
         self.keep = app.keep("smtp")
-        self.connections: "list[Connection]" = []
-        self.context: "Any" = None
-        self._remarked: "list[str]" = []
+        self.connections: list[Connection] = []
+        self.context: Any = None
+        self._remarked: list[str] = []
         allow = self.settings["allow"]
         self._networks = [
             _network(one) for one in (_PRIVATE if allow == "private" else () if allow == "all" else allow)
@@ -112,10 +112,7 @@ class Server:
         if not self._networks:
             return True
         address = _number(peer)
-        for base, mask in self._networks:
-            if address >= 0 and address & mask == base:
-                return True
-        return False
+        return any(address >= 0 and address & mask == base for base, mask in self._networks)
 
     def remark(self, peer: str, code: str, text: str) -> None:
         """Tell a person about a device's peculiarity, once."""
@@ -132,11 +129,11 @@ class Connection:
         self.server = server
         self.stream = stream
         self.peer = peer
-        self.task = asyncio.current_task()
+        self.task: Any = asyncio.current_task()
         self.leaving = False
         self.deadline = board.uptime() + COMMAND * 1000
         self._latest = 0  # when the mail must be complete
-        self._mail: "mime.Reader | None" = None
+        self._mail: mime.Reader | None = None
         self.session = smtp.Session(
             server.app.name,
             tls="none" if settings["tls"] == "implicit" else settings["tls"],
@@ -196,7 +193,7 @@ class Connection:
         """Do what events ask for; the kind of one that the caller must act on, or 0."""
         session = self.session
         while happened:
-            answered: "list[Any]" = []
+            answered: list[Any] = []
             for event in happened:
                 kind = event[0]
                 if kind == smtp.BODY:
@@ -219,7 +216,7 @@ class Connection:
         return 0
 
     def _knows(self, user: str, password: str) -> bool:
-        users: "dict[str, str]" = self.server.settings["users"]
+        users: dict[str, str] = self.server.settings["users"]
         return user in users and users[user] == password
 
     def _read(self, data: bytes) -> None:
