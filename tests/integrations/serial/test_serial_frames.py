@@ -10,7 +10,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from tests.integrations.serial.board import Board, Port, event
+from tests.integrations.serial.board import Board, Port, event, owed
 from tests.live import Gateway, until
 from tests.mosquitto import Listener, mosquitto
 
@@ -173,9 +173,9 @@ def test_events_go_out_until_they_are_acknowledged(tmp_path, port):
         board.answer = lambda link, boot, n, _: link.refuse(boot, n, "busy")
         mail(running, "Hello")
         until(lambda: board.taken)
-        assert until(lambda: running.json("queue"))[0]["target"] == "panel"
+        assert until(lambda: owed(running))[0]["target"] == "panel"
         board.answer = lambda link, boot, n, _: link.accept(boot, n)
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
         first = board.taken[0]
         assert all(one == first for one in board.taken)
         assert first["title"] == running.events()[0]["title"]
@@ -186,7 +186,7 @@ def test_what_a_board_refuses_for_good_is_a_dead_letter(tmp_path, port):
         until(lambda: board.hellos)
         board.answer = lambda link, boot, n, _: link.refuse(boot, n, "bad", "no display here")
         mail(running, "Hello")
-        dead = until(lambda: [one for one in running.json("queue") if one["state"] == "dead"])
+        dead = until(lambda: [one for one in owed(running) if one["state"] == "dead"])
         assert dead[0]["reason"] == "no display here"
 
 
@@ -203,7 +203,7 @@ def test_a_long_text_is_cut_for_the_line(tmp_path, port):
         assert whole.startswith(got["text"])
         assert 100 < len(got["text"]) < 1024
         assert got["data"]["truncated"] == ["the text was cut for a serial line"]
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
 
 
 def test_a_board_that_takes_no_events_is_sent_none(tmp_path, port):
@@ -211,7 +211,7 @@ def test_a_board_that_takes_no_events_is_sent_none(tmp_path, port):
         until(lambda: board.hellos)
         mail(running, "Hello")
         until(running.events)
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
         assert not board.taken
 
 
