@@ -101,8 +101,6 @@ class Frames:
             self._handle(self._link.refuse(boot, n, link.BAD, "nothing is taken in on this line"))
             return
         draft = body if kind == "event" else _of_notification(body)
-        if not draft.get("device") and self.peer and (self.peer.get("id") or self.peer.get("name")):
-            draft = draft | {"device": {key: self.peer.get(key) for key in ("id", "name")}}
         # A sender that gives no ids repeats what could not be kept, and that is to be one event, too.
         if not draft.get("id"):
             draft = draft | {"id": self._ids.setdefault((boot, n), _new_id()) if n else _new_id()}

@@ -80,6 +80,13 @@ def test_a_board_that_gives_neither_id_nor_device_is_a_device_itself(tmp_path, p
         assert (come["title"], come["text"], come["severity"], come["kind"]) == ("Come", "please", "critical", "other")
 
 
+def test_the_configuration_may_name_the_device(tmp_path, port):
+    with gateway(tmp_path, port, extra=", device: pump") as running, Board(port, id="attic_1") as board:
+        board.send({"title": "Water"}, {"title": "Fire", "device": "oven"})
+        until(lambda: board.acked == [1, 2])
+        assert [one["device"]["id"] for one in running.events()] == ["pump", "oven"]
+
+
 def test_a_sender_that_can_not_read_is_heard(tmp_path, port):
     """Nothing but prints, with no number and no hello: `:{"t":"ping"}*00DC` is the shape."""
     from gateway.wire.frame import encode
