@@ -23,7 +23,7 @@ from gateway.wire import update as wire
 from tests import live
 from tests.firmware.board import BUILDS, HEAPS, ROOT, Board, interpreter
 from tests.firmware.test_slots import STAND_INS
-from tests.mosquitto import Listener, free_port, mosquitto, until  # noqa: F401  # a fixture
+from tests.mosquitto import Listener, free_port, until
 
 KEY = "0123456789abcdef0123456789abcdef"
 TOPIC = "mailwire/attic/update"
@@ -305,7 +305,7 @@ def test_a_version_that_is_no_good_is_gone_back_from(attic, ear, command, app, w
 
 
 def test_the_command_by_itself_with_the_kept_key(tmp_path, mosquitto, ear):
-    """As a person types it: the application that is here, the broker of the configuration, the key of the data folder."""
+    """As a person types it: the application that is here, the configuration's broker, the key of the data folder."""
     text = key.make(tmp_path / "data", "attic")
     assert key.make(tmp_path / "data", "attic") == text
     assert (tmp_path / "data" / "boards" / "attic.key").stat().st_mode & 0o777 == 0o600
