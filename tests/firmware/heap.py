@@ -47,6 +47,7 @@ def holds(broker: Mosquitto, heap: int, connections: int, tls: bool, rom: bool) 
 
         try:
             board.started()
+            board.wait_for("mqtt: connected")
             for _ in range(ROUNDS):
                 with ThreadPoolExecutor(connections) as pool:
                     list(pool.map(send, range(connections)))
