@@ -67,6 +67,7 @@ class Out:
 
     def settle(self, error: "Exception | None" = None) -> None:
         self.error = error
+        self.payload = b""  # a dict of MicroPython keeps what was taken out of it until the place is used again
         self.settled.set()
 
     async def done(self) -> None:
@@ -249,6 +250,7 @@ class Connection:
                 out = self._queue.pop(0)
                 self._under_way[out.number] = out
                 await self.write(out)
+                out = None  # it may hold much, and this function lasts
             else:
                 self._more.clear()
                 await self._more.wait()

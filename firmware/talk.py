@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from firmware.app import App
 
-AT_ONCE = 4096  # octets of events under way, if one alone isn't more
+AT_ONCE = 1024  # octets of events under way, before the newest
 _MISTAKES = 500  # octets of them in a hello
 
 
@@ -84,7 +84,7 @@ class Talk:
         size = sum([octets for _, octets in self._sent.values()])
         while self._link.room and size < AT_ONCE:
             found = self._app.spool.peek("serial", self._last)
-            if not found or (self._sent and size + len(found[1]) > AT_ONCE):
+            if not found:
                 return
             number, event = found
             self._last = number
