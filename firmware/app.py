@@ -95,7 +95,7 @@ class App:
         for name in names:
             self._make(name)
         for name in names:
-            asyncio.create_task(self._keep_running(name))
+            asyncio.create_task(self._keep_running(name))  # noqa: RUF006  # MicroPython's loop holds its tasks
         while True:
             board.uptime()
             gc.collect()

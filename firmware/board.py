@@ -9,18 +9,14 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 try:
     import machine
 except ImportError:
-    machine = None
+    machine = None  # type: ignore[assignment]
 try:
     import network
 except ImportError:
-    network = None
+    network = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +36,7 @@ HOST = sys.platform in ("linux", "darwin", "win32")
 NAME: str = getattr(sys.implementation, "_machine", sys.platform)
 """What it is, in words."""
 
-LISTEN = "127.0.0.1" if HOST else "0.0.0.0"
+LISTEN = "127.0.0.1" if HOST else "0.0.0.0"  # noqa: S104  # what it is for
 """The address that servers listen at: a board is its network's, a PC has neighbours that nobody asked."""
 
 _EPOCH = 946684800 * 1000 if time.gmtime(0)[0] == 2000 else 0  # where this port counts from 2000
@@ -84,7 +80,7 @@ def peer(address: "tuple[str, int] | bytes") -> str:
         return address[0]
     import socket
 
-    return ".".join([str(byte) for byte in socket.sockaddr(address)[1]])
+    return ".".join([str(byte) for byte in socket.sockaddr(address)[1]])  # type: ignore[attr-defined]
 
 
 def flash() -> int:
@@ -170,6 +166,7 @@ def release_watchdog() -> None:
 
 
 def random(count: int) -> bytes:
+    """Bytes by chance."""
     return os.urandom(count)
 
 

@@ -130,6 +130,7 @@ def _cut(text: str, room: int) -> str:
 
 
 def lacks_time(event: bytes) -> bool:
+    """Whether it was made before the clock was set."""
     return _NO_TIME in event[:_HEAD]
 
 

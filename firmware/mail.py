@@ -20,7 +20,7 @@ def draft(reader: "Reader", session: "Session", peer: str, own_id: str) -> "dict
     kind, state, severity, title = meaning(reader.subject or "", reader.text, first)
     sender = reader.sender or session.mail_from or ""
     identifier, name = device(reader.sender_name, sender, session.helo, peer, own_id)
-    data: "dict[str, Any]" = {"truncated": reader.truncated} if reader.truncated else {}
+    data: dict[str, Any] = {"truncated": reader.truncated} if reader.truncated else {}
     return {
         "device": {"id": identifier, "name": name, "manufacturer": None, "model": None, "profile": None},
         "kind": kind,
@@ -57,5 +57,5 @@ def device(sender_name: str, sender: str, helo: str, peer: str, own_id: str) -> 
         identifier = slug(name)
     if identifier in RESERVED_IDS or identifier == own_id:
         identifier = "device_" + identifier[:57]
-    name = " ".join("".join([letter if letter >= " " else " " for letter in name[:200].replace("_", " ")]).split())[:80]
+    name = " ".join("".join([max(letter, " ") for letter in name[:200].replace("_", " ")]).split())[:80]
     return identifier, name[:1].upper() + name[1:]

@@ -11,7 +11,8 @@ The law of this file:
   reading: an old one would look like a fresh one.
 - A change counts as told when its event is in flash. If there is no room, it stays to be told, as what is true then.
 
-A read that takes its time (a DS18x20 needs 0.75 s) holds up other numbers, but neither contacts nor the network.
+What measures is in measured.py. A read that takes its time (a DS18x20 needs 0.75 s) holds up other numbers, but
+neither contacts nor the network.
 """
 
 import asyncio
@@ -31,21 +32,7 @@ if TYPE_CHECKING:
 LOOK = 20  # milliseconds between two looks at contacts
 AGAIN = 1000  # milliseconds until a pin that is not there is tried again
 LOST = 3  # reads that fail
-_MEAN = 8  # reads of an analog input that make one
-
-# name, device class, unit, decimals
-_TEMPERATURE = ("temperature", "temperature", "°C", 1)
-_HUMIDITY = ("humidity", "humidity", "%", 1)
-_PRESSURE = ("pressure", "atmospheric_pressure", "hPa", 1)
-QUANTITIES = {
-    "analog": (("value", None, None, 3),),
-    "ds18x20": (_TEMPERATURE,),
-    "dht11": (_TEMPERATURE, _HUMIDITY),
-    "dht22": (_TEMPERATURE, _HUMIDITY),
-    "bme280": (_TEMPERATURE, _HUMIDITY, _PRESSURE),
-    "bmp280": (_TEMPERATURE, _PRESSURE),
-}
-"""What each type measures; the first is meant where `of` is not given."""
+SWITCHES = ("contact", "button")
 
 # Kinds that Home Assistant has a class for; the others are shown as on and off.
 _CLASSES = {
@@ -65,8 +52,13 @@ class Sensors:
     def __init__(self, app: "App", rows: "list[Row]") -> None:
         self._app = app
         self._keep = app.keep("sensors")
-        self._switches = [_Switch(row) for row in rows if row["type"] not in QUANTITIES]
-        self._numbers = [_Number(row) for row in rows if row["type"] in QUANTITIES]
+        self._switches = [Switch(row) for row in rows if row["type"] in SWITCHES]
+        self._numbers: list[Any] = []
+        measuring = [row for row in rows if row["type"] not in SWITCHES]
+        if measuring:
+            from firmware.measured import Number
+
+            self._numbers = [Number(row) for row in measuring]
         self._full = False
 
     def readings(self) -> "dict[str, Any]":
@@ -125,7 +117,7 @@ class Sensors:
             wait = min([one.due for one in self._numbers] or [now + 3600000]) - board.uptime()
             await asyncio.sleep_ms(max(wait, LOOK))
 
-    def _look(self, one: "_Switch") -> None:
+    def _look(self, one: "Switch") -> None:
         if board.uptime() < one.due:
             return
         try:
@@ -137,7 +129,7 @@ class Sensors:
         self._back(one)
         self._tell(one)
 
-    def _tell(self, one: "_Sensor") -> None:
+    def _tell(self, one: "Sensor") -> None:
         """The event that is due, if there is one."""
         draft = one.draft()
         if draft and self._kept(one, draft):
@@ -147,7 +139,7 @@ class Sensors:
             one.told()  # at the start, silently
             self._changed()
 
-    def _failed(self, one: "_Sensor", error: Exception) -> None:
+    def _failed(self, one: "Sensor", error: Exception) -> None:
         one.failures += 1
         if one.failures < one.patience or one.lost:
             return
@@ -166,7 +158,7 @@ class Sensors:
             one.forget()
             self._changed()
 
-    def _back(self, one: "_Sensor") -> None:
+    def _back(self, one: "Sensor") -> None:
         one.failures = 0
         if one.lost:
             title = f"{one.name}: can be read again"
@@ -175,7 +167,7 @@ class Sensors:
                 say("sensors: " + title)
                 one.lost = False
 
-    def _kept(self, one: "_Sensor", draft: "dict[str, Any]") -> bool:
+    def _kept(self, one: "Sensor", draft: "dict[str, Any]") -> bool:
         try:
             self._keep(draft)
         except Exception as error:  # noqa: BLE001  # spool.Full, or the flash
@@ -192,7 +184,7 @@ class Sensors:
             mqtt.changed()
 
 
-class _Sensor:
+class Sensor:
     """What all have. `state`: the one that was told, "on", "off" or None; `is_on`: the one that is."""
 
     patience = LOST
@@ -235,7 +227,7 @@ class _Sensor:
         return {"sensor": self.key}
 
 
-class _Switch(_Sensor):
+class Switch(Sensor):
     """A contact, or a button, which has no state: pressing it is the event."""
 
     patience = 1  # nothing about a pin gets better by itself
@@ -275,142 +267,3 @@ class _Switch(_Sensor):
         if self.kind == "door":
             return f"{title}: {'open' if on else 'closed'}"
         return super().words(on)
-
-
-class _Number(_Sensor):
-    """What measures; `values` are its readings."""
-
-    def __init__(self, row: "Row") -> None:
-        super().__init__(row)
-        self.quantities = QUANTITIES[row["type"]]
-        self.values: dict[str, float | None] = {self.value_key(one[0]): None for one in self.quantities}
-        self.limits = row["on"] is not None
-        of = row.get("of")
-        watched = next(one for one in self.quantities if of in (None, one[0]))
-        self._watched = self.value_key(watched[0])
-        self._unit = watched[2]
-        self._driver: Any = None
-
-    def value_key(self, quantity: str) -> str:
-        return self.key if len(self.quantities) == 1 else f"{self.key}_{quantity}"
-
-    async def read(self) -> "tuple[float, ...]":
-        """In the order of the quantities. What failed is opened anew the next time: a sensor may be plugged in."""
-        if self._driver is None:
-            self._driver = _DRIVERS[self.row["type"]](self.row)
-        try:
-            return await self._driver.read()
-        except Exception:
-            self._driver = None
-            raise
-
-    def take(self, values: "tuple[float, ...]") -> bool:
-        """Note what was measured; whether it is something new."""
-        new = {}
-        for (quantity, _, _, decimals), value in zip(self.quantities, values):
-            new[self.value_key(quantity)] = round(value, decimals)
-        if self.limits:
-            value, on, off = new[self._watched], self.row["on"], self.row["off"]
-            too_much = on > off
-            if value >= on if too_much else value <= on:
-                self.is_on = True
-            elif self.is_on is None or (value <= off if too_much else value >= off):
-                self.is_on = False
-        changed = new != self.values
-        self.values = new
-        return changed
-
-    def forget(self) -> None:
-        """An alarm that was on stays told as on: nobody has seen its end."""
-        for key in self.values:
-            self.values[key] = None
-        self.is_on = True if self.state == "on" else None
-
-    def words(self, on: bool) -> str:
-        unit = self.row.get("unit") or self._unit
-        value = f"{self.values[self._watched]:g}" + (f" {unit}" if unit else "")
-        return f"{self.row['title'] or self.name}: {value}" + ("" if on else ", normal again")
-
-    def data(self) -> "dict[str, Any]":
-        found: dict[str, Any] = {"sensor": self.key}
-        for quantity, _, _, _ in self.quantities:
-            found[quantity] = self.values[self.value_key(quantity)]
-        return found
-
-
-# --- drivers: made of a row, they raise whatever MicroPython's modules raise ------------------------------------------
-
-
-class _Analog:
-    def __init__(self, row: "Row") -> None:
-        self._row = row
-        self._input = board.analog(row["pin"])
-
-    async def read(self) -> "tuple[float, ...]":
-        total = 0
-        for _ in range(_MEAN):
-            total += self._input.read_u16()
-        return (total / _MEAN * self._row["scale"] + self._row["offset"],)
-
-
-class _Ds18x20:
-    def __init__(self, row: "Row") -> None:
-        import ds18x20
-        import onewire
-
-        self._bus = ds18x20.DS18X20(onewire.OneWire(board.digital(row["pin"], "none")))
-        found = {"".join([f"{byte:02x}" for byte in rom]): rom for rom in self._bus.scan()}
-        wanted = row["rom"].lower()
-        if wanted and wanted not in found:
-            raise OSError(19, f"there is no sensor {wanted} on this pin; found: {', '.join(sorted(found)) or 'none'}")
-        if not found:
-            raise OSError(19, "there is no sensor on this pin")
-        if not wanted and len(found) > 1:
-            raise OSError(19, f"there are several sensors on this pin; choose with rom: {', '.join(sorted(found))}")
-        self._rom = found[wanted] if wanted else next(iter(found.values()))
-        self._last = 20.0
-
-    async def read(self) -> "tuple[float, ...]":
-        self._bus.convert_temp()
-        await asyncio.sleep_ms(750)  # of a DS18B20 at 12 bits, by its data sheet
-        value = self._bus.read_temp(self._rom)
-        if value is None or value == 85 > self._last + 5:  # what it holds after a power-on, before it has measured
-            raise OSError(5, "the sensor has measured nothing")
-        self._last = value
-        return (value,)
-
-
-class _Dht:
-    def __init__(self, row: "Row") -> None:
-        import dht
-
-        self._sensor = (dht.DHT11 if row["type"] == "dht11" else dht.DHT22)(board.digital(row["pin"], "none"))
-
-    async def read(self) -> "tuple[float, ...]":
-        self._sensor.measure()
-        return self._sensor.temperature(), self._sensor.humidity()
-
-
-class _Bme280:
-    def __init__(self, row: "Row") -> None:
-        from firmware.bme280 import Bme280
-
-        bus = row["i2c"]
-        self._sensor = Bme280(board.i2c(bus["sda"], bus["scl"]), bus["address"])
-        if row["type"] == "bme280" and not self._sensor.humid:
-            raise OSError(19, "this is a BMP280, which measures no humidity: change its type to bmp280")
-        self._humid = row["type"] == "bme280"
-
-    async def read(self) -> "tuple[float, ...]":
-        temperature, humidity, pressure = await self._sensor.read()
-        return (temperature, humidity, pressure) if self._humid else (temperature, pressure)
-
-
-_DRIVERS = {
-    "analog": _Analog,
-    "ds18x20": _Ds18x20,
-    "dht11": _Dht,
-    "dht22": _Dht,
-    "bme280": _Bme280,
-    "bmp280": _Bme280,
-}

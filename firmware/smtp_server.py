@@ -5,6 +5,7 @@ The law of this file:
 - 250 is said when `keep` has returned, and the event is in flash then. A full spool is 452, any other trouble 451.
 - Memory is bounded: so many connections (one more is told 421), so many octets read at a time, shorter lines than the
   gateway takes, and of a mail what `gateway.wire.mime` keeps. A connection that memory runs out for is told 421.
+  The code that reads mails is in memory while some come, and leaves it a little later.
 - Time is bounded: a command, the silence within a mail, and a whole mail have their limits.
 - Only peers on private networks are answered, unless the settings say otherwise.
 """
@@ -14,22 +15,25 @@ import gc
 import hashlib
 import sys
 
+import firmware
+import gateway.wire
 from firmware import board, events
-from firmware.log import say
-from firmware.mail import draft
+from firmware.log import say, trace
 from firmware.spool import Full
-from gateway.wire import mime, smtp
+from gateway.wire import smtp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from firmware.app import App
+    from gateway.wire.mime import Reader
 
-READ = 512  # octets
+READ = 256  # octets; so much heap must lie in one piece
 COMMAND = 60  # seconds from a reply to the end of the next command
 SILENCE = 60  # seconds within a mail
 WHOLE = 900  # seconds for a mail
+LINGER = 10  # seconds after a mail in which another may come that needs the same code
 _NO_ROOM = (452, "4.3.1", "Not enough storage now, try again later")
 
 # A board has less to spare than the gateway: RFC 5321 §4.5.3.1.4 asks for 512 octets, and passwords are short.
@@ -54,9 +58,11 @@ class Server:
         self.app = app
         self.settings = app.settings["smtp"]
         self.keep = app.keep("smtp")
-        self.connections: "list[Connection]" = []
-        self.context: "Any" = None
-        self._remarked: "list[str]" = []
+        self.connections: list[Connection] = []
+        self.context: Any = None
+        self.latest = 0
+        """The uptime when a mail was last read."""
+        self._remarked: list[str] = []
         allow = self.settings["allow"]
         self._networks = [
             _network(one) for one in (_PRIVATE if allow == "private" else () if allow == "all" else allow)
@@ -75,9 +81,14 @@ class Server:
             while True:
                 await asyncio.sleep(1)
                 now = board.uptime()
+                reading = False
                 for connection in self.connections:
+                    reading = reading or connection.mail is not None
                     if connection.deadline < now:
                         connection.task.cancel()
+                if not reading and self.latest and self.latest + LINGER * 1000 < now:
+                    self.latest = 0
+                    _forget()
         finally:
             server.close()
             for connection in self.connections:
@@ -112,10 +123,7 @@ class Server:
         if not self._networks:
             return True
         address = _number(peer)
-        for base, mask in self._networks:
-            if address >= 0 and address & mask == base:
-                return True
-        return False
+        return any(address >= 0 and address & mask == base for base, mask in self._networks)
 
     def remark(self, peer: str, code: str, text: str) -> None:
         """Tell a person about a device's peculiarity, once."""
@@ -132,11 +140,12 @@ class Connection:
         self.server = server
         self.stream = stream
         self.peer = peer
-        self.task = asyncio.current_task()
+        self.task: Any = asyncio.current_task()
         self.leaving = False
         self.deadline = board.uptime() + COMMAND * 1000
         self._latest = 0  # when the mail must be complete
-        self._mail: "mime.Reader | None" = None
+        self.mail: Reader | None = None
+        """That is coming."""
         self.session = smtp.Session(
             server.app.name,
             tls="none" if settings["tls"] == "implicit" else settings["tls"],
@@ -162,7 +171,7 @@ class Connection:
         except asyncio.CancelledError:
             self._last_word(self.session.shutdown() if self.leaving else self.session.timeout())
         except MemoryError:
-            self._mail = None
+            self.mail = None
             gc.collect()
             say(f"smtp: {self.peer} was sent away: not enough memory")
             self._last_word(b"421 4.3.2 Not enough memory now, try again later\r\n")
@@ -196,17 +205,19 @@ class Connection:
         """Do what events ask for; the kind of one that the caller must act on, or 0."""
         session = self.session
         while happened:
-            answered: "list[Any]" = []
+            answered: list[Any] = []
             for event in happened:
                 kind = event[0]
                 if kind == smtp.BODY:
-                    if self._mail:
+                    if self.mail:
                         self._read(event[1])
                 elif kind == smtp.BEGIN:
-                    self._mail = mime.Reader(digest=hashlib.sha256)
+                    from gateway.wire.mime import Reader
+
+                    self.mail = Reader(digest=hashlib.sha256)
                     self._latest = board.uptime() + WHOLE * 1000
                 elif kind == smtp.ABORT:
-                    self._mail = None
+                    self.mail = None
                 elif kind == smtp.MAIL:
                     answered = self._keep()
                 elif kind == smtp.AUTH:
@@ -219,25 +230,28 @@ class Connection:
         return 0
 
     def _knows(self, user: str, password: str) -> bool:
-        users: "dict[str, str]" = self.server.settings["users"]
+        users: dict[str, str] = self.server.settings["users"]
         return user in users and users[user] == password
 
     def _read(self, data: bytes) -> None:
         try:
-            self._mail.feed(data)  # type: ignore[union-attr]
+            self.mail.feed(data)  # type: ignore[union-attr]
         except MemoryError:
-            self._mail = None
+            self.mail = None
             gc.collect()
             self.session.fail_mail(452, "4.3.1", "Not enough memory now, try again later")
 
     def _keep(self) -> "list[Any]":
         """A mail is complete: into flash with its event, and only then 250."""
-        mail, self._mail = self._mail, None
+        mail, self.mail = self.mail, None
         session = self.session
+        self.server.latest = board.uptime()
         if mail is None:
             return session.mail_failed(452, "4.3.1", "Not enough memory now, try again later")
         app = self.server.app
         try:
+            from firmware.mail import draft
+
             mail.close()
             identifier = self.server.keep(draft(mail, session, self.peer, app.id))
         except Full:
@@ -247,7 +261,7 @@ class Connection:
             gc.collect()
             return session.mail_failed(452, "4.3.1", "Not enough memory now, try again later")
         except Exception as error:  # noqa: BLE001  # the peer keeps its mail and sends it again
-            sys.print_exception(error)
+            trace(error)
             return session.mail_failed(451, "4.3.0", "Could not be stored now, try again later")
         return session.mail_done(identifier)
 
@@ -268,6 +282,15 @@ class Connection:
             self.stream.s.write(data)
         except OSError:
             pass
+
+
+def _forget() -> None:
+    """Take the code that reads mails out of memory."""
+    for package, names in ((gateway.wire, ("mime", "charset", "html", "devices")), (firmware, ("mail", "meaning"))):
+        for name in names:
+            if sys.modules.pop(package.__name__ + "." + name, None) and hasattr(package, name):
+                delattr(package, name)
+    gc.collect()
 
 
 def _context(certificate: str, key: str) -> "Any":

@@ -3,7 +3,7 @@
 The law of this file:
 
 - An event is a file of its own, written under another name, flushed, closed, and renamed. A name that counts is a
-  whole event: LittleFS and POSIX rename in one step. What a power cut left under the other name is removed at the start.
+  whole event: LittleFS and POSIX rename in one step. What a power cut left under the other is removed at the start.
 - Who still owes an event stands in its file's name (`00000012.mqtt.post`), so that a delivery costs a rename and the
   last one a removal; nothing is ever written twice.
 - Numbers rise, and each target gets its events in their order.
@@ -44,13 +44,13 @@ class Spool:
         self._folder = folder
         self._targets = tuple(targets)
         self._limit = limit_bytes
-        self._owed: "list[int]" = []  # number << 8 | bits of the targets, in order
+        self._owed: list[int] = []  # number << 8 | bits of the targets, in order
         self.used = 0
         """Bytes of flash, in whole blocks."""
         self.news = asyncio.Event()
         """Set by `put`. Who waits for it clears it, then looks, then waits."""
         self._next = 1
-        self._born: "dict[int, int]" = {}  # number -> uptime at `put`, of events that don't know their time
+        self._born: dict[int, int] = {}  # number -> uptime at `put`, of events that don't know their time
         self._start()
 
     def _start(self) -> None:

@@ -117,9 +117,12 @@ class Session:
                 self._host, self._port, self._context() if implicit else None, self._host if implicit else None
             )
             self._stream, _ = await asyncio.wait_for(opening, CONNECT)
+            if implicit:
+                # Begins the handshake; waiting for the server's greeting alone does not, and both sides would wait
+                self._buffer = self._stream.s.read(1) or b""
         except asyncio.TimeoutError:
             raise Trouble(f"{self._where} does not answer")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise Trouble(_words(error, self._where))
 
     async def _start_tls(self) -> None:
@@ -188,7 +191,7 @@ class Session:
             await asyncio.wait_for(self._stream.drain(), PATIENCE)
         except asyncio.TimeoutError:
             raise Trouble(f"{self._where} does not read what we send")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise Trouble(_words(error, self._where))
 
     async def _reply(self, patience: int = PATIENCE) -> "Reply":
@@ -197,7 +200,7 @@ class Session:
             return await asyncio.wait_for(self._read_reply(), patience)
         except asyncio.TimeoutError:
             raise Trouble(f"{self._where} does not answer")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise Trouble(_words(error, self._where))
 
     async def _read_reply(self) -> "Reply":
@@ -340,13 +343,13 @@ _ERRORS[118] = _ERRORS[101]
 
 
 def _words(error: Exception, where: str) -> str:
-    """What an OSError means; its numbers are those of lwIP, Linux and mbedTLS."""
+    """What an OSError means, whose numbers are those of lwIP, Linux and mbedTLS; a certificate can be a ValueError."""
     number = error.args[0] if error.args else 0
-    text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if "X509" in text or "CERT" in text:
+    text = str(error.args[-1] if error.args else error).strip()
+    if "X509" in text or "CERT" in text.upper():
         return f"{where} is not trusted ({text}): is post.ca who signed its certificate, for this host?"
     if "MBEDTLS" in text or "SSL" in text:
         return f"{where} and we find no common TLS ({text})"
     if number in (-2, -202, -3, -5):
         return f"the host of {where} is not known here"
-    return f"{where} {_ERRORS[number]}" if number in _ERRORS else f"{where}: {text}"
+    return f"{where} {_ERRORS[number]}" if number in _ERRORS else f"{where}: {error}"

@@ -100,8 +100,8 @@ def _run(args: argparse.Namespace, board: Board) -> int:
 
     if board.mailwire.flash == "steps":
         print(f"{board.product}: no program can do this for you.")
-        for number, step in enumerate(board.mailwire.steps, 1):
-            print(f"{number:3}. {step}")
+        for number, text in enumerate(board.mailwire.steps, 1):
+            print(f"{number:3}. {text}")
         return 0
     way = _way(args, board)
     if not args.dry_run:

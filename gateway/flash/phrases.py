@@ -17,8 +17,8 @@ def table() -> bytes:
     rules = profile()
     lines = [["=dull", *sorted(rules.dull)], ["=boilerplate", *rules.boilerplate]]
     for words in (rules.states, rules.severities):
-        for meaning in dict.fromkeys(words.values()):
-            lines.append([f"={meaning}", *(word for word, stands_for in words.items() if stands_for == meaning)])
+        meanings = dict.fromkeys(words.values())
+        lines += [[f"={meaning}", *(word for word in words if words[word] == meaning)] for meaning in meanings]
     phrases = [phrase for branch in rules.phrases.values() for group in branch.values() for phrase in group]
     for rank, rule in enumerate(rules.rules):
         flags = "e" * rule.ends + "v" * rule.vague

@@ -2,7 +2,7 @@
 Latin-9, UTF-16. Bytes of another are U+FFFD, and it is said which that was. MicroPython-safe.
 """
 
-_CP1252 = "€\ufffd‚ƒ„…†‡ˆ‰Š‹Œ\ufffdŽ\ufffd\ufffd‘’“”•–—˜™š›œ\ufffdžŸ"  # 0x80 to 0x9F
+_CP1252 = "€\ufffd‚ƒ„…†‡ˆ‰Š‹Œ\ufffdŽ\ufffd\ufffd‘’“”•–—˜™š›œ\ufffdžŸ"  # 0x80 to 0x9F  # noqa: RUF001
 _LATIN9 = "€\xa5Š\xa7š\xa9ª«¬\xad®¯°±²³Žµ¶·ž¹º»ŒœŸ"  # 0xA4 to 0xBE
 # Names without their punctuation; one text for each, for a list would take ten times the memory.
 _KNOWN = (
@@ -23,7 +23,8 @@ def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -
     """The text, and in words what of it could not be read ("" if nothing).
 
     A declaration counts as long as the bytes agree with it. Text that is UTF-8 is, whatever was declared; `hint` is
-    the mail's word for other bytes; without any word it is Windows-1252 if it can be. `cut`: the last character may be incomplete.
+    the mail's word for other bytes; without any word it is Windows-1252 if it can be. `cut`: the last character may be
+    incomplete.
     """
     charset = _charset(declared)
     wide = charset[:5] == "utf16"
@@ -168,4 +169,5 @@ def _from_utf8(data: bytes, cut: bool) -> "tuple[str, int]":
 
 
 def printable(text: str) -> str:
+    """Its first letters of ASCII, to be shown."""
     return "".join([letter for letter in text[:40] if " " <= letter < "\x7f"])

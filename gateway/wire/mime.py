@@ -61,7 +61,8 @@ _MAGIC = (
 )
 _EXTENSIONS = (
     " image/jpeg:jpg image/jpg:jpg image/pjpeg:jpg image/png:png image/gif:gif image/bmp:bmp image/webp:webp "
-    "image/tiff:tif image/svg+xml:svg application/pdf:pdf application/zip:zip application/gzip:gz application/json:json "
+    "image/tiff:tif image/svg+xml:svg application/pdf:pdf application/zip:zip application/gzip:gz "
+    "application/json:json "
     "application/xml:xml application/ms-tnef:dat application/vnd.ms-tnef:dat text/html:html text/csv:csv text/xml:xml "
     "text/calendar:ics message/delivery-status:txt video/mp4:mp4 video/x-msvideo:avi audio/wav:wav audio/x-wav:wav "
     "audio/mpeg:mp3 "
@@ -370,7 +371,11 @@ class Reader:
         self._part = None
         if not part or not (part.fields or part.size or part.is_text):
             return
-        if self._levels and not self._levels[-1][_SEEN] and b"multipart/" in part.fields.get(b"content-type", b"").lower():
+        if (
+            self._levels
+            and not self._levels[-1][_SEEN]
+            and b"multipart/" in part.fields.get(b"content-type", b"").lower()
+        ):
             self._remark("a multipart without parts was read as text")
         part.end()
         for words in part.remarks:
@@ -433,16 +438,16 @@ class _Part:
         self._disposition, self._said = parameters(fields.get(b"content-disposition", b""))
         self._encoding = parameters(fields.get(b"content-transfer-encoding", b""))[0]
         self.charset = parameter(self.parameters, b"charset")
-        self.remarks: "list[str]" = []
+        self.remarks: list[str] = []
         self.size = 0
-        self.digest: "Any" = None
+        self.digest: Any = None
         self.damaged = False
         self._start = b""
         self._rest = b""  # encoded content that is no whole group yet
         self._judged = True
         self._kept = b""
         self._cut = False
-        self._page: "Page | None" = None
+        self._page: Page | None = None
 
     def begin(self, root: bool, limit: int, digest: "Callable[[], Any] | None") -> None:
         if self._disposition == "attachment":
@@ -683,7 +688,7 @@ def header_text(value: bytes, hint: str = "") -> str:
 
     Words that follow each other are joined before they are decoded: some senders cut between the bytes of a character.
     """
-    runs: "list[tuple[str, bytes]]" = []  # (charset, bytes)
+    runs: list[tuple[str, bytes]] = []  # (charset, bytes)
     kind = ""  # the encoding of the last run, "" for bytes as they are
     coded = b""
     at = 0
@@ -791,7 +796,7 @@ def parameters(value: bytes) -> "tuple[str, Fields]":
         if 0 <= at < end:
             end = at
     main = decode(value[:end], _NEVER)[0].lower()
-    found: "Fields" = {}
+    found: Fields = {}
     at = end
     while at < len(value) and len(found) < 64:
         if value[at] in b"; ":
@@ -837,7 +842,7 @@ def _unescaped(quoted: bytes) -> bytes:
 
 def parameter(found: "Fields", name: bytes, hint: str = "") -> str:
     """One parameter as text: its RFC 2231 pieces joined and decoded, or its encoded words; "" if it is not there."""
-    pieces: "list[tuple[int, bytes]]" = []
+    pieces: list[tuple[int, bytes]] = []
     charset = ""
     for key in found:
         parts = key.split(b"*")
@@ -884,13 +889,15 @@ def file_name(name: str, kind: str, number: int) -> str:
             return "message.eml"
         stem = "picture" if kind[:6] == "image/" else "attachment"
         at = _EXTENSIONS.find(" " + kind + ":")
-        tail = _EXTENSIONS[at + len(kind) + 2 :].split(" ", 1)[0] if at >= 0 else "txt" if kind[:5] == "text/" else "bin"
+        tail = (
+            _EXTENSIONS[at + len(kind) + 2 :].split(" ", 1)[0] if at >= 0 else "txt" if kind[:5] == "text/" else "bin"
+        )
         return f"{stem}-{number}.{tail}"
     stem = out.split(".")[0].lower()
     if stem in ("con", "prn", "aux", "nul") or (stem[:3] in ("com", "lpt") and stem[3:].isdigit() and len(stem) == 4):
         out = "_" + out  # Windows opens these as devices
     if len(out) > NAME:
         dot = out.rfind(".")
-        tail = out[dot:] if 0 < dot and len(out) - dot <= 11 else ""
+        tail = out[dot:] if dot > 0 and len(out) - dot <= 11 else ""
         out = out[: NAME - len(tail)].rstrip(" .") + tail
     return out

@@ -151,7 +151,8 @@ class Board:
         while not (found := re.search(pattern.encode(), self.output)):
             new = self.read(0.2)
             dead = not new and self.process.poll() is not None
-            assert not dead and time.monotonic() < deadline, f"no {pattern!r} in:\n{self.output.decode(errors='replace')}"
+            if dead or time.monotonic() > deadline:
+                raise AssertionError(f"no {pattern!r} in:\n{self.output.decode(errors='replace')}")
         return found
 
     def kill(self) -> None:

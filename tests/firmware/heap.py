@@ -47,6 +47,7 @@ def holds(broker: Mosquitto, heap: int, connections: int, tls: bool, rom: bool) 
 
         try:
             board.started()
+            board.wait_for("mqtt: connected")
             for _ in range(ROUNDS):
                 with ThreadPoolExecutor(connections) as pool:
                     list(pool.map(send, range(connections)))
@@ -79,13 +80,15 @@ def least(broker: Mosquitto, connections: int, tls: bool, rom: bool) -> int:
 
 
 def main() -> None:
-    print("| least heap, KiB | 1 connection | 2 | 4 |\n|---|---|---|---|")
+    sys.stdout.write("| least heap, KiB | 1 connection | 2 | 4 |\n|---|---|---|---|\n")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         broker = Mosquitto(Path(folder)).start()
         stack.callback(broker.stop)
         for rom, tls in itertools.product((True, False), (False, True)):
             row = [str(least(broker, connections, tls, rom)) for connections in (1, 2, 4)]
-            print(f"| {'code in ROM' if rom else 'code in heap'}, {'TLS' if tls else 'plain'} | {' | '.join(row)} |")
+            sys.stdout.write(
+                f"| {'code in ROM' if rom else 'code in heap'}, {'TLS' if tls else 'plain'} | {' | '.join(row)} |\n"
+            )
             sys.stdout.flush()
 
 

@@ -9,7 +9,7 @@ from tests.firmware.board import install, interpreter
 
 
 def run(folder: Path, code: str, *, build: str = "i386", heap: str = "512K", silent: bool = True):
-    """What the code gave to `tell(value)`, a JSON value each time. An error fails, and if `silent` whatever else it prints."""
+    """What the code gave to `tell(value)`, a JSON value each time. An error fails, and if `silent` other output."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "a").exists():
         install(folder)

@@ -77,7 +77,9 @@ def test_swaks_sends_a_picture(tmp_path):
     swaks = needs.program("swaks", "swaks")
     picture = tmp_path / "snap.jpg"
     picture.write_bytes(JPEG)
-    with Board(tmp_path / "flash", settings(login="required", users={"cam": "secret"}), build="i386").started() as board:
+    with Board(
+        tmp_path / "flash", settings(login="required", users={"cam": "secret"}), build="i386"
+    ).started() as board:
         command = [swaks, "--server", f"127.0.0.1:{board.settings['smtp']['port']}", "--from", "cam@lan.example"]
         command += ["--to", "alerts@attic", "--h-Subject", "Line crossing detected", "--body", "Channel 1"]
         command += ["--auth", "LOGIN", "--auth-user", "cam", "--attach-type", "image/jpeg", "--attach", f"@{picture}"]
@@ -111,7 +113,12 @@ def _sent(board):
 
 @pytest.mark.parametrize(
     ("allow", "answer"),
-    [("private", b"220 "), ("all", b"220 "), (["127.0.0.0/8"], b"220 "), (["10.1.2.0/24", "192.168.7.7"], b"554 5.7.1 ")],
+    [
+        ("private", b"220 "),
+        ("all", b"220 "),
+        (["127.0.0.0/8"], b"220 "),
+        (["10.1.2.0/24", "192.168.7.7"], b"554 5.7.1 "),
+    ],
 )
 def test_who_may_send(tmp_path, allow, answer):
     with (
@@ -122,10 +129,12 @@ def test_who_may_send(tmp_path, allow, answer):
 
 
 @pytest.mark.parametrize(
-    ("before", "letter"), [(b"", b"N"), (b"HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", b"")], ids=["command", "data"]
+    ("before", "letter"),
+    [(b"", b"N"), (b"HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", b"")],
+    ids=["command", "data"],
 )
 def test_a_peer_that_takes_its_time(tmp_path, before, letter):
-    """Who sends a command letter by letter, or falls silent within a mail, is sent away; with limits of a second here."""
+    """Who sends a command letter by letter, or falls silent within a mail, is sent away; limits are a second here."""
     board = Board(tmp_path / "flash", settings())
     main = board.folder / "main.py"
     short = "import sys\nsys.path.insert(0, 'a')\nimport firmware.smtp_server as one\none.COMMAND = one.SILENCE = 1\n"
@@ -212,7 +221,9 @@ def test_killed_under_load_nothing_acknowledged_is_lost(tmp_path):
         kept = [title for title in titles if title.startswith(f"{number} ")]
         assert set(said) <= set(kept)
         assert kept == sorted(kept)
-    assert not [path for path in (board.folder / "spool").iterdir() if not path.name[0].isdigit() and path.name != "new"]
+    assert not [
+        path for path in (board.folder / "spool").iterdir() if not path.name[0].isdigit() and path.name != "new"
+    ]
 
 
 def test_what_a_power_cut_left_is_cleaned_up(tmp_path):
@@ -225,7 +236,10 @@ def test_what_a_power_cut_left_is_cleaned_up(tmp_path):
     with board.started():
         send(board, "after", None)
         assert [event["title"] for event in board.events()] == ["whole", "after"]
-        assert sorted(path.name for path in (board.folder / "spool").iterdir()) == ["00000001.serial", "00000002.serial"]
+        assert sorted(path.name for path in (board.folder / "spool").iterdir()) == [
+            "00000001.serial",
+            "00000002.serial",
+        ]
 
 
 def test_event_fits_a_frame(tmp_path):
@@ -238,7 +252,9 @@ def test_event_fits_a_frame(tmp_path):
         for number in range(20):
             message.add_attachment(JPEG, maintype="image", subtype="jpeg", filename="ö" * 90 + f"{number}.jpg")
         with smtplib.SMTP("127.0.0.1", board.settings["smtp"]["port"]) as smtp:
-            smtp.sendmail("attic@lan.example", [f"{'x' * 60}{number}@attic" for number in range(100)], message.as_bytes())
+            smtp.sendmail(
+                "attic@lan.example", [f"{'x' * 60}{number}@attic" for number in range(100)], message.as_bytes()
+            )
         send(board, "still there", None)
         event, after = board.events()
         size = len(json.dumps(event, separators=(",", ":")).encode("ascii"))

@@ -200,7 +200,7 @@ def test_power_cut_at_every_write(tmp_path):
     tell([cut > 50, faults])
     """,
         heap="4M",
-        silent=False,  # files that the cut left open are closed by the garbage collector, where nothing may be allocated
+        silent=False,  # files that the cut left open are closed where nothing may be allocated
     )
     assert told == [[True, 0]]
 

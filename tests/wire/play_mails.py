@@ -24,8 +24,8 @@ with open(sys.argv[2]) as lines:  # noqa: PTH123  # MicroPython has no pathlib
         reader.close()
         attached = [[one["name"], one["type"], one["size"], one["sha256"]] for one in reader.attachments]
         found = [
-            reader.subject, reader.sender, reader.sender_name, reader.message_id, reader.text.split(), attached, reader.text,
-            reader.truncated,
+            reader.subject, reader.sender, reader.sender_name, reader.message_id, reader.text.split(), attached,
+            reader.text, reader.truncated,
         ]  # fmt: skip
         if json.dumps(found) != json.dumps(expected):
             sys.stdout.write(name + ":\n  " + repr(found) + "\ninstead of\n  " + repr(expected) + "\n")

@@ -79,14 +79,43 @@ def test_where_it_is_cut_changes_nothing(path):
 
 
 PIECES = [
-    b"From: a@b\r\n", b"Subject: =?utf-8?B?w4Q=?= =?utf-8?Q?x_=C3?= =?utf-8?Q?=A4?=\r\n", b"Subject: x\r\n y\r\n", b"\r\n", b"\n",
-    b"Content-Type: multipart/mixed; boundary=B\r\n", b"Content-Type: multipart/alternative; boundary=\"B1\"\r\n", b"--B\r\n",
-    b"--B--\r\n", b"--B1\r\n", b"--B1--", b"Content-Type: text/html\r\n", b"Content-Transfer-Encoding: base64\r\n",
-    b"Content-Transfer-Encoding: quoted-printable\r\n", b"Content-Disposition: attachment; filename*0*=UTF-8''a%C3; filename*1*=%A4.bin\r\n",
-    b"QUJD\r\n", b"QQ==\r\nQUI=\r\n", b"=C3=A4 =\r\n", b"== =4", b"<p>a &amp; b<br>", b"<script>x</script", b"<!-- c -->", b"<td>1</td>",
-    b"Content-Type: text/plain; charset=utf-16\r\n", b"\xff\xfea\0", b"\xe4\xf6", b"\xed\xa0\x80", b"\0", b"\r", b"-", b"--", b"junk\r\n",
-    b"--other\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\xff", b"X" * 1200, b"name=y.jpg\r\n", b"Content-Type: image/png; name=x.png\r\n",
-]  # fmt: skip
+    b"From: a@b\r\n",
+    b"Subject: =?utf-8?B?w4Q=?= =?utf-8?Q?x_=C3?= =?utf-8?Q?=A4?=\r\n",
+    b"Subject: x\r\n y\r\n",
+    b"\r\n",
+    b"\n",
+    b"Content-Type: multipart/mixed; boundary=B\r\n",
+    b'Content-Type: multipart/alternative; boundary="B1"\r\n',
+    b"--B\r\n",
+    b"--B--\r\n",
+    b"--B1\r\n",
+    b"--B1--",
+    b"Content-Type: text/html\r\n",
+    b"Content-Transfer-Encoding: base64\r\n",
+    b"Content-Transfer-Encoding: quoted-printable\r\n",
+    b"Content-Disposition: attachment; filename*0*=UTF-8''a%C3; filename*1*=%A4.bin\r\n",
+    b"QUJD\r\n",
+    b"QQ==\r\nQUI=\r\n",
+    b"=C3=A4 =\r\n",
+    b"== =4",
+    b"<p>a &amp; b<br>",
+    b"<script>x</script",
+    b"<!-- c -->",
+    b"<td>1</td>",
+    b"Content-Type: text/plain; charset=utf-16\r\n",
+    b"\xff\xfea\0",
+    b"\xe4\xf6",
+    b"\xed\xa0\x80",
+    b"\0",
+    b"\r",
+    b"-",
+    b"--",
+    b"junk\r\n",
+    b"--other\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\xff",
+    b"X" * 1200,
+    b"name=y.jpg\r\n",
+    b"Content-Type: image/png; name=x.png\r\n",
+]
 
 
 @settings(max_examples=200, deadline=None)
@@ -110,7 +139,9 @@ def test_what_was_written_is_read(subject, text, content, name, size):
     message = EmailMessage()
     message["Subject"] = " ".join(subject.encode(errors="replace").decode().split())
     message.set_content(text.encode(errors="replace").decode())
-    message.add_attachment(content, maintype="application", subtype="zip", filename=name.encode(errors="replace").decode())
+    message.add_attachment(
+        content, maintype="application", subtype="zip", filename=name.encode(errors="replace").decode()
+    )
     raw = message.as_bytes()
     theirs = interpret.read(raw)
     ours = read(raw, size)
@@ -123,11 +154,23 @@ def test_what_was_written_is_read(subject, text, content, name, size):
     assert ours.attachments[0]["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-@given(st.binary(max_size=200), st.sampled_from(["", "utf-8", "latin-1", "windows-1252", "utf-16", "gb2312", "nonsense"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["", "utf-8", "latin-1", "windows-1252", "utf-16", "gb2312", "nonsense"])
+)
 def test_charsets_as_python_has_them(data, declared):
     text, unread = charset.decode(data, declared)
-    if declared == "utf-8" and not unread and data[:3] != b"\xef\xbb\xbf" and text.isprintable() and "\ufffd" not in text:
-        assert text in (data.decode("utf-8", "replace"), data.decode("cp1252", "replace"), data.decode("utf-16", "replace"))
+    if (
+        declared == "utf-8"
+        and not unread
+        and data[:3] != b"\xef\xbb\xbf"
+        and text.isprintable()
+        and "\ufffd" not in text
+    ):
+        assert text in (
+            data.decode("utf-8", "replace"),
+            data.decode("cp1252", "replace"),
+            data.decode("utf-16", "replace"),
+        )
     valid, damage = charset._from_utf8(data, False)
     assert valid == data.decode("utf-8", "replace")
     assert bool(damage) == ("\ufffd" in valid and valid.encode() != data)
@@ -162,7 +205,10 @@ def test_charset(data, declared, text):
         ("<table><tr><td>Key:</td><td>Value</td></tr><tr><td>a<td>b</tr></table>", "Key:\tValue\nab"),
         ("<ul><li>x</li><li>y</li></ul>", "- x\n- y"),
         ("<style>p {}</style><title>no</title><b>yes</b><script>if (a < b) x()</script>!", "yes!"),
-        ("a &lt;b&gt; &amp;amp; &#228;&#xE4;&nbsp;&euro; &unknown; & &#0; 5 < 6", "a <b> &amp; ää € &unknown; & � 5 < 6"),
+        (
+            "a &lt;b&gt; &amp;amp; &#228;&#xE4;&nbsp;&euro; &unknown; & &#0; 5 < 6",
+            "a <b> &amp; ää € &unknown; & � 5 < 6",
+        ),
         ("x<!-- <p> -->y<br/>z<img src='data:...", "xy\nz"),
     ],
 )
@@ -174,7 +220,13 @@ def test_html(page, text):
 
 def test_memory_is_bounded():
     """A header, a boundary, a tag and a body without end leave no more behind than their limits."""
-    for start in (b"", b"Subject: ", b"From: a@b\r\n\r\n", b"Content-Type: text/html\r\n\r\n<a ", b"Content-Type: multipart/mixed\r\n\r\n--"):
+    for start in (
+        b"",
+        b"Subject: ",
+        b"From: a@b\r\n\r\n",
+        b"Content-Type: text/html\r\n\r\n<a ",
+        b"Content-Type: multipart/mixed\r\n\r\n--",
+    ):
         reader = mime.Reader()
         reader.feed(start)
         for _ in range(200):
@@ -185,7 +237,9 @@ def test_memory_is_bounded():
         if part:
             kept += part._kept + part._rest + part._start + (part._page._kept if part._page else b"")
         assert len(kept) < 8192, start
-    many = read(b"Content-Type: multipart/mixed; boundary=B\r\n\r\n" + b"--B\r\nContent-Type: image/x\r\n\r\nx\r\n" * 3000)
+    many = read(
+        b"Content-Type: multipart/mixed; boundary=B\r\n\r\n" + b"--B\r\nContent-Type: image/x\r\n\r\nx\r\n" * 3000
+    )
     assert len(many.attachments) == mime.ATTACHMENTS
     assert f"more than {mime.PARTS} parts: the rest was not read" in many.truncated
     deep = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(1000))
@@ -205,5 +259,3 @@ def test_reads_every_mail_on_micropython(micropython, tmp_path):  # noqa: F811
     command = [str(micropython), "-X", f"heapsize={HEAP}", str(player), str(ROOT), str(tmp_path / "mails")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == f"{len(lines)} read\n"
-
-

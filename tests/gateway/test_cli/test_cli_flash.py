@@ -277,6 +277,18 @@ def test_a_password_from_the_keyring(mailwire, tmp_path, monkeypatch):
     assert settings["wifi"]["password"] == "from the ring"
 
 
+def test_a_password_is_remembered_if_asked_for(mailwire, tmp_path, monkeypatch, person):
+    kept = {}
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "s3same")
+    monkeypatch.setattr(
+        "keyring.set_password", lambda service, name, password: kept.update({(service, name): password})
+    )
+    for words in ((), ("--remember",)):
+        person("attic", "")
+        assert mailwire("flash", "RPI_PICO_W", "--image", tmp_path / "i", "--wifi-ssid", "Net", *words).code == 0
+        assert kept == ({("mailwire", "wifi Net"): "s3same"} if words else {})
+
+
 # --- MicroPython -----------------------------------------------------------------------------------------------------
 
 
