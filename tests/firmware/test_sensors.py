@@ -14,7 +14,7 @@ import pytest
 
 from tests.firmware.board import BUILDS, ROOT, Board, interpreter
 from tests.firmware.test_slots import STAND_INS
-from tests.mosquitto import Listener, free_port, mosquitto, until  # noqa: F401  # a fixture
+from tests.mosquitto import Listener, free_port, until
 
 # What a board has, and room for the stand-ins, which are compiled where they are used.
 HEAPS = {"x86_64": "512K", "i386": "200K"}
@@ -79,13 +79,13 @@ def world(tmp_path):
 
 
 @pytest.fixture
-def ear(mosquitto):  # noqa: F811
+def ear(mosquitto):
     with Listener(mosquitto.port) as listener:
         yield listener
 
 
 @pytest.fixture
-def start(tmp_path, mosquitto, build):  # noqa: F811
+def start(tmp_path, mosquitto, build):
     boards = []
 
     def started(*sensors):
