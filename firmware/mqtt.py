@@ -95,11 +95,11 @@ class Mqtt:
     async def publish(self, topic: str, payload: "Payload", retain: bool = False) -> None:
         """Publish at QoS 1; returns when the broker has it, however long it is away. Raises Refused."""
         while True:
-            if self._connection is None:
-                await self._connected.wait()
+            await self._connected.wait()
             try:
-                await self._connection.publish(topic, payload, retain)
-                return
+                if self._connection:
+                    await self._connection.publish(topic, payload, retain)
+                    return
             except Lost:
                 await asyncio.sleep(FIRST)  # until the session has seen it, too
 
@@ -173,7 +173,7 @@ class Mqtt:
                 out = await self._put(connection, event)
                 held.append((number, len(event), out))
                 size += len(event)
-                found = event = out = None  # the heap is small, and this function lasts
+                del found, event, out  # the heap is small, and this function lasts
             elif held:
                 number, length, out = held.pop(0)
                 size -= length
@@ -184,7 +184,7 @@ class Mqtt:
                         raise
                     self.refused += 1
                     say(f"mqtt: an event is given up, for the broker will never take it: {error}")
-                out = None
+                del out
                 spool.done("mqtt", number)
             else:
                 self.changed()  # nothing is owed now
@@ -259,7 +259,6 @@ class Mqtt:
             with _borrowed_discovery() as discovery:
                 document = discovery.board(self._topics, facts, wireless, sensors.describe() if sensors else [])
                 await connection.publish(self._topics.config(self._app.id), document, retain=True)
-                document = discovery = None  # what is borrowed would stay, for MicroPython keeps what a frame held
         await self._introduce(connection, list(self._heard))
 
     async def _introduce(self, connection: Connection, heard: "list[_Heard]") -> None:
@@ -271,7 +270,6 @@ class Mqtt:
                 one.told = True
                 document = discovery.heard(self._topics, self._app.id, one.facts)
                 await connection.publish(self._topics.config(one.id), document, retain=True)
-            document = discovery = None  # as above
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}
