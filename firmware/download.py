@@ -184,22 +184,22 @@ class Download:
         slots.write(state)
 
     async def _clear(self, new: str, offer: "Offer") -> None:
-        """Check the manifest, remove from the slot what isn't in it, and see that the rest fits."""
-        wanted: dict[str, int] = {}
-        total = 0
+        """Check the manifest, remove from the slot what isn't in it, and see that the rest fits.
+
+        It is read again for each file in the slot: a list of them all would want more memory in one piece.
+        """
+        _remove_others(new, "")
+        block, _, _, free = os.statvfs(new)[:4]
+        count = total = lacking = 0
         with open(new + "/" + MANIFEST, "rb") as lines:
             for line in lines:
-                path, size, _digest = manifest_line(line[:-1])
-                wanted[path] = size
+                path, size, _ = manifest_line(line[:-1])
+                count += 1
                 total += size
-        if len(wanted) != offer["files"] or total != offer["size"]:
+                if not _is_file(new + "/" + path, size):
+                    lacking += size // block + 2
+        if (count, total) != (offer["files"], offer["size"]):
             raise Failed("the manifest doesn't have the files that the offer tells of")
-        _remove_others(new, "", wanted)
-        block, _, _, free = os.statvfs(new)[:4]
-        lacking = 0
-        for path in wanted:
-            if not _is_file(new + "/" + path, wanted[path]):
-                lacking += wanted[path] // block + 2
         if lacking > free:
             raise Failed(
                 f"there is no room: the new version needs {lacking * block // 1024} KiB more of flash, "
@@ -267,15 +267,23 @@ def _copy(old: str, new: str) -> None:
             target.write(memoryview(piece)[:count])
 
 
-def _remove_others(slot: str, folder: str, wanted: "dict[str, int]") -> None:
-    """Remove what is neither in `wanted` nor ours."""
+def _remove_others(slot: str, folder: str) -> None:
+    """Remove what the manifest doesn't list."""
     for entry in list(os.ilistdir(slot + "/" + folder if folder else slot)):
         inside = folder + "/" + entry[0] if folder else entry[0]
         if entry[1] & 0x4000:
-            _remove_others(slot, inside, wanted)
+            _remove_others(slot, inside)
             try:
                 os.rmdir(slot + "/" + inside)
             except OSError:
                 pass  # it is not empty
-        elif inside not in wanted and inside not in (MANIFEST, "void"):
+        elif inside not in (MANIFEST, "void") and not _is_listed(slot, inside):
             os.remove(slot + "/" + inside)
+
+
+def _is_listed(slot: str, path: str) -> bool:
+    with open(slot + "/" + MANIFEST, "rb") as lines:
+        for line in lines:
+            if manifest_line(line[:-1])[0] == path:
+                return True
+    return False

@@ -61,7 +61,7 @@ class Number(Sensor):
 
     def take(self, values: "tuple[float, ...]") -> bool:
         """Note what was measured; whether it is something new."""
-        new = {}
+        new: dict[str, float] = {}
         for (quantity, _, _, decimals), value in zip(self.quantities, values):
             new[self.value_key(quantity)] = round(value, decimals)
         if self.limits:
@@ -72,7 +72,7 @@ class Number(Sensor):
             elif self.is_on is None or (value <= off if too_much else value >= off):
                 self.is_on = False
         changed = new != self.values
-        self.values = new
+        self.values.update(new)
         return changed
 
     def forget(self) -> None:
@@ -158,7 +158,7 @@ class _Bme280:
 
     async def read(self) -> "tuple[float, ...]":
         temperature, humidity, pressure = await self._sensor.read()
-        return (temperature, humidity, pressure) if self._humid else (temperature, pressure)
+        return (temperature, humidity, pressure) if self._humid and humidity is not None else (temperature, pressure)
 
 
 _DRIVERS = {

@@ -76,7 +76,9 @@ class Sensors:
     def describe(self) -> "list[tuple[str, str, str, str | None, str | None]]":
         """Key in the readings, name, Home Assistant's platform, device class, unit."""
         contacts = [one for one in self._switches if not one.button]
-        rows = [(one.key, one.name, "binary_sensor", _CLASSES.get(one.kind), None) for one in contacts]
+        rows: list[tuple[str, str, str, str | None, str | None]] = [
+            (one.key, one.name, "binary_sensor", _CLASSES.get(one.kind), None) for one in contacts
+        ]
         for one in self._numbers:
             for quantity, kind, unit, _ in one.quantities:
                 name = one.name if len(one.quantities) == 1 else f"{one.name} {quantity}"

@@ -113,9 +113,8 @@ class Session:
     async def _connect(self) -> None:
         implicit = self._tls == "implicit"
         try:
-            opening = asyncio.open_connection(
-                self._host, self._port, self._context() if implicit else None, self._host if implicit else None
-            )
+            secure = {"ssl": self._context(), "server_hostname": self._host} if implicit else {}
+            opening = asyncio.open_connection(self._host, self._port, **secure)
             self._stream, _ = await asyncio.wait_for(opening, CONNECT)
             if implicit:
                 # Begins the handshake; waiting for the server's greeting alone does not, and both sides would wait

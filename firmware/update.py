@@ -11,6 +11,7 @@ its answer look is in `gateway.wire.update`.
 """
 
 import asyncio
+import gc
 import json
 
 from firmware import VERSION, slots
@@ -76,17 +77,22 @@ class Updater:
             slots.news.clear()
             payload, self._payload = self._payload, None
             if payload:
-                with Borrowed("download") as download:
-                    await download.Download(self, payload).run()
+                try:
+                    with Borrowed("download") as download:
+                        await download.Download(self, payload).run()
+                except Exception:
+                    self._payload = self._payload or payload  # to be tried again, when app.py starts this anew
+                    slots.news.set()
+                    raise
 
     def _offered(self, topic: str, payload: bytes) -> None:
-        self._payload = bytes(payload)
+        self._payload = payload
         self._answered.set()  # whoever waits for a chunk of an older one shall see
         slots.news.set()
 
     def _answer(self, topic: str, payload: bytes) -> None:
         if self._wanted and payload[: len(self._wanted)] == self._wanted:
-            self._got = bytes(payload[len(self._wanted) :])
+            self._got = payload[len(self._wanted) :]
             self._answered.set()
 
     async def _confirmed(self) -> None:
@@ -144,6 +150,7 @@ class Updater:
             for _ in range(TRIES):
                 self._got = b""
                 self._answered.clear()
+                gc.collect()  # the answer wants room in one piece
                 await self._publish("request", line)
                 try:
                     await asyncio.wait_for(self._answered.wait(), PATIENCE)

@@ -297,6 +297,9 @@ class Gateway(Protocol):
 
     def devices(self) -> list[Device]: ...
 
+    def targets(self) -> dict[str, bool]:
+        """The name of each target, and whether it tells people."""
+
     def info(self) -> dict[str, Any]:
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
@@ -338,6 +341,7 @@ class Context:
     """`await emit(draft)`: an event that did not come by mail; its id, when it is durable. Raises StoreTrouble.
 
     The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
+    `targets` names those that are told, in place of the routes. `files`: attachments, each (name, media type, bytes).
     With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
     """
     ready: Callable[[], None]
@@ -481,6 +485,9 @@ class Target(Integration):
     concurrency: ClassVar[int] = 1
     event_bus: ClassVar[bool] = False
     """True for targets (mqtt, serial) that get everything when no routes are configured."""
+
+    for_people: ClassVar[bool] = False
+    """True for targets that tell people; Home Assistant is offered them."""
 
     @classmethod
     def takes_all(cls, config: Any) -> bool:

@@ -8,8 +8,10 @@ its own id, so that its repeat is known; its time, if the board's clock can be r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
 from typing import Any, cast
 
 from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, words
@@ -67,6 +69,24 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
         "mail": _mail(draft.get("mail")),
     }
     return cast(Event, MadeEvent(event))
+
+
+def to_mail(event: Event, files: Sequence[tuple[str, str, bytes]]) -> bytes:
+    """A mail that holds an event's words and its attachments (name, media type, bytes), for the store."""
+    mail = EmailMessage(policy=SMTP)
+    mail["Subject"] = _whole(event["title"])
+    mail.set_content(_whole(event["text"]))
+    for name, media_type, content in files:
+        kind, _, subtype = media_type.lower().partition("/")
+        if kind in ("message", "multipart") or not re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", media_type.lower()):
+            kind, subtype = "application", "octet-stream"
+        mail.add_attachment(content, kind, subtype, filename=" ".join(_whole(name).split())[:_LONGEST_FACT])
+    return mail.as_bytes()
+
+
+def _whole(text: str) -> str:
+    """Without half characters and what can't be seen, neither of which a mail can have everywhere."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
 
 
 def _attachment(item: Mapping[str, Any]) -> Attachment:

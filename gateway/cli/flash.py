@@ -259,14 +259,14 @@ def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str
     for wanted in making.passwords(settings):
         section, word = wanted.place
         password = secret.find(wanted, named[section], prompt if asks else None)
-        if password is None and section != "wifi":
+        if password is None and section != "wifi" and not args.dry_run:
             raise FlashError(f"{wanted.about[:1].upper()}{wanted.about[1:]} is not known. Set {wanted.variable}.")
         if not password and section == "wifi":
             print(show.plain(f"No password for the Wi-Fi '{settings['wifi']['ssid']}': it is taken to be an open one."))
         settings[section][word] = password or ""
+    making.check(settings)
     if settings.get("mqtt") and settings.get("name") and "update" not in settings and not args.dry_run:
         settings["update"] = {"key": key.make(common.data_folder(args), slug(settings["name"]))}
-    making.check(settings)
     for wanted, password in asked if args.remember else ():
         secret.remember(wanted, password)
     if board.mailwire.network and not settings.get("wifi") and "ethernet" not in settings:

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 from gateway import ports
-from gateway.flash import FlashError, image, mpremote
+from gateway.flash import FlashError, application, image, mpremote
 from gateway.flash.plan import Job, Step, Way
 
 _INFO = "INFO_UF2.TXT"  # in the root of each UF2 drive (github.com/microsoft/uf2)
 _PLACES = ("/media/*/{0}", "/media/{0}", "/run/media/*/{0}", "/mnt/{0}", "/Volumes/{0}")
+_RP2040 = 0xE48BFF56  # the family of its files; RP2350 has others (pico-sdk, boot/uf2.h)
 _PATIENCE = 60.0  # seconds for a drive or a port to appear
 
 
@@ -25,6 +26,7 @@ class Pico(Way):
     def steps(self) -> list[Step]:
         job = self.job
         drive = job.drive or f"the drive {job.board.mailwire.drive}"
+        look = f"mpremote connect {job.port} exec ..."
         first = [
             job.take_micropython(),
             Step(f"Find {drive}. {job.board.mailwire.start}", self._drive),
@@ -34,15 +36,12 @@ class Pico(Way):
             *([] if job.files_only else first),
             job.compile(),
             Step(f"Wait for MicroPython at {job.port}", self._port),
-            Step(f"Look at what is on it, and ask before anything is overwritten: {self._look_line()}", self._look),
+            Step(f"Look at what is on it, and ask before anything is overwritten: {look}", self._look),
             Step(
                 f"Write the files, and start: mpremote connect {job.port} cp -r a main.py settings.json :", self._write
             ),
             *job.wait_for_hello(),
         ]
-
-    def _look_line(self) -> str:
-        return f"mpremote connect {self.job.port} ls"
 
     def _drive(self) -> None:
         if self.job.drive is None:
@@ -63,8 +62,7 @@ class Pico(Way):
     def _copy(self) -> None:
         assert self.job.drive is not None  # _drive has run
         content = self.job.micropython()
-        if content[:4] != b"UF2\n":
-            raise FlashError(f"{self.job.firmware}: this is no UF2 file. Use the .uf2 file for {self.job.board.name}.")
+        check(content, self.job.board.mcu, str(self.job.firmware or (self.job.source and self.job.source.url)))
         self.job.confirm("What is on the board can't be seen in this mode. Overwrite the program on it?")
         copy(content, self.job.drive / "mailwire.uf2")
 
@@ -93,10 +91,16 @@ class Pico(Way):
             self.job.confirm(f"There are other files on this board ({', '.join(found.files)}). Write ours beside them?")
 
     def _write(self) -> None:
-        files, beside = self.job.files(), self.job.beside()
-        slot = {path.removeprefix("a/"): content for path, content in files.items() if path not in beside}
-        mpremote.install(self.job.port, slot, beside, visibly=self.job.on_terminal)
-        self.job.say(f"{len(files)} files")
+        mpremote.install(self.job.port, application.files(), self.job.beside(), visibly=self.job.on_terminal)
+
+
+def check(uf2: bytes, chip: str, name: str) -> None:
+    """Raises FlashError unless this is a UF2 file for this chip: the boot loader takes another's, and does nothing."""
+    if uf2[:4] != b"UF2\n":
+        raise FlashError(f"{name}: this is no UF2 file. Use the .uf2 file for the board.")
+    family = int.from_bytes(uf2[28:32], "little")
+    if (family == _RP2040) != (chip == "rp2040"):
+        raise FlashError(f"{name}: this is a UF2 file for another chip than {chip} (its family is {family:#x}).")
 
 
 def find_drive(label: str) -> Path | None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     Offer = dict[str, Any]
 
-CHUNK = 1024
-"""Bytes of a file in one message."""
+CHUNK = 512
+"""Bytes of a file in one message: it is in a board's memory more than once while it comes, each time in one piece."""
 MANIFEST = "manifest"
 FOLDERS = ("gateway/", "firmware/")
 """What a slot may hold besides its manifest."""

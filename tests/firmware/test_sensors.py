@@ -14,7 +14,10 @@ import pytest
 
 from tests.firmware.board import BUILDS, ROOT, Board, interpreter
 from tests.firmware.test_slots import STAND_INS
-from tests.mosquitto import Listener, free_port, mosquitto, until  # noqa: F401  # a fixture
+from tests.mosquitto import Listener, free_port, until
+
+# What a board has, and room for the stand-ins, which are compiled where they are used.
+HEAPS = {"x86_64": "512K", "i386": "200K"}
 
 # The worked example of the BMP280's data sheet, BST-BMP280-DS001 §3.12: 25.08 °C, 100653.27 Pa.
 CALIBRATION = (27504, 26435, -1000, 36477, -10685, 3024, 2855, 140, -7, 15500, -14600, 6000)
@@ -76,13 +79,13 @@ def world(tmp_path):
 
 
 @pytest.fixture
-def ear(mosquitto):  # noqa: F811
+def ear(mosquitto):
     with Listener(mosquitto.port) as listener:
         yield listener
 
 
 @pytest.fixture
-def start(tmp_path, mosquitto, build):  # noqa: F811
+def start(tmp_path, mosquitto, build):
     boards = []
 
     def started(*sensors):
@@ -93,7 +96,7 @@ def start(tmp_path, mosquitto, build):  # noqa: F811
             "sensors": list(sensors),
         }
         environment = {"MICROPYPATH": f"{STAND_INS}:.frozen"}
-        boards.append(Board(tmp_path / "flash", settings, build=build, env=environment).start())
+        boards.append(Board(tmp_path / "flash", settings, build=build, heap=HEAPS[build], env=environment).start())
         return boards[-1]
 
     yield started
@@ -293,7 +296,7 @@ class App:
 row = {"name": "Door", "type": "contact", "pin": 4, "pull": "up", "active": None, "debounce": 0}
 row.update({"kind": "door", "severity": "info", "title": ""})
 async def run():
-    one = sensors.make(App(), ) if False else sensors.Sensors(App(), [row])
+    one = sensors.Sensors(App(), [row])
     task = asyncio.create_task(one.run())
     while "on" not in one.readings().values():
         await asyncio.sleep_ms(10)

@@ -10,8 +10,9 @@ import socket
 import ssl
 import subprocess
 import threading
-
+from datetime import UTC, datetime, timedelta
 from email.headerregistry import Address
+from email.utils import format_datetime
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -432,8 +433,8 @@ def test_what_a_mail_looks_like(scripted, board):
         assert [address.addr_spec for address in mail["to"].addresses] == ["me@example.org", "you@example.org"]
         assert mail["auto-submitted"] == "auto-generated"
         assert set(mail.keys()) <= {
-            "From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Importance", "MIME-Version", "Content-Type",
-            "Content-Transfer-Encoding",
+            "From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Importance", "MIME-Version",
+            "Content-Type", "Content-Transfer-Encoding",
         }  # fmt: skip
     assert first["subject"] == TITLE.replace("\r", " ").replace("\n", " ")[:200].rstrip() or first[
         "subject"
@@ -483,9 +484,6 @@ print([
 
 
 def test_dates_are_those_of_cpython(build, tmp_path):
-    from email.utils import format_datetime
-    from datetime import UTC, datetime, timedelta
-
     moments = [datetime(2024, 1, 1, 1, 2, 3, tzinfo=UTC) + timedelta(days=37 * step) for step in range(120)]
     texts = [moment.strftime("%Y-%m-%dT%H:%M:%S.000Z") for moment in moments]
     source = f"from firmware.submission import date\nfor text in {texts!r}:\n    print(date(text))\n"

@@ -21,9 +21,9 @@ from gateway.flash import application, key
 from gateway.flash.offer import Bundle
 from gateway.wire import update as wire
 from tests import live
-from tests.firmware.board import BUILDS, ROOT, Board, interpreter
+from tests.firmware.board import BUILDS, HEAPS, ROOT, Board, interpreter
 from tests.firmware.test_slots import STAND_INS
-from tests.mosquitto import Listener, free_port, mosquitto, until  # noqa: F401  # a fixture
+from tests.mosquitto import Listener, free_port, until
 
 KEY = "0123456789abcdef0123456789abcdef"
 TOPIC = "mailwire/attic/update"
@@ -42,7 +42,7 @@ class Attic:
             "smtp": {"port": free_port()},
         }
         environment = {"MICROPYPATH": f"{STAND_INS}:.frozen"}
-        self.board = Board(folder, settings, build=build, heap="512K", env=environment)
+        self.board = Board(folder, settings, build=build, heap=HEAPS[build], env=environment)
         main_py = folder / "main.py"
         main_py.write_text(main_py.read_text().replace("PAUSE = 5 ", "PAUSE = 0 "))
         self.minutes = None  # of a trial, in place of what the settings allow
@@ -120,7 +120,17 @@ class Command:
         monkeypatch.setattr(application, "files", lambda: files)
         monkeypatch.setattr(gateway, "__version__", number)
         monkeypatch.setenv("MAILWIRE_UPDATE_KEY", key_text)
-        self._words = ["mailwire", "update", "Attic", "--broker", f"mqtt://127.0.0.1:{port}", "--data", str(tmp_path), "--wait", "0.7"]
+        self._words = [
+            "mailwire",
+            "update",
+            "Attic",
+            "--broker",
+            f"mqtt://127.0.0.1:{port}",
+            "--data",
+            str(tmp_path),
+            "--wait",
+            "0.7",
+        ]
         self._capfd = capfd
         self.code = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -187,11 +197,14 @@ def test_the_new_version_stays_when_it_has_reported_in(attic, ear, command, mosq
 
 
 def test_a_killed_board_goes_on_where_it_was(attic, ear, command):
-    extra = {f"firmware__extra{number:02d}": os.urandom(6000) for number in range(30)}
+    extra = {f"firmware__extra{number:02d}": os.urandom(6000) for number in range(14)}
     files = version("0.2.0", **extra)
     connected(attic, ear)
     running = command(files)
-    until(lambda: len(asked(ear)) > 12, "for some files")
+    try:
+        until(lambda: len(asked(ear)) > 7, "for some files")
+    except AssertionError as error:
+        raise AssertionError(attic.output()) from error
     attic.board.process.kill()
     before = asked(ear)
     code, said = running.end()
@@ -292,7 +305,7 @@ def test_a_version_that_is_no_good_is_gone_back_from(attic, ear, command, app, w
 
 
 def test_the_command_by_itself_with_the_kept_key(tmp_path, mosquitto, ear):
-    """As a person types it: the application that is here, the broker of the configuration, the key of the data folder."""
+    """As a person types it: the application that is here, the configuration's broker, the key of the data folder."""
     text = key.make(tmp_path / "data", "attic")
     assert key.make(tmp_path / "data", "attic") == text
     assert (tmp_path / "data" / "boards" / "attic.key").stat().st_mode & 0o777 == 0o600

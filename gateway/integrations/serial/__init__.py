@@ -26,6 +26,7 @@ from gateway.api import (
     Metric,
     NotReady,
     Refused,
+    Retry,
     Source,
     StoreTrouble,
     Target,
@@ -78,6 +79,10 @@ class Config(lines.Settings):
             raise ValueError("line is for 'format: frames'; the longest line that is written is its width")
         if self.format == "lines" and self.direction == "out" and self.write is None:
             raise ValueError("with 'direction: out' there must be a template to write, such as write: '{{ title }}'")
+        if "expect_within" in given and self.expect is None:
+            raise ValueError("expect_within is how long the answer may take; say with expect what that is")
+        if self.expect is not None and self.write is None:
+            raise ValueError("expect is the answer to what is written, and there is no template to write")
         if self.direction == "in" and self.write is not None:
             raise ValueError("write says what goes out, and 'direction: in' that nothing does")
         if self.direction == "out" and self.read:
@@ -105,6 +110,7 @@ class Serial(Source, Target):
         self._trouble = "not opened yet"
         self._events = 0
         self._order = asyncio.Lock()  # lines are written one event after the other
+        self._answered = asyncio.Event()
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._writing = ThreadPoolExecutor(1, f"serial {context.name}")
@@ -122,7 +128,7 @@ class Serial(Source, Target):
             keep = self._keep if config.direction != "out" else None
             self._frames = Frames(self.context, self._noise, config.line, rate, self._wake.set, keep)
         else:
-            self._reader = lines.Reader(self.context, self._noise, config)
+            self._reader = lines.Reader(self.context, self._noise, config, self._answered.set)
             self._writer = lines.Writer(self.context, config)
         self._runner = asyncio.create_task(self._run(), name=f"serial {self.context.name}")
         await self._tried.wait()
@@ -181,7 +187,18 @@ class Serial(Source, Target):
             data = self._writer.written(event)
             if data:
                 async with self._order:
-                    await self._write(data)
+                    await self._write_line(data)
+
+    async def _write_line(self, data: bytes) -> None:
+        """Until the system has taken it, or the other side has answered."""
+        self._answered.clear()
+        await self._write(data)
+        if self.config.expect is not None:
+            try:
+                async with asyncio.timeout(self.config.expect_within):
+                    await self._answered.wait()
+            except TimeoutError:
+                raise Retry(f"no answer in {self.config.expect_within:g} s that looks like what is expected") from None
 
     async def _write(self, data: bytes) -> None:
         """Until the system has taken it."""
@@ -278,9 +295,10 @@ class Serial(Source, Target):
         """Take in what was read."""
         if self._frames:
             await self._frames.came(data)
-        elif self._reader and self.config.direction != "out":
+        elif self._reader:
             for draft in self._reader.came(data):
-                await self._keep_at_last(draft)
+                if self.config.direction != "out":
+                    await self._keep_at_last(draft)
 
     async def _keep(self, draft: Mapping[str, Any]) -> None:
         """Returns when the event is durable. Raises StoreTrouble."""

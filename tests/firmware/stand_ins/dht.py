@@ -3,7 +3,7 @@
 
 class DHT22:
     def __init__(self, pin):
-        self._file = "world/dht%s" % pin.name
+        self._file = f"world/dht{pin.name}"
 
     def measure(self):
         try:

@@ -5,7 +5,7 @@ import json
 
 class DS18X20:
     def __init__(self, bus):
-        self._file = "world/onewire%s" % bus.pin.name
+        self._file = f"world/onewire{bus.pin.name}"
         self._converted = False
 
     def _connected(self):
@@ -23,7 +23,7 @@ class DS18X20:
         if not self._converted:
             return 85.0
         self._converted = False
-        rom = "".join(["%02x" % byte for byte in rom])
+        rom = "".join([f"{byte:02x}" for byte in rom])
         connected = self._connected()
         if rom not in connected:
             raise Exception("CRC error")

@@ -1,4 +1,4 @@
-"""A stand-in for MicroPython's `machine`, which on a PC has no hardware: this is no real part, and proves nothing of one.
+"""A stand-in for MicroPython's `machine`, which on a PC has no hardware: no real part, and it proves nothing of one.
 
 What is connected to the board are files below `world/` in the board's folder, which a test writes: `pin4` ("0" or
 "1"), `adc34` (0 to 65535), `i2c118` (JSON: register -> bytes in hexadecimal; a broken bus where there is no file).
@@ -6,12 +6,11 @@ What is connected to the board are files below `world/` in the board's folder, w
 interrupt of a real one does.
 """
 
-import json
-import sys
-
 import _thread
-import ffi
+import json
 import time
+
+import ffi
 
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
 
@@ -61,7 +60,7 @@ class Pin:
 
     def value(self):
         try:
-            return int(_world("pin%s" % self.name))
+            return int(_world(f"pin{self.name}"))
         except OSError:
             return 1 if self.pull == Pin.PULL_UP else 0
 
@@ -73,13 +72,13 @@ class ADC:
         self.pin = pin
         self.range = 1000
 
-    def atten(self, range):
-        self.range = range
+    def atten(self, attenuation):
+        self.range = attenuation
 
     def read_u16(self):
         if self.range != ADC.ATTN_11DB:
             raise ValueError("the range was not set")
-        return int(_world("adc%s" % self.pin.name))
+        return int(_world(f"adc{self.pin.name}"))
 
 
 class SoftI2C:
@@ -87,7 +86,7 @@ class SoftI2C:
         self.written = []
 
     def readfrom_mem(self, address, register, count):
-        memory = json.loads(_world("i2c%d" % address))
+        memory = json.loads(_world(f"i2c{address}"))
         for start, data in memory.items():
             offset = register - int(start)
             data = bytes.fromhex(data)
@@ -96,5 +95,5 @@ class SoftI2C:
         raise OSError(19)
 
     def writeto_mem(self, address, register, data):
-        _world("i2c%d" % address)
+        _world(f"i2c{address}")
         self.written.append((register, data))

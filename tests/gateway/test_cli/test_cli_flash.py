@@ -89,6 +89,8 @@ def test_a_dry_run_knows_the_layout_of_a_file_at_hand(mailwire, micropython_file
     )
     line = "write-flash --flash-size detect --erase-all 0x1000 MICROPYTHON 0x200000 'FILE_SYSTEM(2048K)'"
     assert line in done.out
+    done = mailwire("flash", "ESP32_GENERIC", "--dry-run", "--no-stub", "--baud", 9600, "--port", "socket://h:1")
+    assert "esptool --chip esp32 --port socket://h:1 --baud 9600 --no-stub --before default-reset" in done.out
 
 
 def test_asks_for_a_board(mailwire):
@@ -144,7 +146,7 @@ def test_a_person_is_asked_for_the_port_and_may_say_no(mailwire, monkeypatch, pe
     two = [ports.Port(f"/dev/ttyACM{number}", "Pico", 0x2E8A, 0x0005, str(number)) for number in range(2)]
     monkeypatch.setattr(ports, "list_ports", lambda: two)
     (tmp_path / "INFO_UF2.TXT").touch()
-    (tmp_path / "m.uf2").write_bytes(b"UF2\n")
+    (tmp_path / "m.uf2").write_bytes(b"UF2\n" + bytes(24) + (0xE48BFF56).to_bytes(4, "little"))
     words = ("flash", "RPI_PICO", "--firmware", tmp_path / "m.uf2", "--drive", tmp_path)
     person("attic", "2", "n")
     done = mailwire(*words)
@@ -208,6 +210,9 @@ def test_the_firmware_takes_what_is_written_for_each_board(board):
         (("--set", "mqtt"), "--set mqtt: write KEY=VALUE, such as mqtt.base=home."),
         (("--set", "smpt.port=25"), "  smpt: there is no such key here. Did you mean 'smtp'?"),
         (("--mqtt", "http://x"), "  mqtt.url: http:// is not spoken here."),
+        (("--mqtt", "mqtt://x", "--name", "!"), "  name: has no letter from a to z and no digit, "),
+        (("--mqtt", "mqtt://x", "--set", "name=5"), "  name: must be text, not a number."),
+        (("--set", "wifi=5"), "  wifi: must be a set of keys, not a number."),
         (("--mqtt", "mqtt://u@x"), "The password of u at mqtt://x is not known. Set MAILWIRE_MQTT_PASSWORD."),
         (("--wifi-ssid", "N", "--wifi-password-env", "NO"), "There is no environment variable NO, which was to hold "),
     ],
@@ -510,7 +515,7 @@ def test_secrets_are_on_no_command_line(monkeypatch, flash):
 
 def test_a_pico_gets_its_uf2_file_on_its_drive(mailwire, tmp_path):
     uf2, drive = tmp_path / "m.uf2", tmp_path / "RPI-RP2"
-    uf2.write_bytes(b"UF2\n" + bytes(508))
+    uf2.write_bytes(b"UF2\n" + bytes(24) + (0xE48BFF56).to_bytes(4, "little") + bytes(480))
     drive.mkdir()
     words = ("flash", "RPI_PICO", "--firmware", uf2, "--drive", drive, "--port", "socket://127.0.0.1:9")
     assert f"{drive} is no board's drive: there is no INFO_UF2.TXT in it." in mailwire(*words, "--yes").err
@@ -523,7 +528,9 @@ def test_a_pico_gets_its_uf2_file_on_its_drive(mailwire, tmp_path):
     assert "socket://127.0.0.1:9 can't be opened: [Errno 111] Connection refused" in done.err, "no MicroPython came up"
     assert (drive / "mailwire.uf2").read_bytes() == uf2.read_bytes()
     uf2.write_bytes(b"\xe9")
-    assert f"{uf2}: this is no UF2 file. Use the .uf2 file for RPI_PICO." in mailwire(*words, "--yes").err
+    assert f"{uf2}: this is no UF2 file. Use the .uf2 file for the board." in mailwire(*words, "--yes").err
+    uf2.write_bytes(b"UF2\n" + bytes(24) + (0xE48BFF59).to_bytes(4, "little") + bytes(480))
+    assert f"{uf2}: this is a UF2 file for another chip than rp2040" in mailwire(*words, "--yes").err
 
 
 def test_no_drive(mailwire, tmp_path):

@@ -241,6 +241,31 @@ integrations:
         assert not running.json("queue")  # its own alarm is not written back to it
 
 
+def test_what_is_not_answered_is_written_again(tmp_path, port):
+    text = f"""
+integrations:
+  inbox: {{type: smtp_server, listen: ["127.0.0.1:0"]}}
+  sign: {{type: serial, port: '{port.path}', format: lines, direction: out, write: "{{{{ title }}}}", expect: "^OK",
+          expect_within: 2}}
+"""
+    with Gateway(tmp_path / "gateway", text) as running:
+        with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as client:
+            client.sendmail("cam@lan", ["gw@lan"], b"Subject: Gate\r\n\r\n")
+        port.expect(b"Gate\n")
+        port.write(b"BUSY\n")
+
+        def put_off():
+            (owed,) = running.json("queue")
+            return "no answer in 2 s that looks like what is expected" in (owed["reason"] or "")
+
+        until(put_off)
+        running.cli("queue", "retry", "--all")
+        port.expect(b"Gate\n")
+        port.write(b"OK 1\n")
+        until(lambda: not running.json("queue"))
+        assert len(running.events()) == 1  # an answer is no event
+
+
 def test_a_port_that_is_in_use_is_said_and_taken_when_it_is_free(tmp_path, port):
     held = ports.open_port(str(port.path))
     text = f"integrations:\n  plc: {{type: serial, port: '{port.path}', format: lines}}\n"
