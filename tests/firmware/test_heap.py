@@ -1,4 +1,4 @@
-"""The heap that the firmware gets by with, on the interpreter with words of 32 bits; script/heap prints the whole table."""
+"""The heap that the firmware gets by with, with words of 32 bits; script/heap prints the whole table."""
 
 import pytest
 

@@ -21,6 +21,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import firmware
+import gateway
+
 ROOT = Path(__file__).parent.parent.parent
 GATEWAY = ROOT / "gateway"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -152,3 +155,7 @@ def test_a_manifest_names_what_its_integration_imports(folder: Path) -> None:
 def test_every_integration_has_a_manifest() -> None:
     folders = {path.parent for path in GATEWAY.glob("integrations/*/__init__.py")}
     assert folders == set(INTEGRATIONS)
+
+
+def test_the_firmware_has_the_gateway_s_version() -> None:
+    assert gateway.__version__ == firmware.VERSION
