@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from gateway import bans, mailbox, notification, systemd, users
+from gateway import bans, mailbox, notification, systemd, ulid, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "systemd",
     "template_check",
     "to_json",
+    "ulid",
     "users",
     "words",
 ]
