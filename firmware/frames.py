@@ -52,7 +52,7 @@ class Frames:
         self._wake = asyncio.Event()
         self._code = Borrowed("talk", "gateway.wire.link", "gateway.wire.frame")
         self._talk: Talk | None = None
-        self._heard = 0  # when somebody was there
+        self._heard: Any = 0  # when somebody was there
         if self._stdio and self._own["frames"]:
             log.sink = self._print
 

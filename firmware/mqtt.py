@@ -8,7 +8,7 @@ The law of this file:
 - The board's last will says `offline`; what it says of itself and of the devices it hears (state, discovery) is
   retained, and sent again at each connection, and when Home Assistant says that it has started.
 
-Memory: a few events under way, at most `AT_ONCE` octets of them if they are small; and the names of `DEVICES`.
+Memory: one event under way, or a few small ones; and the names of `DEVICES`.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FIRST, LAST = 1, 60  # seconds until the next try to connect
 SETTLED = 60  # seconds of connection after which the next try is soon again
-AT_ONCE = 4096  # octets of events under way, if one alone isn't more
+AT_ONCE = 1024  # octets of events under way, before the newest
 IN_FLIGHT = 4  # events under way
 DEVICES = 24  # that were heard lately
 REFRESH = 60  # seconds between two states of the board
@@ -95,11 +95,11 @@ class Mqtt:
     async def publish(self, topic: str, payload: "Payload", retain: bool = False) -> None:
         """Publish at QoS 1; returns when the broker has it, however long it is away. Raises Refused."""
         while True:
-            if self._connection is None:
-                await self._connected.wait()
+            await self._connected.wait()
             try:
-                await self._connection.publish(topic, payload, retain)
-                return
+                if self._connection:
+                    await self._connection.publish(topic, payload, retain)
+                    return
             except Lost:
                 await asyncio.sleep(FIRST)  # until the session has seen it, too
 
@@ -168,10 +168,12 @@ class Mqtt:
             found = None
             if len(held) < IN_FLIGHT and size < AT_ONCE:
                 found = spool.peek("mqtt", held[-1][0] if held else 0)
-            if found and (not held or size + len(found[1]) <= AT_ONCE):
+            if found:
                 number, event = found
-                held.append((number, len(event), await self._put(connection, event)))
+                out = await self._put(connection, event)
+                held.append((number, len(event), out))
                 size += len(event)
+                del found, event, out  # the heap is small, and this function lasts
             elif held:
                 number, length, out = held.pop(0)
                 size -= length
@@ -182,6 +184,7 @@ class Mqtt:
                         raise
                     self.refused += 1
                     say(f"mqtt: an event is given up, for the broker will never take it: {error}")
+                del out
                 spool.done("mqtt", number)
             else:
                 self.changed()  # nothing is owed now
@@ -189,12 +192,10 @@ class Mqtt:
 
     async def _put(self, connection: Connection, event: bytes) -> "Any":
         """Publish an event, after what has to be there before it."""
-        facts = json.loads(event)
+        facts = _head(event)
         device = facts["device"] or {"id": self._app.id}
         identifier = device["id"]
         last = {key: facts[key] for key in _LAST}
-        facts = None
-        gc.collect()
         if identifier == self._app.id:
             self._last = last
             self._note(self._states, last)
@@ -255,7 +256,7 @@ class Mqtt:
             sensors = self._app.parts.get("sensors")
             facts = self._app.own()
             wireless = self._app.settings["wifi"] is not None
-            with Borrowed("discovery") as discovery:
+            with _borrowed_discovery() as discovery:
                 document = discovery.board(self._topics, facts, wireless, sensors.describe() if sensors else [])
                 await connection.publish(self._topics.config(self._app.id), document, retain=True)
         await self._introduce(connection, list(self._heard))
@@ -264,7 +265,7 @@ class Mqtt:
         """Tell Home Assistant of devices, before their events."""
         if not self._own["discovery"] or not heard:
             return
-        with Borrowed("discovery") as discovery:
+        with _borrowed_discovery() as discovery:
             for one in heard:
                 one.told = True
                 document = discovery.heard(self._topics, self._app.id, one.facts)
@@ -333,6 +334,19 @@ def matches(pattern: str, topic: str) -> bool:
         if at >= len(levels) or level not in ("+", levels[at]):
             return False
     return at + 1 == len(levels)
+
+
+def _head(event: bytes) -> "dict[str, Any]":
+    """What an event says before its text, which is most of it, and stands behind all that is needed here.
+
+    The bytes `,"text":` are not inside a string, where each quote has a backslash before it.
+    """
+    end = event.find(b',"text":')
+    return json.loads(event[:end] + b"}" if end > 0 else event)
+
+
+def _borrowed_discovery() -> Borrowed:
+    return Borrowed("discovery", "gateway.wire.discovery")
 
 
 def _json(value: "Any") -> bytes:

@@ -67,6 +67,7 @@ class Out:
 
     def settle(self, error: "Exception | None" = None) -> None:
         self.error = error
+        self.payload = b""  # a dict of MicroPython keeps what was taken out of it until the place is used again
         self.settled.set()
 
     async def done(self) -> None:
@@ -96,7 +97,8 @@ class Connection:
         self.window = WINDOW
         self.largest = 1 << 28
         self.may_retain = True
-        self._heard = self._spoke = 0
+        self._heard: Any = 0
+        self._spoke: Any = 0
         self._tasks: list[Any] = []
         self._over = asyncio.Event()
         self._error: Exception | None = None
@@ -192,7 +194,7 @@ class Connection:
 
     async def _connect(self, where: str, host: str, port: int, user: str, password: str, tls: "Any") -> None:
         try:
-            opening = asyncio.open_connection(host, port, tls, host if tls else None)
+            opening = asyncio.open_connection(host, port, ssl=tls, server_hostname=host if tls else None)
             self.stream, _ = await asyncio.wait_for(opening, PATIENCE)
             with Borrowed("mqtt_greeting") as greeting:
                 await asyncio.wait_for(greeting.greet(self, where, user, password), PATIENCE)
@@ -249,6 +251,7 @@ class Connection:
                 out = self._queue.pop(0)
                 self._under_way[out.number] = out
                 await self.write(out)
+                del out  # it may hold much, and this function lasts
             else:
                 self._more.clear()
                 await self._more.wait()

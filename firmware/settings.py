@@ -472,7 +472,7 @@ def hide(value: "Any", path: str = "") -> "Any":
 def _no_such(path: str) -> "Wrong":
     """With the nearest key."""
     at = ""
-    rows = SETTINGS
+    rows: Any = SETTINGS
     for key in path.split("."):
         keys = [row[0] for row in rows]
         if key not in keys:

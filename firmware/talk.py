@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from firmware.app import App
 
-AT_ONCE = 4096  # octets of events under way, if one alone isn't more
+AT_ONCE = 1024  # octets of events under way, before the newest
 _MISTAKES = 500  # octets of them in a hello
 
 
@@ -40,7 +40,7 @@ class Talk:
         self._sent: dict[int, tuple[int, int]] = {}  # n -> number in the spool, octets
         self._last = 0  # of the spool, that was sent
         boot = hexlify(board.random(4)).decode()  # for each talk another: its numbers begin again
-        self._link = Link(boot, self._about(), time.ticks_ms(), rate=rate)
+        self._link = Link(boot, self._about(), _now(), rate=rate)
 
     @property
     def peer(self) -> "dict[str, Any] | None":
@@ -50,15 +50,15 @@ class Talk:
     def take(self) -> bytes:
         """The next line to write; empty when that was all for now."""
         self._fill()
-        return self._link.take(time.ticks_ms())
+        return self._link.take(_now())
 
     def wait(self) -> int:
         """Milliseconds until there may be something to take."""
-        return self._link.wait(time.ticks_ms())
+        return self._link.wait(_now())
 
     def feed(self, data: bytes) -> None:
         """What was read."""
-        for event in self._link.feed(data, time.ticks_ms()):
+        for event in self._link.feed(data, _now()):
             self._take(event)
 
     def _about(self) -> "dict[str, Any]":
@@ -84,7 +84,7 @@ class Talk:
         size = sum([octets for _, octets in self._sent.values()])
         while self._link.room and size < AT_ONCE:
             found = self._app.spool.peek("serial", self._last)
-            if not found or (self._sent and size + len(found[1]) > AT_ONCE):
+            if not found:
                 return
             number, event = found
             self._last = number
@@ -171,3 +171,7 @@ class Talk:
             self._link.tell(answer)
         except ValueError as error:
             self._link.tell({"t": "done", "id": None, "status": "error", "error": str(error)})
+
+
+def _now() -> "Any":
+    return time.ticks_ms()

@@ -17,7 +17,7 @@ def context(ca: str, verify: bool = True) -> "Any":
     """
     import tls
 
-    made = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    made: Any = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     if not verify:
         made.verify_mode = tls.CERT_NONE
         return made

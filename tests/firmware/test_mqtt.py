@@ -17,7 +17,7 @@ from gateway.integrations.mqtt.discovery import mistakes
 from gateway.wire.event import KINDS
 from tests import needs
 from tests.firmware.authority import Authority
-from tests.firmware.board import BUILDS, Board, free_port
+from tests.firmware.board import BUILDS, ROOT, Board, free_port, interpreter
 from tests.integrations.mqtt.fake_broker import FakeBroker, listening, read_packet, version_of
 from tests.mosquitto import Listener, Mosquitto, mosquitto, until
 
@@ -44,7 +44,7 @@ def fill(board: Board, *events: dict) -> None:
     folder = board.folder / "spool"
     folder.mkdir(exist_ok=True)
     for number, one in enumerate(events, len(list(folder.iterdir())) + 1):
-        (folder / f"{number:08d}.mqtt").write_text(json.dumps(one))
+        (folder / f"{number:08d}.mqtt").write_text(json.dumps(one, separators=(",", ":")))
 
 
 def left(board: Board) -> list[Path]:
@@ -78,11 +78,30 @@ def test_a_thousand_events_leave_the_spool_in_order(mosquitto: Mosquitto, tmp_pa
 
 def test_an_event_of_4_kib_and_small_ones(mosquitto: Mosquitto, tmp_path: Path) -> None:
     board = Board(tmp_path / "board", settings(mosquitto.url), heap="512K")
-    fill(board, event(1), event(2, text="ä" * 1800), event(3), event(4, text="x" * 3500), event(5))
+    cunning = event(5) | {"title": 'a,"text":"b'}
+    fill(board, event(1), event(2, text="ä" * 1800), event(3), event(4, text="x" * 3500), cunning)
     with Listener(mosquitto.port) as listener, board:
         until(lambda: len(numbers(listener)) == 5)
         assert numbers(listener) == [1, 2, 3, 4, 5]
         assert json.loads(listener.payloads("mailwire/front_door/event")[1])["text"] == "ä" * 1800
+        topic = "mailwire/front_door/state"
+        until(lambda: (listener.newest(topic) or {"last": event(0)})["last"]["title"] == cunning["title"])
+
+
+def test_what_mqtt_takes_of_a_boards_heap(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """Code, connection, discovery and events of 4 KB, in words of 32 bits; 26 KiB more than the rest of a board."""
+    board = Board(tmp_path / "board", settings(mosquitto.url), build="i386")
+
+    def play(mode: str, heap: str) -> int:
+        command = [interpreter("i386"), "-X", f"heapsize={heap}", ROOT / "tests" / "firmware" / "play_mqtt.py"]
+        command += [str(mosquitto.port), mode]
+        done = subprocess.run(command, cwd=board.folder, capture_output=True, text=True, timeout=30, check=True)
+        assert "memory" not in done.stdout
+        return int(re.search(r"in use: (\d+)", done.stdout)[1])
+
+    fill(board, *(event(number, text="x" * 3500) for number in range(1, 21)))
+    assert play("drain", "88K") - play("idle", "88K") < 26 * 1024
+    assert not left(board)
 
 
 def test_nothing_is_lost_when_the_broker_is_killed(tmp_path: Path) -> None:
