@@ -62,7 +62,8 @@ async def greet(own: "Connection", where: str, user: str, password: str) -> None
         code = OTHER_VERSION  # said in the old way
     facts = _properties(body, 2) if size > 2 else {}
     if code:
-        words = "user or password is wrong" if code == 0x87 else reason(code)  # not authorized: Mosquitto means the login
+        # Not authorized: Mosquitto means the login
+        words = "user or password is wrong" if code == 0x87 else reason(code)
         raise Refused(f"{where} refuses us", code, facts.get(_REASON) or words)
     own.keepalive = facts.get(_KEEP_ALIVE, own.keepalive)
     own.window = max(1, min(WINDOW, facts.get(_RECEIVE_MAXIMUM, WINDOW)))
