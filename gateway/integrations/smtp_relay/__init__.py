@@ -261,7 +261,9 @@ class SmtpRelay(Target):
         self, event: Event, files: Sequence[File], notes: Sequence[str], marks: Sequence[str], offers: Offers
     ) -> bytes:
         assert self._look
-        subject, body = compose.notice(event, self._look, files, notes, offers.eightbit)
+        subject, body = compose.notice(
+            event, self._look, files, notes, unique=self._token(event), eightbit=offers.eightbit
+        )
         return compose.with_header(self._header(event, subject, marks), body)
 
     def _header(self, event: Event, subject: str, marks: Sequence[str]) -> list[tuple[str, str]]:

@@ -56,9 +56,14 @@ def one_line(text: str, limit: int = 1000) -> str:
     return _UNFIT.sub("\ufffd", " ".join(text.split())[:limit])
 
 
-def notice(event: Event, look: Look, files: Sequence[File], notes: Sequence[str], eightbit: bool) -> tuple[str, bytes]:
-    """(subject, body with its MIME fields). `eightbit`: the server offers 8BITMIME."""
-    pictures = [{"cid": _cid(event, number), "name": one.name} for number, one in enumerate(files) if one.shown]
+def notice(
+    event: Event, look: Look, files: Sequence[File], notes: Sequence[str], *, unique: str, eightbit: bool
+) -> tuple[str, bytes]:
+    """(subject, body with its MIME fields); the same each time.
+
+    `unique` is in nothing that the event holds; `eightbit`: the server offers 8BITMIME.
+    """
+    pictures = [{"cid": f"{number}.{unique}@mailwire", "name": one.name} for number, one in enumerate(files) if one.shown]
     values: dict[str, Any] = {**event, "pictures": pictures, "notes": list(notes)}
     subject = _filled(look.subject, values, event["title"])
     text = _filled(look.text, values, event["text"])
@@ -76,10 +81,13 @@ def notice(event: Event, look: Look, files: Sequence[File], notes: Sequence[str]
         main, _, sub = _clean_type(one.type).partition("/")
         name = one_line(one.name, 200)
         if one.shown and shown is not None:
-            cid = f"<{_cid(event, number)}>"
+            cid = f"<{number}.{unique}@mailwire>"
             shown.add_related(one.content, main, sub, cid=cid, disposition="inline", filename=name)
         else:
             body.add_attachment(one.content, main, sub, filename=name)
+    for number, part in enumerate(body.walk()):
+        if part.is_multipart():
+            part.set_boundary(f"=_{number}.{unique}")
     return one_line(subject, MAX_SUBJECT), body.as_bytes(policy=policy)
 
 
@@ -153,10 +161,6 @@ def word(text: str) -> str:
 def date(event: Event) -> str:
     """When it happened, for the Date field (RFC 5322 §3.3)."""
     return format_datetime(datetime.fromisoformat(event["time"]))
-
-
-def _cid(event: Event, number: int) -> str:
-    return f"{number}.{event['id']}@mailwire"
 
 
 def _clean_type(text: str) -> str:

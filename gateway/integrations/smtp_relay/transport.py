@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Sequence
@@ -311,7 +312,9 @@ def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message
         return f"its certificate can't be trusted: {why}. If it is your own, name its authority: tls: {{ca: FILE}}"
-    return _clean(str(error)) or type(error).__name__
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError | socket.gaierror) and cause.errno:
+        return os.strerror(cause.errno)  # asyncio says "connect call failed" whatever the reason
+    return _clean(str(cause if isinstance(cause, OSError) and str(cause) else error)) or type(error).__name__
 
 
 def _clean(text: str) -> str:
