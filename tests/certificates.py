@@ -30,9 +30,7 @@ class Authority:
         ca_pem = ca.sign(ca_key, hashes.SHA256()).public_bytes(pem)
         self.ca.write_bytes(ca_pem)
         self.certificate.write_bytes(one.sign(ca_key, hashes.SHA256()).public_bytes(pem) + ca_pem)
-        self.key.write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        self.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         self.key.chmod(0o600)
         self.server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.server_context.load_cert_chain(self.certificate, self.key)

@@ -4,8 +4,7 @@
 and /var (what it writes is in memory and gone at its end), and in a PID namespace, so that all its processes end with
 it. It listens on a loopback port with STARTTLS and a login (user `relay`, password `right`), takes mail for any domain,
 and hands it on by the domain: `plain.example` to the first port of `hops`, `tls.example` to the second, by STARTTLS,
-`login.example` to the third, by STARTTLS with a login as `mta`, password `secret`. To nobody@bounce.example it says 5.1.1
-in a report. All of it takes root.
+`login.example` to the third, by STARTTLS with a login as `mta`, password `secret`. All of it takes root.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ mount -t tmpfs tmpfs "$WORK"
 for part in usr etc var lib; do
   if [ -d "$FILES/$part" ] && [ ! -L "/$part" ]; then
     mkdir -p "$WORK/$part/new" "$WORK/$part/work"
-    mount -t overlay overlay -o "lowerdir=$FILES/$part:/$part,upperdir=$WORK/$part/new,workdir=$WORK/$part/work" "/$part"
+    mount -t overlay -o "lowerdir=$FILES/$part:/$part,upperdir=$WORK/$part/new,workdir=$WORK/$part/work" none "/$part"
   fi
 done
 number=64100
@@ -84,15 +83,17 @@ class Mta:
             shutil.copy(source, home)
         for name, content in self.files().items():
             (home / name).write_text(content)
-        values = {"PORT": self.port, "FILES": files, "WORK": self.folder / "work", "USERS": self.users, "HOME_": home}
-        values |= {f"HOP{number}": port for number, port in enumerate(self.hops)}
+        values = {"FILES": files, "WORK": self.folder / "work", "USERS": self.users, "HOME_": home}
         script = f'{_OVERLAY}\ncp -r "$HOME_" /etc/mta\ncd /etc/mta\n{self.setup}\nexit'
+        apart = ("--mount", "--propagation", "private", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
-                 "sh", "-c", script],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {k: str(v) for k, v in values.items()},
-            )  # fmt: skip
+                ["unshare", *apart, "sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {name: str(value) for name, value in values.items()},
+            )
         until(self._greets, f"for {self.name}")
         return self
 
@@ -128,13 +129,13 @@ class Postfix(Mta):
     package = "postfix"
     users = "postfix postdrop"
     setup = """
-mkdir -p /etc/postfix/sasl /var/spool/postfix /var/lib/postfix /run/maildir
+mkdir -p /etc/postfix/sasl /var/spool/postfix /var/lib/postfix /var/maildir
 cp main.cf /etc/postfix/main.cf
 cp master.cf /etc/postfix/master.cf
 cp smtpd.conf /etc/postfix/sasl/smtpd.conf
 echo right | saslpasswd2 -p -c -u mta.example -f /etc/mta/sasldb relay
 chgrp postfix sasldb; chmod 640 sasldb
-chown nobody /run/maildir
+chown nobody /var/maildir
 chown postfix /var/lib/postfix
 /usr/sbin/postfix start-fg
 """
@@ -155,7 +156,7 @@ inet_protocols = ipv4
 smtpd_peername_lookup = no
 disable_dns_lookups = yes
 virtual_mailbox_domains = maildir.example
-virtual_mailbox_base = /run/maildir
+virtual_mailbox_base = /var/maildir
 virtual_mailbox_maps = static:box/
 virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
@@ -172,7 +173,7 @@ smtp_sasl_auth_enable = yes
 smtp_sasl_password_maps = inline:{{ {{ {login} = mta:secret }} }}
 smtp_sasl_security_options =
 transport_maps = inline:{{ {{ plain.example = smtp:{plain} }} {{ tls.example = smtp:{tls} }}
-  {{ login.example = smtp:{login} }} {{ bounce.example = error:5.1.1 no such user }} }}
+  {{ login.example = smtp:{login} }} }}
 """,
             "master.cf": f"""
 127.0.0.1:{self.port} inet n - n - - smtpd
@@ -186,12 +187,19 @@ trace unix - - n - 0 bounce
 proxymap unix - - n - - proxymap
 smtp unix - - n - - smtp
 error unix - - n - - error
+retry unix - - n - - error
 virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 """,
         }
+
+    def mails(self) -> list[bytes]:
+        """What is in the Maildir of maildir.example, which lies in the server's own namespace."""
+        assert self.process
+        (shell,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [path.read_bytes() for path in Path(f"/proc/{shell}/root/var/maildir/box/new").glob("*")]
 
 
 class Exim(Mta):
@@ -230,11 +238,6 @@ rcpt:
   accept hosts = 127.0.0.1
 
 begin routers
-bounce:
-  driver = redirect
-  domains = bounce.example
-  data = :fail: no such user
-  allow_fail
 plain:
   driver = manualroute
   domains = plain.example
@@ -282,6 +285,12 @@ plain:
   server_condition = ${{if and{{{{eq{{$auth2}}{{relay}}}}{{eq{{$auth3}}{{right}}}}}}}}
   server_set_id = $auth2
   client_send = ^mta^secret
+login:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = Username:: : Password::
+  server_condition = ${{if and{{{{eq{{$auth1}}{{relay}}}}{{eq{{$auth2}}{{right}}}}}}}}
+  server_set_id = $auth1
 cram:
   driver = cram_md5
   public_name = CRAM-MD5
@@ -328,6 +337,12 @@ match from any for domain "login.example" action "login"
         }
 
 
+_SMTP_MAILER = (
+    "P=[IPC], F=mDFMuXa8, S=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP/HdrFromSMTP, E=\\r\\n, L=990, T=DNS/RFC822/SMTP, "
+    "A=TCP $h "
+)
+
+
 class Sendmail(Mta):
     name = "sendmail"
     package = "sendmail-bin"
@@ -351,12 +366,12 @@ echo starting
 """
 
     def files(self) -> dict[str, str]:
-        plain, tls, login = self.hops
+        mailers = "\n".join(f"Mhop{number}, {_SMTP_MAILER}{port}" for number, port in enumerate(self.hops))
         return {
             "Sendmail.conf": "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: /etc/mta/sasldb\n"
             "mech_list: PLAIN LOGIN CRAM-MD5\n",
             "mailertable": "plain.example\thop0:[127.0.0.1]\ntls.example\thop1:[127.0.0.1]\n"
-            "login.example\thop2:[127.0.0.1]\nbounce.example\terror:5.1.1:550 no such user\n",
+            "login.example\thop2:[127.0.0.1]\n",
             "access": 'Connect:127.0.0.1\tRELAY\nAuthInfo:127.0.0.1\t"U:mta" "I:mta" "P:secret" "M:PLAIN"\n',
             "sendmail.mc": f"""
 include(`/usr/share/sendmail/cf/m4/cf.m4')dnl
@@ -382,9 +397,7 @@ DAEMON_OPTIONS(`Family=inet, Name=MTA, Address=127.0.0.1, Port={self.port}')dnl
 MAILER(`local')dnl
 MAILER(`smtp')dnl
 MAILER_DEFINITIONS
-Mhop0, P=[IPC], F=mDFMuXa8, S=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP/HdrFromSMTP, E=\\r\\n, L=990, T=DNS/RFC822/SMTP, A=TCP $h {plain}
-Mhop1, P=[IPC], F=mDFMuXa8, S=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP/HdrFromSMTP, E=\\r\\n, L=990, T=DNS/RFC822/SMTP, A=TCP $h {tls}
-Mhop2, P=[IPC], F=mDFMuXa8, S=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP/HdrFromSMTP, E=\\r\\n, L=990, T=DNS/RFC822/SMTP, A=TCP $h {login}
+{mailers}
 """,
         }
 

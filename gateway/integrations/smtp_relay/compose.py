@@ -63,7 +63,9 @@ def notice(
 
     `unique` is in nothing that the event holds; `eightbit`: the server offers 8BITMIME.
     """
-    pictures = [{"cid": f"{number}.{unique}@mailwire", "name": one.name} for number, one in enumerate(files) if one.shown]
+    pictures = [
+        {"cid": f"{number}.{unique}@mailwire", "name": one.name} for number, one in enumerate(files) if one.shown
+    ]
     values: dict[str, Any] = {**event, "pictures": pictures, "notes": list(notes)}
     subject = _filled(look.subject, values, event["title"])
     text = _filled(look.text, values, event["text"])

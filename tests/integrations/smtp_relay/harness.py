@@ -1,7 +1,7 @@
 """A relay on its own, with a stand-in for the gateway around it; and a smarthost that says what a script tells it.
 
-The smarthost (`Scripted`) is a fake and says so: it plays `tests/smarthosts/*.dialog`, conversations as servers that
-can't be run here have published them, and any failure at any step. What a real server does is for test_interop.py.
+The smarthost (`Scripted`) is a fake and says so: it plays `tests/smarthosts/*.dialog`, conversations of servers that
+can't be run here, as they were published, and any failure at any step. What a real server does is for test_interop.py.
 
 A dialog tells who speaks: `S: ` the smarthost's line, `C: ` a pattern (a regular expression) that the client's line must
 match, `C: <mail>` the content up to its dot, `C: <tls>` the handshake, `S: <close>` it hangs up, `S: <silence>` it says
@@ -87,7 +87,9 @@ class Gateway:
     def mailed(self, raw: bytes, *files: bytes, mail_from: str = "cam@lan", **more: Any) -> dict[str, Any]:
         """An event that came by mail."""
         mail = {"from": mail_from, "to": ["a@gw"], "subject": None, "message_id": None, "helo": "ipc", "peer": "::1"}
-        names = [{"name": f"{n}.jpg", "type": "image/jpeg", "size": len(one), "sha256": ""} for n, one in enumerate(files)]
+        names = [
+            {"name": f"{n}.jpg", "type": "image/jpeg", "size": len(one), "sha256": ""} for n, one in enumerate(files)
+        ]
         event = make_event(mail=mail, **({"attachments": names} | more))
         self.mails[event["id"]] = (Envelope("lan-mail", "192.168.1.20", "ipc", mail_from, ["a@gw"]), raw)
         self.files[event["id"]] = list(files)
@@ -106,10 +108,14 @@ def make_relay(gateway: Gateway, folder: Path, **options: Any) -> SmtpRelay:
         ready=lambda: None,
         problem=gateway.problems.append,
     )
-    config = {"from": "gw@example.org", "to": ["me@example.org"], "starttls": "never", "hostname": "gw.example"} | options
-    if config["url"].startswith("smtps") or "tls" in options:
-        if "starttls" not in options:
-            del config["starttls"]
+    config = {
+        "from": "gw@example.org",
+        "to": ["me@example.org"],
+        "starttls": "never",
+        "hostname": "gw.example",
+    } | options
+    if (config["url"].startswith("smtps") or "tls" in options) and "starttls" not in options:
+        del config["starttls"]
     return SmtpRelay(context, Config.model_validate(config))
 
 

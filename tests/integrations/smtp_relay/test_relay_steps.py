@@ -14,7 +14,9 @@ QUICK = {"connect": 0.3, "command": 0.3, "data": 0.3}
 TWO = {"to": ["me@example.org", "you@example.org"]}
 
 
-async def outcome(server: Scripted, gateway: Gateway, folder: Path, memo: Any = None, **options: Any) -> Exception | None:
+async def outcome(
+    server: Scripted, gateway: Gateway, folder: Path, memo: Any = None, **options: Any
+) -> Exception | None:
     """What `deliver` raises; None: done."""
     async with server, relay(gateway, folder, url=server.url, **options) as post:
         try:
@@ -91,10 +93,14 @@ async def test_what_was_put_off_is_tried_after_as_long_as_it_has_waited(gateway:
     first = await outcome(Scripted(polite("mail=451 no")), gateway, tmp_path)
     assert isinstance(first, Retry)
     assert first.after == 60
-    later = await outcome(Scripted(polite("mail=451 no")), gateway, tmp_path, {**first.memo, "since": first.memo["since"] - 900})
+    later = await outcome(
+        Scripted(polite("mail=451 no")), gateway, tmp_path, {**first.memo, "since": first.memo["since"] - 900}
+    )
     assert isinstance(later, Retry)
     assert 900 <= later.after < 960
-    days = await outcome(Scripted(polite("mail=451 no")), gateway, tmp_path, {**first.memo, "since": first.memo["since"] - 9e5})
+    days = await outcome(
+        Scripted(polite("mail=451 no")), gateway, tmp_path, {**first.memo, "since": first.memo["since"] - 9e5}
+    )
     assert isinstance(days, Retry)
     assert days.after == 3600
 
@@ -121,7 +127,9 @@ S: 221 bye
 
 
 async def test_a_repeat_goes_only_to_those_who_have_not_had_it(gateway: Gateway, tmp_path: Path) -> None:
-    error = await outcome(Scripted(BOTH.format(me="250 ok", you="450 4.2.1 later", dot="250 ok")), gateway, tmp_path, **TWO)
+    error = await outcome(
+        Scripted(BOTH.format(me="250 ok", you="450 4.2.1 later", dot="250 ok")), gateway, tmp_path, **TWO
+    )
     assert isinstance(error, Retry)
     assert str(error) == "you@example.org: 450 4.2.1 later"
     assert error.memo
@@ -140,7 +148,9 @@ async def test_one_refused_for_good_is_a_dead_letter_and_the_other_has_had_it(ga
 
 
 async def test_one_refused_one_put_off_one_by_one(gateway: Gateway, tmp_path: Path) -> None:
-    error = await outcome(Scripted(BOTH.format(me="550 5.1.1 who?", you="250 ok", dot="451 later")), gateway, tmp_path, **TWO)
+    error = await outcome(
+        Scripted(BOTH.format(me="550 5.1.1 who?", you="250 ok", dot="451 later")), gateway, tmp_path, **TWO
+    )
     assert isinstance(error, Retry)
     assert str(error) == "you@example.org: 451 later"
     final = await outcome(Scripted(polite()), gateway, tmp_path, error.memo, **TWO)
@@ -149,8 +159,12 @@ async def test_one_refused_one_put_off_one_by_one(gateway: Gateway, tmp_path: Pa
     assert final.memo == {"had": ["you@example.org"]}
 
 
-async def test_a_smarthost_that_takes_one_recipient_a_transaction_is_given_one(gateway: Gateway, tmp_path: Path) -> None:
-    one = BOTH.format(me="250 ok", you="452 4.5.3 one recipient a transaction", dot="250 ok").replace("C: QUIT|RSET\nS: 221 bye", "")
+async def test_a_smarthost_that_takes_one_recipient_a_transaction_is_given_one(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    one = BOTH.format(me="250 ok", you="452 4.5.3 one recipient a transaction", dot="250 ok").replace(
+        "C: QUIT|RSET\nS: 221 bye", ""
+    )
     other = "\n".join(polite().splitlines()[3:])
     server = Scripted(one.strip() + "\n" + other)
     assert await outcome(server, gateway, tmp_path, **TWO) is None
@@ -175,7 +189,9 @@ async def test_a_connection_is_used_again(gateway: Gateway, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("end", ["S: <close>", "S: 421 idle for too long\nS: <close>", "C: MAIL .*\nS: <close>"])
-async def test_a_kept_connection_that_the_server_has_closed_costs_nothing(end: str, gateway: Gateway, tmp_path: Path) -> None:
+async def test_a_kept_connection_that_the_server_has_closed_costs_nothing(
+    end: str, gateway: Gateway, tmp_path: Path
+) -> None:
     first = "\n".join(polite().splitlines()[:-2])
     async with Scripted(f"{first}\n{end}", polite()) as server, relay(gateway, tmp_path, url=server.url) as post:
         await post.deliver(make_event())
@@ -191,7 +207,9 @@ async def test_an_idle_connection_is_closed(gateway: Gateway, tmp_path: Path) ->
         assert len(server.connections) == 2
 
 
-async def test_no_more_mails_a_minute_than_allowed(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_mails_a_minute_than_allowed(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited = []
 
     async def sleep(seconds: float) -> None:
