@@ -71,10 +71,10 @@ def notice(
     text = _filled(look.text, values, event["text"])
     policy = SMTP if eightbit else SMTP.clone(cte_type="7bit")
     body = EmailMessage(policy)
-    body.set_content(_storable(text))
+    body.set_content(plain_text(text))
     shown: EmailMessage | None = None
     if look.html:
-        body.add_alternative(_storable(_filled(look.html, values, "")), subtype="html")
+        body.add_alternative(plain_text(_filled(look.html, values, "")), subtype="html")
         parts = body.get_payload()
         assert isinstance(parts, list)
         assert isinstance(parts[-1], EmailMessage)
@@ -171,6 +171,6 @@ def _clean_type(text: str) -> str:
     return _UNKNOWN if known.partition("/")[0].lower() in ("multipart", "message") else known
 
 
-def _storable(text: str) -> str:
+def plain_text(text: str) -> str:
     """What UTF-8 can hold, with line ends that are some."""
     return text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")

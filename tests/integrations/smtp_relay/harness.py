@@ -3,8 +3,8 @@
 The smarthost (`Scripted`) is a fake and says so: it plays `tests/smarthosts/*.dialog`, conversations of servers that
 can't be run here, as they were published, and any failure at any step. What a real server does is for test_interop.py.
 
-A dialog tells who speaks: `S: ` the smarthost's line, `C: ` a pattern (a regular expression) that the client's line must
-match, `C: <mail>` the content up to its dot, `C: <tls>` the handshake, `S: <close>` it hangs up, `S: <silence>` it says
+A dialog tells who speaks: `S: ` the smarthost's line, `C: ` a pattern (a regular expression) that the client's line
+must match, `C: <mail>` the content up to its dot, `C: <tls>` the handshake, `S: <close>` it hangs up, `S: <silence>` it says
 nothing more. `#` begins a comment, a line `---` the next connection. A dialog begins with its title and `source:`.
 """
 
@@ -173,7 +173,7 @@ class Scripted:
         return [line for one in self.connections for line in one.lines]
 
     async def __aenter__(self) -> Scripted:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 26)
         return self
 
     async def __aexit__(self, *_: object) -> None:
