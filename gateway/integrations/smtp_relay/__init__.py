@@ -389,6 +389,9 @@ def _tls(config: Config) -> ssl.SSLContext:
 
 
 async def _look_in(config: Config) -> Offers:
-    line = await Line.open(config, _tls(config))
-    await line.close()
+    try:
+        line = await Line.open(config, _tls(config))
+        await line.close()
+    finally:
+        await asyncio.sleep(0.05)  # a transport is closed in one of the loop's next rounds, and this loop ends here
     return line.offers

@@ -46,11 +46,14 @@ def failures(raw: bytes) -> list[Failure]:
 
 def _blocks(part: Message) -> list[Message]:
     """The groups of fields: the first is about the mail, each other one about a recipient."""
-    payload = part.get_payload()
-    if isinstance(payload, list):
-        return [block for block in payload if isinstance(block, Message)]
-    groups = re.split(r"\r?\n\r?\n", str(payload))  # `global` is text to the standard library
-    return [message_from_bytes(group.encode("utf-8", "replace"), policy=compat32) for group in groups]
+    blocks = []
+    for block in part.get_payload():
+        if isinstance(block, Message):
+            blocks.append(block)
+            rest = block.get_payload()  # of `global`, the standard library knows no groups: it sees a mail and its body
+            groups = re.split(r"\r?\n\r?\n", rest) if isinstance(rest, str) and rest.strip() else ()
+            blocks += [message_from_bytes(group.encode("utf-8", "replace"), policy=compat32) for group in groups]
+    return blocks
 
 
 def _failure(block: Mapping[str, str] | Message) -> Failure:

@@ -6,7 +6,7 @@ import shlex
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
 from gateway.api import ClientTls, ConfigModel, template_check
 from gateway.integrations.smtp_relay.address import Address, parse
@@ -60,6 +60,12 @@ def _words(value: object) -> object:
 
 def _address(value: object) -> object:
     return parse(value) if isinstance(value, str) else value
+
+
+def _html(value: object) -> object:
+    if value is True:
+        raise ValueError("write the HTML, with its templates, or false for plain text alone")
+    return "" if value is False else value
 
 
 Mailbox = Annotated[Address, BeforeValidator(_address)]
@@ -125,7 +131,8 @@ class Config(ConfigModel):
     )
     subject: _Template = SUBJECT
     text: _Template = TEXT
-    html: _Template | Literal[False] = HTML
+    html: Annotated[_Template, BeforeValidator(_html), WithJsonSchema({"type": ["string", "boolean"]})] = HTML
+    """Empty or false: plain text alone."""
     attachments: bool = True
     max_size: ByteSize = Field(default=ByteSize(25 * 1024 * 1024), ge=64 * 1024)
     """Of a mail as it is sent. What the smarthost says (SIZE) bounds it as well."""

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import aiosmtplib
 
@@ -82,13 +82,13 @@ class Line:
             await _secure(smtp, config, name)
             await _login(smtp, config)
         except Away:
-            smtp.close()
+            _cut(smtp)
             raise
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            smtp.close()
+            _cut(smtp)
             raise Away(f"{where.host}:{where.port}: {_words(error)}") from error
         except BaseException:
-            smtp.close()
+            _cut(smtp)
             raise
         size = smtp.esmtp_extensions.get("size", "")
         return cls(
@@ -108,7 +108,7 @@ class Line:
 
     def abort(self) -> None:
         """Break it off: nobody knows what was said last."""
-        self._smtp.close()
+        _cut(self._smtp)
 
     async def close(self) -> None:
         """Say goodbye, if there is still somebody."""
@@ -118,7 +118,7 @@ class Line:
         except (aiosmtplib.SMTPException, OSError):
             pass
         finally:
-            self._smtp.close()
+            _cut(self._smtp)
 
     # --- one mail ----------------------------------------------------------------------------------------------
 
@@ -202,6 +202,14 @@ class Line:
             reply = await self._ask(self._smtp.rset(timeout=self._config.timeouts.command))
             if not reply.good:
                 self._smtp.close()
+
+
+def _cut(smtp: aiosmtplib.SMTP) -> None:
+    """Close it without waiting for the other side's last word in TLS."""
+    transport = smtp.transport
+    smtp.close()
+    if transport is not None:
+        cast(asyncio.WriteTransport, transport).abort()  # uvloop's is not derived from it
 
 
 async def _hello(smtp: aiosmtplib.SMTP, name: str) -> None:

@@ -4,8 +4,9 @@ The smarthost (`Scripted`) is a fake and says so: it plays `tests/smarthosts/*.d
 can't be run here, as they were published, and any failure at any step. What a real server does is for test_interop.py.
 
 A dialog tells who speaks: `S: ` the smarthost's line, `C: ` a pattern (a regular expression) that the client's line
-must match, `C: <mail>` the content up to its dot, `C: <tls>` the handshake, `S: <close>` it hangs up, `S: <silence>` it says
-nothing more. `#` begins a comment, a line `---` the next connection. A dialog begins with its title and `source:`.
+must match, `C: <mail>` the content up to its dot, `C: <tls>` the handshake, `S: <close>` it hangs up, `S: <silence>`
+it says nothing more. `#` begins a comment, a line `---` the next connection. A dialog begins with its title and with
+`# source:`.
 """
 
 from __future__ import annotations

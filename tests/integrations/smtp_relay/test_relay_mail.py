@@ -73,7 +73,7 @@ async def test_text_html_pictures_inside_and_files(gateway: Gateway, tmp_path: P
     assert (picture.get_content(), picture.get_filename()) == (JPEG, "Tür.jpg")
     assert picture["Content-Disposition"].content_disposition == "inline"
     assert f'src="cid:{picture["Content-ID"][1:-1]}"' in html.get_content()
-    assert "<th align=\"left\">channel</th><td>A1</td>" in html.get_content()
+    assert '<th align="left">channel</th><td>A1</td>' in html.get_content()
     assert (text_file.get_filename(), text_file.get_payload(decode=True)) == ("list.txt", b"a\r\nb")
     assert (odd.get_content_type(), odd.get_content()) == ("application/octet-stream", b"\0")
 
@@ -155,11 +155,15 @@ async def test_a_server_that_says_too_late_that_it_is_too_large(step: str, gatew
     script = first + "\n".join(polite().splitlines()[3:])
     async with Scripted(script) as server, relay(gateway, tmp_path, url=server.url) as post:
         await post.deliver(event)
-    assert "The attachments are left out: they are too large" in read(server.mails[-1]).get_body(("plain",)).get_content()
+    assert (
+        "The attachments are left out: they are too large" in read(server.mails[-1]).get_body(("plain",)).get_content()
+    )
 
 
 async def test_a_mail_that_is_too_large_for_its_text_alone(gateway: Gateway, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no mail can be made of this event: it would have .* and the smarthost takes 1000"):
+    with pytest.raises(
+        Refused, match=r"no mail can be made of this event: it would have .* and the smarthost takes 1000"
+    ):
         await sent(gateway, tmp_path, make_event(text="x" * 5000), offers="SIZE 1000")
 
 
@@ -228,7 +232,7 @@ async def test_a_forwarded_mail_that_is_too_large_becomes_a_notice(gateway: Gate
 NASTY = st.lists(
     st.one_of(
         st.text(max_size=30),
-        st.sampled_from("\r\n\0\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u202e=?:;<>@\"\\ \t"),
+        st.sampled_from('\r\n\0\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u202e=?:;<>@"\\ \t'),
         st.sampled_from(["\r\nBcc: x@evil.example\r\n", "=?utf-8?q?=0D=0ABcc:_x@evil.example?=", "\r\n.\r\n", "\n\n"]),
     ),
     max_size=20,
