@@ -146,7 +146,7 @@ class SmtpRelay(Target):
         if mail and bounce.is_report(event):
             await self._take_report(event, mail[1], self._identity)
             return
-        fields = loops.header(mail[1]) if mail else None
+        fields = await asyncio.to_thread(loops.header, mail[1]) if mail else None
         if mail and fields is not None and (why := loops.reason_to_stop(fields, mail[0], self._identity)):
             raise Refused(why)
         marks = [*(loops.marks(fields) if fields is not None else ()), self._identity.mark]
@@ -155,10 +155,14 @@ class SmtpRelay(Target):
             await self._send(event, mail, marks, outcome)
         except ValueError as error:
             raise Refused(f"no mail can be made of this event: {error}") from error
-        except LoginRefused as error:
-            self._is_away(str(error), LOGIN_WAIT)
         except Away as error:
-            self._is_away(str(error), None)
+            if not outcome.had:
+                self._is_away(str(error), LOGIN_WAIT if isinstance(error, LoginRefused) else None)
+            outcome.put_off = str(error)  # those who have had it must not have it again
+        except asyncio.CancelledError:
+            if not outcome.had:
+                raise
+            outcome.put_off = "the gateway was stopped"
         if outcome.put_off:
             self._warn_of(event, outcome)
         outcome.conclude(self.config.retries)
@@ -303,7 +307,7 @@ class SmtpRelay(Target):
 
     async def _take_report(self, event: Event, raw: bytes, identity: Identity) -> None:
         """Mark as failed what a report says so of. Whatever else it is, it never goes out again."""
-        failed = bounce.failures(raw)
+        failed = await asyncio.to_thread(bounce.failures, raw)
         ours = list(dict.fromkeys(identity.events_in(raw)))[:10] if failed else []
         if not ours:
             self.context.log.info(

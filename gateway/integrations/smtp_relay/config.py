@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, WithJsonSchema, field_validator, model_validator
@@ -68,7 +68,8 @@ def _html(value: object) -> object:
     return "" if value is False else value
 
 
-Mailbox = Annotated[Address, BeforeValidator(_address)]
+Mailbox = Annotated[Address, BeforeValidator(_address), WithJsonSchema({"type": "string"})]
+_ONE_OR_MANY = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 _Template = Annotated[str, template_check(*MORE)]
 
 
@@ -108,13 +109,13 @@ class Config(ConfigModel):
 
     url: str = Field(repr=False, description=f"{_EXAMPLE} (TLS from the first byte), or smtp://host:587 with STARTTLS")
     from_: Mailbox = Field(alias="from", description="Who the mails are from: gw@example.org, or Name <gw@example.org>")
-    to: Annotated[tuple[Mailbox, ...], BeforeValidator(_one_or_many)] = Field(min_length=1)
+    to: Annotated[tuple[Mailbox, ...], BeforeValidator(_one_or_many), _ONE_OR_MANY] = Field(min_length=1)
     return_path: Mailbox | None = Field(
         default=None, description="Where reports of failures go; best one that comes into this gateway. Default: from"
     )
     user: str | None = Field(default=None, min_length=1)
     password: SecretStr | None = None
-    token_command: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+    token_command: Annotated[tuple[str, ...], BeforeValidator(_words), _ONE_OR_MANY] = Field(
         default=(), description="A program that prints an access token for XOAUTH2; it is asked for each connection"
     )
     auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] = "auto"
@@ -171,13 +172,6 @@ class Config(ConfigModel):
         for wire in wires:
             if wires.count(wire) > 1:
                 raise ValueError(f"{wire} is named twice")
-        return value
-
-    @field_validator("token_command")
-    @classmethod
-    def _a_program(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        if info.data.get("token_command") == () and not value:
-            raise ValueError("name the program and its arguments")
         return value
 
     @model_validator(mode="after")

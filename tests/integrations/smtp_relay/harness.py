@@ -148,6 +148,8 @@ class Scripted:
         self.scripts = [connection.strip().splitlines() for connection in connections]
         self.connections: list[Taken] = []
         self.wrong: list[str] = []
+        self.silent = asyncio.Event()
+        """Set when it has begun to say nothing more."""
         self._authority = authority
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -208,6 +210,7 @@ class Scripted:
         if step == "S: <close>":
             return False
         if step == "S: <silence>":
+            self.silent.set()
             await reader.read()
             return False
         if who == "S:":

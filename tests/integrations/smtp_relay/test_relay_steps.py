@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,29 @@ async def test_a_smarthost_that_takes_one_recipient_a_transaction_is_given_one(
     assert len(server.connections) == 1
     assert len(server.mails) == 2
     assert server.mails[0] == server.mails[1]
+
+
+async def test_who_has_had_it_does_not_have_it_again_when_the_smarthost_goes_away_in_between(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    one = BOTH.format(me="250 ok", you="452 4.5.3 one recipient a transaction", dot="250 ok")
+    server = Scripted(one.replace("C: QUIT|RSET\nS: 221 bye", "S: <close>"), "S: 421 busy")
+    error = await outcome(server, gateway, tmp_path, **TWO)
+    assert isinstance(error, Retry)
+    assert error.memo
+    assert error.memo["had"] == ["me@example.org"]
+
+
+async def test_nor_when_the_gateway_is_stopped_in_between(gateway: Gateway, tmp_path: Path) -> None:
+    one = BOTH.format(me="250 ok", you="452 4.5.3 one recipient a transaction", dot="250 ok")
+    script = one.replace("C: QUIT|RSET\nS: 221 bye", "C: MAIL .*\nS: <silence>")
+    async with Scripted(script) as server, relay(gateway, tmp_path, url=server.url, **TWO) as post:
+        delivery = asyncio.create_task(post.deliver(make_event()))
+        await server.silent.wait()
+        delivery.cancel()
+        with pytest.raises(Retry, match="the gateway was stopped") as caught:
+            await delivery
+    assert caught.value.memo["had"] == ["me@example.org"]
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
