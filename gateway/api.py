@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from gateway import bans, systemd, users
+from gateway import bans, notification, systemd, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "notification",
     "systemd",
     "template_check",
     "to_json",
@@ -296,6 +297,12 @@ class Gateway(Protocol):
 
     def devices(self) -> list[Device]: ...
 
+    def targets(self) -> dict[str, bool]:
+        """The name of each target, and whether it tells people."""
+
+    def acknowledge_url(self, event: Event) -> str | None:
+        """Where a person acknowledges it with a click, if it waits for that and something answers there."""
+
     def info(self) -> dict[str, Any]:
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
@@ -334,6 +341,12 @@ class Context:
     gateway: Gateway
     intake: Intake
     emit: Callable[[Mapping[str, Any]], Awaitable[str]]
+    """`await emit(draft)`: an event that did not come by mail; its id, when it is durable. Raises StoreTrouble.
+
+    The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
+    `targets` names those that are told, in place of the routes. `files`: attachments, each (name, media type, bytes).
+    With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
+    """
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
@@ -456,6 +469,10 @@ class Integration:
         """What else `bridge/health` says of it: JSON-able values, nothing secret. Asked every few seconds."""
         return {}
 
+    def acknowledge_url(self, event_id: str) -> str | None:
+        """Where a person acknowledges this event with a click, if this integration answers there."""
+        return None
+
     def metrics(self) -> Iterable[Metric]:
         """What it counts, for people's monitoring. Asked at each of their looks; must be quick."""
         return ()
@@ -475,6 +492,15 @@ class Target(Integration):
     concurrency: ClassVar[int] = 1
     event_bus: ClassVar[bool] = False
     """True for targets (mqtt, serial) that get everything when no routes are configured."""
+
+    for_people: ClassVar[bool] = False
+    """True for targets that tell people; Home Assistant is offered them."""
+
+    @classmethod
+    def takes_all(cls, config: Any) -> bool:
+        """`event_bus`, for a target of which that depends on how it is configured."""
+        return cls.event_bus
+
     patience: float = 24 * 3600.0
     """Seconds that an event may wait for this target, if its route does not say; later it would be a stale alarm."""
 

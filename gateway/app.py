@@ -25,6 +25,7 @@ from gateway.api import (
     CredentialsRefused,
     Device,
     Envelope,
+    Event,
     Metric,
     NotReady,
     RequestRefused,
@@ -34,6 +35,8 @@ from gateway.api import (
 )
 from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
+from gateway.failures import SOURCE, Failures
+from gateway.hours import zone_of
 from gateway.intake import Intake
 from gateway.loader import Loader
 from gateway.observe import Observer, Running
@@ -65,6 +68,7 @@ class App:
         self.store = Store(folder)
         self.registry = Registry(self._save_device)
         self.pipeline = Pipeline(self.store, self.registry)
+        self.failures = Failures(lambda draft, name: self.pipeline.emit(SOURCE, {**draft, "apart_from": name}))
         self.running: dict[str, Running] = {}
         self.damage = ""
         self.is_damaged = asyncio.Event()
@@ -90,6 +94,7 @@ class App:
         if strays:
             log.info("removed %d unfinished mails that were never acknowledged", strays)
         self.registry.load(devices)
+        self.pipeline.noise.load()
         self.pipeline.on_device = self._device_changed
         self._configure()
         intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
@@ -102,7 +107,7 @@ class App:
             self._make(name, setting)
         self._rebuild_router()
         everyone = list(self.running.values())
-        for targets in (True, False):  # one that is both is a target here, and a source when it is stopped
+        for targets in (True, False):
             await asyncio.gather(
                 *[self._launch(one) for one in everyone if isinstance(one.instance, Target) == targets]
             )
@@ -117,11 +122,12 @@ class App:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         everyone = list(self.running.values())
-        await asyncio.gather(*[self._stop_one(one) for one in everyone if isinstance(one.instance, Source)])
+        sources = [one for one in everyone if isinstance(one.instance, Source) and not isinstance(one.instance, Target)]
+        await asyncio.gather(*[self._stop_one(one) for one in sources])
         if self._leaving:
             await asyncio.gather(*self._leaving, return_exceptions=True)
         await self.pipeline.stop()
-        await asyncio.gather(*[self._stop_one(one) for one in everyone if not isinstance(one.instance, Source)])
+        await asyncio.gather(*[self._stop_one(one) for one in everyone if one not in sources])
         self.registry.save_all()
         await self.store.close()
         if self._intake:
@@ -210,6 +216,7 @@ class App:
     def _configure(self) -> None:
         """Take from the settings what is not an integration."""
         self.pipeline.duplicate_window = self.settings.duplicates
+        self.pipeline.noise.zone = zone_of(self.settings.timezone) if self.settings.timezone else None
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
 
@@ -218,7 +225,9 @@ class App:
 
     def _rebuild_router(self) -> None:
         buses = [
-            one.name for one in self.running.values() if isinstance(one.instance, Target) and one.instance.event_bus
+            one.name
+            for one in self.running.values()
+            if isinstance(one.instance, Target) and one.instance.takes_all(one.setting.config)
         ]
         workers = {one.name: one.worker for one in self.running.values() if one.worker}
         patience = {name: worker.target.patience for name, worker in workers.items()}
@@ -360,6 +369,8 @@ class App:
             try:
                 for device in self.registry.tick(time.time()):
                     self._device_changed(device)
+                await self.pipeline.look_at_held()
+                await self.failures.look(self.pipeline.workers)
                 if time.monotonic() >= catch_up_at:
                     catch_up_at = time.monotonic() + _CATCH_UP_EVERY
                     await self.pipeline.catch_up()
@@ -382,6 +393,7 @@ class App:
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
         self.pipeline.replay()
+        self.pipeline.noise.load()
         for one in self.running.values():
             if one.worker:
                 task = asyncio.create_task(one.worker.rescan())
@@ -410,6 +422,15 @@ class App:
 
     def devices(self) -> list[Device]:
         return self.registry.devices()
+
+    def targets(self) -> dict[str, bool]:
+        return {one.name: one.instance.for_people for one in self.running.values() if isinstance(one.instance, Target)}
+
+    def acknowledge_url(self, event: Event) -> str | None:
+        if not self.pipeline.noise.waits(event):
+            return None
+        urls = (one.instance.acknowledge_url(event["id"]) for one in self.running.values())
+        return next(filter(None, urls), None)
 
     def info(self) -> dict[str, Any]:
         return {
@@ -484,7 +505,15 @@ class App:
             await self.store.flush()
             self.pipeline.replay()
             return {"replayed": list(ids)}
-        raise RequestRefused(f"no request {verb!r}; there are devices, forget, health, info, reload, rename and replay")
+        if verb == "ack":
+            ids = payload.get("ids") or [payload["id"]] if "id" in payload or "ids" in payload else []
+            device, everything = payload.get("device"), payload.get("all") is True
+            if not (ids or device or everything):
+                raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
+            return {"acknowledged": self.pipeline.noise.acknowledge(map(str, ids), device, everything=everything)}
+        raise RequestRefused(
+            f"no request {verb!r}; there are ack, devices, forget, health, info, reload, rename and replay"
+        )
 
     def _on_device(self, payload: Mapping[str, Any], act: Any) -> Any:
         device_id = str(payload.get("device", ""))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
 from pydantic import (
@@ -35,6 +35,8 @@ from pydantic import (
 
 from gateway import template
 from gateway.api import ConfigPath
+from gateway.care import Escalation, Rule
+from gateway.hours import Hours, Times, hours, times, zone_of
 from gateway.loader import Loader, LoadError
 from gateway.logs import Form
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
@@ -44,6 +46,8 @@ from gateway.wire.topics import RESERVED_IDS
 
 DEFAULT_INTEGRATIONS: dict[str, dict[str, Any]] = {"lan-mail": {"type": "smtp_server"}, "broker": {"type": "mqtt"}}
 _OWN_SOURCES = ("sendmail",)  # of mails that no integration brought: `mailwire sendmail`
+
+_T = TypeVar("_T")
 
 _SECONDS = {
     "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
@@ -110,8 +114,54 @@ Patterns = Annotated[tuple[_Text, ...], *_ONE_OR_MANY]
 """One or several; `*` stands for any text and `?` for any character; letter case does not count."""
 
 
+_AS_TEXT = WithJsonSchema({"type": "string"})
+_AS_TEXTS = _ONE_OR_MANY[1]
+
+
+def _written_as(parse: Callable[[Iterable[str]], _T]) -> Callable[[object], _T]:
+    """Text, or a list of it, through one of `gateway.hours`."""
+
+    def read(value: object) -> _T:
+        texts = _many(value)
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+            raise Wrong("must be text, or a list of it")
+        try:
+            return parse(texts)
+        except ValueError as error:
+            raise Wrong(*_sentence(str(error))) from None
+
+    return read
+
+
+def _sentence(text: str) -> tuple[str, str]:
+    """`what; hint` as its two parts."""
+    what, _, hint = text.partition("; ")
+    return what, hint[:1].upper() + hint[1:]
+
+
+def _count_per_time(value: object) -> tuple[int, float]:
+    match = (
+        re.fullmatch(r"([1-9]\d{0,3}) *(?:per|in|/) *(.+)", value.strip().lower()) if isinstance(value, str) else None
+    )
+    unit = match and re.sub(r"^(?!\d)", "1 ", match[2])
+    if not match or not _TIME.fullmatch(unit or ""):
+        raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
+    return int(match[1]), float(str(_seconds(unit)))
+
+
+def _zone(text: str) -> str:
+    try:
+        zone_of(text)
+    except ValueError as error:
+        raise Wrong(*_sentence(str(error))) from None
+    return text
+
+
+_Hours = Annotated[Hours, BeforeValidator(_written_as(hours)), _AS_TEXTS]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
 
 class _Patterned(_Model):
@@ -166,14 +216,47 @@ class Condition(_Patterned):
     template: Annotated[str, AfterValidator(_template)] | None = None
 
 
+class EscalateSetting(_Model):
+    """Who else is told of what nobody acknowledged `after` so long; `times` in all, `every` so often."""
+
+    after: Duration
+    to: Annotated[Patterns, Field(min_length=1)]
+    every: Duration = 900
+    times: Annotated[int, Field(ge=1)] = 1
+
+
 class RouteSetting(_Model):
-    """Where the events go that meet a condition. `to: []` with `stop` keeps them from going anywhere."""
+    """Where the events go that meet a condition, and how often and when those there are told (`gateway.care`).
+
+    `to: []` with `stop` keeps them from going anywhere.
+    """
 
     name: _Text | None = None
     condition: Condition | None = Field(default=None, alias="if")
     to: Patterns = ()
     stop: bool = False
     expire: Duration | None = None
+    repeat: Annotated[Duration, Field(gt=0)] | None = None
+    """The same is told once in so many seconds."""
+    at_most: Annotated[tuple[int, float], BeforeValidator(_count_per_time), _AS_TEXT] | None = None
+    quiet: _Hours | None = None
+    only: _Hours | None = None
+    digest: Annotated[Times, BeforeValidator(_written_as(times)), _AS_TEXTS] | None = None
+    urgent: Annotated[tuple[Annotated[str, _word_of(SEVERITIES, "severity")], ...], *_ONE_OR_MANY] = ()
+    """Severities that no hours, digest or `at_most` hold back."""
+    escalate: EscalateSetting | None = None
+    _rule: Rule | None = PrivateAttr(None)
+
+    def model_post_init(self, _: Any) -> None:
+        asked = {key: getattr(self, key) for key in ("repeat", "at_most", "quiet", "only", "digest", "escalate")}
+        if any(value is not None for value in asked.values()):
+            escalate = Escalation(**self.escalate.model_dump()) if self.escalate else None
+            self._rule = Rule(**asked | {"repeat": self.repeat or 0, "urgent": self.urgent, "escalate": escalate})
+
+    @property
+    def rule(self) -> Rule | None:
+        """The care that is taken; None: everything is told at once."""
+        return self._rule
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
@@ -219,6 +302,8 @@ class Settings(_Model):
     routes: tuple[RouteSetting, ...] = ()
     store: StoreSettings = StoreSettings()
     learn: LearnSettings = LearnSettings()
+    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    """Of the hours in routes, as in `Europe/Berlin`; None: the machine's."""
     duplicates: Duration = 60
     """An equal event of a device within so many seconds is not told again; 0: it is."""
     log: Literal["debug", "info", "warning", "error"] = "info"
@@ -354,7 +439,8 @@ def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
     routes = raw.get("routes")
     for number, route in enumerate(routes if isinstance(routes, list) else ()):
         at = ("routes", number)
-        for place, name in _names(route, "to", at):
+        escalate = route.get("escalate") if isinstance(route, dict) else None
+        for place, name in (*_names(route, "to", at), *_names(escalate, "to", (*at, "escalate"))):
             if name not in kinds:
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
             elif "target" not in kinds[name]:

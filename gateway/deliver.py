@@ -27,6 +27,9 @@ from gateway.writer import Statement
 
 log = logging.getLogger(__name__)
 
+Held = dict[str, tuple[float, float, str]]
+"""Target -> (due, expiry, why): what waits for its time (`gateway.noise`); Unix seconds."""
+
 _HELD = 2000  # deliveries of one target in memory
 _LEDGER_WAIT = 0.02  # seconds that a new event waits for its acknowledgements before it is written
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 900.0  # seconds
@@ -42,12 +45,12 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._new: dict[str, tuple[Event, float, dict[str, float]]] = {}
+        self._new: dict[str, tuple[Event, float, dict[str, float], Held]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, event: Event, received: float, targets: dict[str, float]) -> None:
-        """`targets`: name -> Unix time of expiry."""
-        self._new[event["id"]] = (event, received, dict(targets))
+    def add(self, event: Event, received: float, targets: dict[str, float], held: Held | None = None) -> None:
+        """`targets`: name -> Unix time of expiry; `held`: those that are not to be told yet."""
+        self._new[event["id"]] = (event, received, dict(targets), held or {})
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LEDGER_WAIT, self.write)
 
@@ -98,19 +101,23 @@ class Ledger:
         )
 
 
-def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float]]]) -> Iterator[Statement]:
+def _event_statements(entries: dict[str, tuple[Event, float, dict[str, float], Held]]) -> Iterator[Statement]:
     """On the writer thread. What was acknowledged meanwhile is not in `targets` any more, and is not owed."""
     events: list[Any] = []
     owed: list[Any] = []
+    later: list[Any] = []
     mails: list[str] = []
-    for event_id, (event, received, targets) in entries.items():
+    for event_id, (event, received, targets, held) in entries.items():
         events += (event_id, received, event["device"]["id"], to_json(event).decode())
         if event["mail"]:
             mails.append(event_id)
         for target, expires in list(targets.items()):
             owed += (event_id, target, "waiting", expires)
+        for target, (due, expires, reason) in held.items():
+            later += (event_id, target, "held", due, expires, reason)
     yield from rows_of("INSERT OR REPLACE INTO events (id, time, device, event)", 4, events)
     yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, expires)", 4, owed)
+    yield from rows_of("INSERT OR REPLACE INTO deliveries (event, target, state, due, expires, reason)", 6, later)
     for some in (mails[start : start + 100] for start in range(0, len(mails), 100)):
         marks = ", ".join("?" * len(some))
         yield f"UPDATE mails SET state = 'done' WHERE id IN ({marks})", some  # noqa: S608  # marks, no values
@@ -132,6 +139,7 @@ class Worker:
         self.target = target
         self.last_error: str | None = None
         self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
+        self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -335,6 +343,7 @@ class Worker:
 
     def _done(self, delivery: Delivery) -> None:
         self._release(delivery)
+        self.failing = None
         self._pause = _FIRST_PAUSE
         self.delivered += 1
         now = time.monotonic()
@@ -417,6 +426,7 @@ class Worker:
         """Log once when it breaks and once when it is well again."""
         if error:
             self.trouble = (time.time(), error)
+            self.failing = (self.failing[0] if self.failing else time.monotonic(), error)
         if error and not self.last_error:
             log.warning("%s: deliveries wait: %s", self.name, error, extra={"target": self.name})
         elif self.last_error and not error:

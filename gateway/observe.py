@@ -311,11 +311,11 @@ class Observer:
         yield Metric(
             "mailwire_queue_deliveries",
             "gauge",
-            "Deliveries owed (waiting), refused for good (dead), or too late (expired).",
+            "Deliveries owed (waiting), to be told later (held), refused for good (dead), or too late (expired).",
             [
                 ({"target": name, "state": state}, counts.get((name, state), 0))
                 for name in sorted(names)
-                for state in ("waiting", "dead", "expired")
+                for state in ("waiting", "held", "dead", "expired")
             ],
         )
         oldest = {row[0]: _age(row) for row in self._queues if row[1] in ("", "waiting")}

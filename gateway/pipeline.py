@@ -17,16 +17,18 @@ import logging
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
+from gateway import draft as draft_of
 from gateway import interpret
 from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
 from gateway.deliver import Ledger, Worker
 from gateway.logs import Budget
-from gateway.registry import Registry, Sender
+from gateway.noise import NoiseControl
+from gateway.registry import UNKNOWN, Registry, Sender
 from gateway.route import Router
 from gateway.stats import Histogram, monotonic_of
 from gateway.store import Delivery, Mail, Store
@@ -40,7 +42,7 @@ _T = TypeVar("_T")
 _IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
-_RECENT = 10_000  # mails in which a repeat is looked for
+_RECENT = 10_000  # mails, or events that did not come by mail, in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
 _TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
 _MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
@@ -120,6 +122,8 @@ class Pipeline:
         self.coming: Callable[[], int] = lambda: 0
         """How many mails are on their way in (`gateway.api.Intake`)."""
         self._new_id = UlidMaker().new
+        self.noise = NoiseControl(store, self._new_id, iso_time)
+        self.noise.release = self._release
         self._queue: deque[Mail] = deque()
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
@@ -129,6 +133,7 @@ class Pipeline:
         self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
         self._busy_peers: dict[str, deque[Mail]] = {}
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
+        self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
         self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._tasks: set[asyncio.Task[None]] = set()
@@ -205,32 +210,52 @@ class Pipeline:
     async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
 
-        It goes out in either case; a source that tells its own source "not yet" only makes a repeat.
+        It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
+        this returned. One without an id is a new event each time.
         """
-        event_id = self._new_id()
-        device = self.registry.get(str(draft.get("device", ""))) or Device("unknown", "Unknown devices")
-        received = time.time()
-        event: Event = {
-            "v": words.VERSION,
-            "id": event_id,
-            "time": iso_time(received),
-            "source": source,
-            "device": device.facts(),
-            "kind": words.known_kind(str(draft.get("kind", "other"))),
-            "state": draft.get("state") if draft.get("state") in words.STATES else None,
-            "severity": str(draft.get("severity", "info")),
-            "title": str(draft.get("title", ""))[:200],
-            "text": str(draft.get("text", "")),
-            "data": dict(draft.get("data", {})),
-            "attachments": [],
-            "mail": None,
-        }
-        made = time.monotonic()
-        self._hand_out(event, received, made, made)
-        self.ledger.write()
+        event_id = draft_of.own_id(draft)
+        if event_id is None or not self._is_known(event_id):
+            event_id = event_id or self._new_id()
+            received = time.time()
+            told = draft.get("targets")
+            apart_from = draft.get("apart_from", "")
+            said = draft_of.device_of(draft)
+            is_device = bool(said) or not told  # what a person or a program has us tell is no device's news
+            said = said or Device(words.slug(source) or source, "")
+            device = self.registry.introduce(said, source, received) if is_device else Device(UNKNOWN, source)
+            when = iso_time(draft_of.moment(draft, received))
+            event = draft_of.to_event(draft, event_id, when, source, device)
+            if files := draft.get("files"):
+                await self._keep_files(event, source, received, files)
+            if is_device:
+                self.registry.saw(device, event, None, received)
+                self.on_device(device)
+            made = time.monotonic()
+            self._emitted[event_id] = None
+            if len(self._emitted) > _RECENT:
+                del self._emitted[next(iter(self._emitted))]
+            self._hand_out(event, received, made, made, told, apart_from)
+            self.ledger.write()
         if not await self.store.flush():
             raise StoreTrouble("the store can't write now")
         return event_id
+
+    async def _keep_files(self, event: Event, source: str, received: float, files: Sequence[Any]) -> None:
+        """Attachments are kept as those of mails are: in a mail, which nobody sent and nobody interprets."""
+        content = draft_of.to_mail(event, files)
+        event["attachments"] = interpret.read(content).attachments
+        kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
+        envelope = Envelope(source, "", "", "", [])
+        self.store.keep(Mail(event["id"], received, envelope, len(content), "", "done", content), kept.set_result)
+        if trouble := await kept:
+            raise trouble
+
+    def _is_known(self, event_id: str) -> bool:
+        """Is this event in the store, or on its way there?"""
+        try:
+            return event_id in self._emitted or self.store.event(event_id) is not None
+        except _PASSING as error:
+            raise StoreTrouble(f"the store can't be read now: {_words(error)}") from error
 
     async def stop(self) -> None:
         """Finish what is being interpreted; the rest stays `received`."""
@@ -405,16 +430,39 @@ class Pipeline:
             self._lines.left_out = 0
             log.info("%d more mails within a second (each has a line with 'log: debug')", count)
 
-    def _hand_out(self, event: Event, received: float, dot: float, made: float) -> None:
+    def _hand_out(
+        self,
+        event: Event,
+        received: float,
+        dot: float,
+        made: float,
+        told: Sequence[str] | None = None,
+        apart_from: str = "",
+    ) -> None:
+        """To those that the routes say, or to those that are `told`; not to the one that it is kept `apart_from`."""
         self.events[event["kind"]] += 1
         now = time.time()
-        targets = {name: now + seconds for name, seconds in self.router.targets(event).items() if name in self.workers}
+        plan = self.router.plan_for(told) if told else self.router.plan(event)
+        asked, held = self.noise.admit(event, plan, now) if plan.cares else (plan.targets, None)
+        targets = {
+            name: now + seconds for name, seconds in asked.items() if name in self.workers and name != apart_from
+        }
         for name, target in self.claimants.items():
-            if name not in targets and target.claims(event):
+            if name not in plan.targets and target.claims(event):
                 targets[name] = now + target.patience
-        self.ledger.add(event, received, targets)
+        self.ledger.add(event, received, targets, held)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))
+
+    async def look_at_held(self) -> None:
+        """Now and then: what was held back may be due."""
+        self.ledger.write()
+        await self.noise.tick(time.time())
+
+    def _release(self, event: Event, target: str, expires: float) -> None:
+        now = time.monotonic()
+        if target in self.workers:
+            self.workers[target].put(Delivery(event["id"], target, expires, event=event, dot=now, made=now))
 
     def _duplicate_of(self, mail: Mail) -> str | None:
         """The id of the mail that this one repeats.

@@ -180,6 +180,26 @@ class Registry:
         log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key), extra={"device": device_id})
         return known.device, True
 
+    def introduce(self, said: Device, source: str, now: float) -> Device:
+        """The device that an event without a mail names by its id; an unknown one is learned, from this source.
+
+        It is bounded as what mails bring is, with the source in the place of the peer.
+        """
+        device_id = f"{said.id[: _LONGEST_ID - 2]}_2" if said.id in RESERVED_IDS else said.id
+        known = self._known.get(device_id)
+        if known is None:
+            if not self._may_learn(source):
+                known = self._known.get(UNKNOWN) or self._add(Known(Device(UNKNOWN, "Unknown devices", first_seen=now)))
+                return known.device
+            device = Device(device_id, _friendly(said.name or device_id), first_seen=now)
+            known = self._add(Known(device, [[device_id, "", source]]))
+            log.info(
+                "learned a new device: %s (%s), from %s", device.id, device.name, source, extra={"device": device.id}
+            )
+        facts = Sender("", "", None, None, said.manufacturer, said.model, said.profile)
+        self._describe(known, facts)
+        return known.device
+
     def saw(self, device: Device, event: Event, picture: int | None, now: float) -> bool:
         """Take note of an event of this device. True if a kind, a state or a picture is new."""
         known = self._known[device.id]

@@ -145,7 +145,7 @@ class Salvage:
             if table == "devices":
                 with contextlib.suppress(ValueError):
                     self.devices[row["id"]] = json.loads(row["document"])
-            elif row["state"] == "waiting":
+            elif row["state"] in ("waiting", "held"):
                 waiting.setdefault(row["event"], {})[row["target"]] = row["expires"]
         mails: dict[int, dict[str, Any]] = {}
         for _, _, row in self._rows("mails"):

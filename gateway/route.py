@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.api import Event, Target
+from gateway.care import Rule
 
 DEFAULT_EXPIRY = Target.patience
 
@@ -41,14 +41,29 @@ class Route(Protocol):
     def stop(self) -> bool: ...
     @property
     def expire(self) -> float | None: ...
+    @property
+    def rule(self) -> Rule | None: ...
 
 
-@dataclass(slots=True)
-class Verdict:
-    """Where an event goes: target -> seconds after which it is too old to be told; and the reasons, in words."""
+class Plan(NamedTuple):
+    """Where an event goes: target -> seconds after which it is too old to be told.
+
+    `cares`: target -> (the route's name, what care it takes), without those that another route sends to as it is.
+    """
 
     targets: dict[str, float]
+    cares: dict[str, tuple[str, Rule]]
+
+
+class Verdict(NamedTuple):
+    """A plan, and its reasons in words."""
+
+    plan: Plan
     reasons: list[str]
+
+    @property
+    def targets(self) -> dict[str, float]:
+        return self.plan.targets
 
 
 class Router:
@@ -65,7 +80,7 @@ class Router:
         patience: Mapping[str, float] | None = None,
     ) -> None:
         self._patience = patience or {}
-        self._buses = {bus: self._patience.get(bus, DEFAULT_EXPIRY) for bus in event_buses}
+        self._buses = Plan({bus: self._patience.get(bus, DEFAULT_EXPIRY) for bus in event_buses}, {})
         self._routes = [
             (
                 f"routes[{number}]" + (f" ({route.name})" if route.name else ""),
@@ -76,21 +91,27 @@ class Router:
             for number, route in enumerate(routes)
         ]
 
-    def targets(self, event: Event) -> dict[str, float]:
+    def plan(self, event: Event) -> Plan:
         """Where it goes, without the words."""
         return self._walk(event, None)
+
+    def plan_for(self, targets: Iterable[str]) -> Plan:
+        """For an event that says itself where it goes."""
+        return Plan({target: self._patience.get(target, DEFAULT_EXPIRY) for target in targets}, {})
 
     def verdict(self, event: Event) -> Verdict:
         """Where it goes, and why."""
         reasons: list[str] = []
         return Verdict(self._walk(event, reasons), reasons)
 
-    def _walk(self, event: Event, reasons: list[str] | None) -> dict[str, float]:
+    def _walk(self, event: Event, reasons: list[str] | None) -> Plan:
         if not self._routes:
             if reasons is not None:
                 reasons.append("no routes are configured: every event bus gets everything")
             return self._buses
         targets: dict[str, float] = {}
+        cares: dict[str, tuple[str, Rule]] = {}
+        plain: set[str] = set()
         values = _values(event)
         for label, route, tests, template in self._routes:
             missed = next((key for key, test in tests if not any(map(test, values[key]))), None)
@@ -102,12 +123,17 @@ class Router:
             for target in route.to:
                 expiry = self._patience.get(target, DEFAULT_EXPIRY) if route.expire is None else route.expire
                 targets[target] = max(expiry, targets.get(target, 0))
+                if route.rule is None:
+                    plain.add(target)
+                    cares.pop(target, None)
+                elif target not in plain:
+                    cares.setdefault(target, (label, route.rule))
             if reasons is not None:
                 stop = ", stop" if route.stop else ""
                 reasons.append(f"{label}: yes, to {', '.join(route.to) or 'nobody'}{stop}")
             if route.stop:
                 break
-        return targets
+        return Plan(targets, cares)
 
 
 def _test(globs: Sequence[str]) -> Callable[[str], bool]:

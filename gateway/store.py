@@ -77,6 +77,20 @@ MIGRATIONS = (
     """,
     # So that a start among a million mails finds the few that have a file.
     "CREATE INDEX contents_file ON contents (file) WHERE file IS NOT NULL;",
+    """
+    -- What routes have told (`gateway.care.Memory`), and what is still to be acknowledged (`gateway.noise`).
+    CREATE TABLE care (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE escalations (
+        event TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        since REAL NOT NULL,
+        due REAL NOT NULL,
+        step INTEGER NOT NULL,
+        how TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_held ON deliveries (due) WHERE state = 'held';
+    """,
     # What a target wants to know at the next try, as JSON (`gateway.api.Retry`).
     "ALTER TABLE deliveries ADD COLUMN memo TEXT NOT NULL DEFAULT '';",
 )
@@ -85,7 +99,7 @@ FILE = "mailwire.db"
 SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
-_STATES = ("waiting", "dead", "expired")  # of a delivery
+_STATES = ("waiting", "held", "dead", "expired")  # of a delivery
 
 _AT_THE_NEXT_START = (
     "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
@@ -129,7 +143,7 @@ class Mail:
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event owed to one target. `state`: waiting, dead (refused) or expired."""
+    """One event owed to one target. `state`: waiting, held (not to be told before `due`), dead (refused) or expired."""
 
     event_id: str
     target: str
@@ -191,7 +205,7 @@ class Store:
         self._closing = False
         self.writer: Writer | None = None
         self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []  # one a thread, each used by that thread alone until the end
+        self._readers: list[tuple[sqlite3.Connection, threading.Lock]] = []  # one a thread; the lock is for the end
         self._lock: Any = None
         self._last_seq = 0
 
@@ -353,7 +367,10 @@ class Store:
 
     def _close_readers(self) -> None:
         while self._readers:
-            self._readers.pop().close()
+            connection, in_use = self._readers.pop()
+            connection.interrupt()  # a thread may still read for somebody who has given up waiting
+            with in_use:
+                connection.close()
         self._local = threading.local()
 
     def __del__(self) -> None:
@@ -416,18 +433,21 @@ class Store:
     # --- reading -----------------------------------------------------------------------------------------------
 
     @property
-    def _reader(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+    def _reader(self) -> tuple[sqlite3.Connection, threading.Lock]:
+        reader: tuple[sqlite3.Connection, threading.Lock] | None = getattr(self._local, "reader", None)
+        if reader is None:
             connection = sqlite3.connect(self.folder / FILE, timeout=30, isolation_level=None, check_same_thread=False)
-            self._readers.append(connection)
+            reader = connection, threading.Lock()
+            self._readers.append(reader)
             connection.execute("PRAGMA query_only = ON")
-            self._local.connection = connection
-        return connection
+            self._local.reader = reader
+        return reader
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        connection, in_use = self._reader
         try:
-            return self._reader.execute(sql, values).fetchall()
+            with in_use:
+                return connection.execute(sql, values).fetchall()
         except sqlite3.DatabaseError as error:
             self._met(error)
             raise
@@ -516,7 +536,7 @@ class Store:
         return found
 
     def owed(self) -> dict[str, int]:
-        """How many mails wait to be interpreted, and how many deliveries are waiting, dead and expired."""
+        """How many mails wait to be interpreted, and how many deliveries are waiting, held, dead and expired."""
         return total(self.queues())
 
     def kept(self) -> tuple[int, int]:
@@ -563,6 +583,7 @@ class Store:
                     (self.spool / file).unlink(missing_ok=True)
             dropped += len(batch)
         self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
+        self.note_one("DELETE FROM escalations WHERE event NOT IN (SELECT id FROM events)")
         return dropped
 
     def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
@@ -570,7 +591,8 @@ class Store:
         sql = (
             "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
             "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state = 'waiting') ORDER BY m.seq LIMIT 100"
+            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state IN ('waiting', 'held')) "
+            "ORDER BY m.seq LIMIT 100"
         )
         batch = []
         for *mail, received in self.rows(sql):

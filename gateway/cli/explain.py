@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway import interpret, template
+from gateway import care, interpret, template
 from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
+from gateway.hours import zone_of
 from gateway.pipeline import build_event, sender_of
 from gateway.registry import Registry, Sender
-from gateway.route import Router
+from gateway.route import Plan, Router
 from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker
 from gateway.wire.topics import Topics
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     device, why, learned = _device(registry, mail, sender_of(reading, meaning), reading.subject or "")
     event = build_event(mail, reading, meaning, device)
     verdict = _router(chosen).verdict(event)
+    told = _told(chosen, store, event, verdict.plan)
     topics = _topics(chosen, list(verdict.targets), event, picture=reading.picture is not None)
     if args.json:
         said = {
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             "device": {"id": device.id, "name": device.name, "new": learned, "why": why},
             "event": event,
             "targets": list(verdict.targets),
-            "reasons": verdict.reasons,
+            "reasons": verdict.reasons + told,
             "topics": topics,
         }
         print(show.json_line(said))
@@ -92,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     print("\nEvent")
     print(show.json_line(event, indent=2))
     print("\nRoutes")
-    for reason in verdict.reasons:
+    for reason in verdict.reasons + told:
         print(show.plain(reason))
     print(f"to: {', '.join(verdict.targets) or 'nobody'}")
     if topics:
@@ -146,11 +148,32 @@ def _device(registry: Registry, mail: Mail, sender: Sender, subject: str) -> tup
 
 
 def _router(chosen: common.Chosen) -> Router:
-    factories = {
-        name: chosen.loader.load(setting.type).factory for name, setting in chosen.settings.integrations.items()
-    }
-    buses = [name for name, factory in factories.items() if issubclass(factory, Target) and factory.event_bus]
+    buses = []
+    for name, setting in chosen.settings.integrations.items():
+        factory = chosen.loader.load(setting.type).factory
+        if issubclass(factory, Target) and factory.takes_all(setting.config):
+            buses.append(name)
     return Router(chosen.settings.routes, buses, template.condition)
+
+
+def _told(chosen: common.Chosen, store: Store | None, event: Event, plan: Plan) -> list[str]:
+    """What the care of the routes would do with it now, as far as the store knows what was told before."""
+    zone = zone_of(chosen.settings.timezone) if chosen.settings.timezone else None
+    rows = store.rows("SELECT key, document FROM care") if store else []
+    memories = {key: care.loads(text) for key, text in rows}
+    said = []
+    for target, (label, rule) in plan.cares.items():
+        now = time.time()
+        due, why = care.decide(rule, memories.get(f"{label} {target}", care.Memory()), event, now, zone)
+        if due is None:
+            what = "would be told now"
+        elif due:
+            what = f"would be told at {show.local_time(due)}: it waits {why}"
+        else:
+            what = f"would not be told: {why}"
+        escalates = f"; then {', '.join(rule.escalate.to)}, if nobody acknowledges" if rule.escalate else ""
+        said.append(f"{target}: {what}{escalates}")
+    return said
 
 
 def _topics(chosen: common.Chosen, targets: list[str], event: Event, *, picture: bool) -> list[str]:

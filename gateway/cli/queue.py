@@ -1,4 +1,7 @@
-"""What is still owed to the targets, and what they refused: list it, retry it, drop it."""
+"""What is still owed to the targets, and what they refused: list it, retry it, drop it.
+
+The exit code of a list is 1 if any of it has failed so far, for scripts that watch.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from gateway.cli import common, show
 if TYPE_CHECKING:
     from gateway.store import Store
 
-_STATES = ("waiting", "dead", "expired")
+_STATES = ("waiting", "held", "dead", "expired")
 _NEW_EXPIRY = 24 * 3600.0  # seconds that an expired delivery gets when it is retried
 Row = tuple[Any, ...]  # event, target, device, state, attempts, due, expires, reason
 
@@ -23,7 +26,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "retry", "drop"), default="list", help="default: list")
     parser.add_argument("ids", nargs="*", metavar="ID", help="events; without: what the options say")
     parser.add_argument("--target", metavar="NAME", help="only what this target is owed")
-    parser.add_argument("--state", choices=_STATES, help="only these; dead: the target refused them for good")
+    parser.add_argument(
+        "--state", choices=_STATES, help="only these; held: for their time; dead: the target refused them for good"
+    )
     parser.add_argument("--all", action="store_true", help="retry, drop: all there is")
     parser.add_argument("--yes", action="store_true", help="drop: don't ask")
     parser.add_argument("--json", action="store_true", help="list: one delivery a line")
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     rows = owed(store, args.ids, args.target, args.state)
     if args.action == "list":
         _list(rows, as_json=args.json)
-        return 0
+        return 1 if any(state in ("dead", "expired") or attempts for _, _, _, state, attempts, *_ in rows) else 0
     found = {row[0] for row in rows}
     unknown = [event_id for event_id in args.ids if event_id not in found]
     for event_id in unknown:
@@ -102,7 +107,7 @@ def _list(rows: list[Row], *, as_json: bool) -> None:
 
 
 def _next_try(state: str, due: float) -> str:
-    if state != "waiting":
+    if state not in ("waiting", "held"):
         return "never"
     return "now" if due <= time.time() else show.local_time(due)
 
@@ -116,7 +121,7 @@ def document(row: Row) -> dict[str, Any]:
         "device": device,
         "state": state,
         "attempts": attempts,
-        "due": common.iso_time(due) if state == "waiting" else None,
+        "due": common.iso_time(due) if state in ("waiting", "held") else None,
         "expires": common.iso_time(expires),
         "reason": reason,
     }

@@ -186,7 +186,7 @@ async def _wait_for_targets(app: App, ended: asyncio.Event) -> None:
 
     async def all_ready() -> None:
         for one in app.running.values():
-            if isinstance(one.instance, Target) and one.instance.event_bus:
+            if isinstance(one.instance, Target) and one.instance.takes_all(one.setting.config):
                 await one.is_ready.wait()
 
     await _first(all_ready(), ended.wait(), asyncio.sleep(_GREETING_WAIT))

@@ -22,6 +22,7 @@ class Topics:
         self.bridge_devices = base + "/bridge/devices"
         self.bridge_health = base + "/bridge/health"
         self.request_filter = base + "/bridge/request/+"
+        self.notify = base + "/notify"
         self.status = discovery + "/status"
 
     def request_verb(self, topic: str) -> "str | None":

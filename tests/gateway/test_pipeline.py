@@ -10,7 +10,7 @@ import pytest
 from gateway import pipeline as module
 from gateway.api import Envelope, Target
 from gateway.deliver import Worker
-from gateway.pipeline import Pipeline
+from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
 from gateway.store import Mail, Store
@@ -239,6 +239,43 @@ async def test_an_event_that_did_not_come_by_mail_is_kept_before_it_is_acknowled
     event = bench.store.event(event_id)
     assert (event["kind"], event["state"], len(event["title"]), event["mail"]) == ("other", None, 200, None)
     assert event["source"] == "panel"
+
+
+async def test_an_event_that_a_board_made_keeps_its_id_and_its_repeat_is_none(bench):
+    draft = {"id": new_id(), "device": {"id": "front_door", "name": "Front door", "model": "X"}, "kind": "door"}
+    draft |= {"state": "on", "time": iso_time(time.time() - 3600)}
+    assert await bench.pipeline.emit("panel", draft) == draft["id"]
+    assert await bench.pipeline.emit("panel", draft) == draft["id"]
+    bench.pipeline._emitted.clear()  # as after a crash
+    assert await bench.pipeline.emit("panel", draft) == draft["id"]
+    ((_, event),) = bench.store.events()
+    assert (event["id"], event["time"], event["device"]["model"]) == (draft["id"], draft["time"], "X")
+    await bench.until(lambda: bench.target.heard)
+    assert len(bench.target.heard) == 1
+    device = bench.pipeline.registry.get("front_door")
+    assert (device.name, device.states, device.mails) == ("Front door", {"door": "on"}, 1)
+
+
+async def test_repeats_that_come_at_once_are_one_event(bench):
+    draft = {"id": new_id(), "title": "Water"}
+    ids = await asyncio.gather(*[bench.pipeline.emit("panel-1", draft) for _ in range(5)])
+    assert set(ids) == {draft["id"]}
+    ((_, event),) = bench.store.events()
+    assert event["device"]["id"] == "panel_1"  # no device is named: it is the source itself
+
+
+async def test_what_names_itself_like_a_topic_of_ours_gets_another_name(bench):
+    await bench.pipeline.emit("panel", {"device": "bridge"})
+    assert bench.pipeline.registry.get("bridge_2")
+
+
+async def test_invented_devices_are_bounded(bench):
+    for number in range(1 + Learn().per_peer):
+        await bench.pipeline.emit("panel", {"device": f"device {number}"})
+    (_, last) = bench.store.events()[-1]
+    assert last["device"]["id"] == "unknown"
+    await bench.pipeline.emit("door", {"device": "another source"})
+    assert bench.pipeline.registry.get("another_source")
 
 
 async def test_latency_counts_the_time_that_a_mail_waited_but_not_its_age_at_a_replay(bench):

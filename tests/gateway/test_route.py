@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from gateway.care import Rule
 from gateway.route import DEFAULT_EXPIRY, Router
 
 EVENT = {
@@ -30,6 +31,7 @@ class Route:
     stop: bool = False
     expire: float | None = None
     name: str | None = None
+    rule: object = None
 
 
 def router(*routes, template=lambda text: lambda event: text == "true"):
@@ -68,13 +70,13 @@ def test_every_key_of_a_condition():
         {"from": ["cam@lan"]},
         {"subject": ["*motion detected*"]},
     ):
-        assert router(Route(["a"], Condition(globs))).targets(EVENT), globs
+        assert router(Route(["a"], Condition(globs))).plan(EVENT).targets, globs
         wrong = {key: ["no such thing"] for key in globs}
-        assert not router(Route(["a"], Condition(wrong))).targets(EVENT), globs
+        assert not router(Route(["a"], Condition(wrong))).plan(EVENT).targets, globs
 
 
 def test_a_template_is_asked_last():
-    assert router(Route(["a"], Condition({}, "true"))).targets(EVENT)
+    assert router(Route(["a"], Condition({}, "true"))).plan(EVENT).targets
     verdict = router(Route(["a"], Condition({"kind": ["motion"]}, "false"))).verdict(EVENT)
     assert verdict.targets == {}
     assert verdict.reasons == ["routes[0]: no, its template says false"]
@@ -87,13 +89,20 @@ def test_nobody_may_be_a_target():
 
 
 def test_an_event_without_a_mail():
-    assert not router(Route(["a"], Condition({"from": ["cam@*"]}))).targets(EVENT | {"mail": None})
-    assert router(Route(["a"], Condition({"subject": ["motion on*"]}))).targets(EVENT | {"mail": None})
+    assert not router(Route(["a"], Condition({"from": ["cam@*"]}))).plan(EVENT | {"mail": None}).targets
+    assert router(Route(["a"], Condition({"subject": ["motion on*"]}))).plan(EVENT | {"mail": None}).targets
+
+
+def test_care_is_taken_unless_another_route_sends_without():
+    rule, other = Rule(repeat=60), Rule(repeat=5)
+    plan = router(Route(["a", "b"], rule=rule, name="slow"), Route(["b"]), Route(["a", "c"], rule=other)).plan(EVENT)
+    assert list(plan.targets) == ["a", "b", "c"]
+    assert plan.cares == {"a": ("routes[0] (slow)", rule), "c": ("routes[2]", other)}
 
 
 def test_a_target_may_have_more_patience_than_others():
     def expiries(route):
-        return Router([route], ["broker"], None, {"post": 5}).targets(EVENT)
+        return Router([route], ["broker"], None, {"post": 5}).plan(EVENT).targets
 
     assert expiries(Route(["post", "broker"])) == {"post": 5, "broker": DEFAULT_EXPIRY}
     assert expiries(Route(["post", "broker"], expire=60)) == {"post": 60, "broker": 60}

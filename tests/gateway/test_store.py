@@ -301,7 +301,7 @@ async def test_what_is_owed_is_counted_by_target_with_the_oldest(tmp_path):
         store.note_one(sql, ids[number], target, state)
     await store.flush()
     assert store.queues() == [("", "", 0, ""), ("a", "waiting", 2, ids[0]), ("b", "dead", 1, ids[2])]
-    assert store.owed() == {"uninterpreted": 0, "waiting": 2, "dead": 1, "expired": 0}
+    assert store.owed() == {"uninterpreted": 0, "waiting": 2, "held": 0, "dead": 1, "expired": 0}
     assert abs(time_of(ids[0]) - time.time()) < 60
     await store.close()
 
@@ -327,3 +327,21 @@ async def test_one_who_can_not_be_told_keeps_nobody_else_from_it(tmp_path, caplo
         store.keep(mail(), fail)
         assert await keep(store, mail()) is None
     assert "a mail's sender could not be told what became of it" in caplog.text
+
+
+async def test_the_end_waits_for_a_thread_that_reads(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    store.start()
+    begun = threading.Event()
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n WHERE look(x)"
+
+    def read():
+        store._reader[0].create_function("look", 1, lambda _: begun.set())
+        store.rows(endless)
+
+    reading = asyncio.get_running_loop().run_in_executor(None, read)
+    await asyncio.to_thread(begun.wait)
+    await store.close()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        await reading

@@ -52,8 +52,9 @@ def test_plays_every_dialog(micropython, tmp_path, size):
     assert done.stdout + done.stderr == f"{len(dialogs)} played\n"
 
 
-def test_plays_every_frame(micropython):
-    player, vectors = ROOT / "tests" / "wire" / "play_frames.py", ROOT / "tests" / "vectors" / "frames.jsonl"
+@pytest.mark.parametrize("name", ["frames", "link"])
+def test_plays_every_vector(micropython, name):
+    player, vectors = ROOT / "tests" / "wire" / f"play_{name}.py", ROOT / "tests" / "vectors" / f"{name}.jsonl"
     command = [str(micropython), "-X", f"heapsize={HEAP}", str(player), str(ROOT), str(vectors)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == "played\n"

@@ -1,4 +1,5 @@
-"""Target: events, pictures and states to an MQTT broker, with discovery for Home Assistant.
+"""Target and source: events, pictures and states to an MQTT broker, with discovery for Home Assistant; and from it
+notifications for people, and events of any topic.
 
 A delivery is done when the broker has acknowledged (QoS 1) the event and, before it, its picture. While there is no
 connection every delivery is told `NotReady` and waits in the gateway's store; nothing is queued here. The connection
@@ -27,12 +28,14 @@ from gateway.api import (
     NotReady,
     Refused,
     Retry,
+    Source,
     Target,
     to_json,
 )
 from gateway.integrations.mqtt import client
 from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
-from gateway.integrations.mqtt.client import Address, Connection, Lost, Refusal, Will
+from gateway.integrations.mqtt.client import Address, Connection, Lost, Message, Refusal, Will
+from gateway.integrations.mqtt.inbox import Inbox, Listen
 from gateway.integrations.mqtt.mirror import Mirror
 from gateway.integrations.mqtt.pictures import Pictures
 from gateway.integrations.mqtt.requests import Requests
@@ -75,6 +78,7 @@ class Config(ConfigModel):
         description="Home Assistant's discovery prefix; false: no discovery, true: its usual prefix",
     )
     expiry: int | None = Field(default=None, ge=1, description="Seconds after which a broker forgets an event (MQTT 5)")
+    listen: tuple[Listen, ...] = Field(default=(), description="Topics whose messages are events")
     image_limit: int = Field(
         default=4 * 1024 * 1024, ge=0, description="Bytes of the largest picture published; 0: none"
     )
@@ -148,7 +152,7 @@ class Config(ConfigModel):
         )
 
 
-class Mqtt(Target):
+class Mqtt(Source, Target):
     """See the text at the top."""
 
     concurrency: ClassVar[int] = client.WINDOW
@@ -163,6 +167,7 @@ class Mqtt(Target):
         self._pictures = Pictures(context.gateway, self._topics, context.log, config.image_limit)
         self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
         self._requests = Requests(context.gateway, self._topics, context.log)
+        self._inbox = Inbox(context, self._topics, config.listen)
         self._broker = LocalBroker(context.data_dir / "broker", context.log)
         self._devices: dict[str, Device] = {}
         # device -> set when its newest event that had to wait for something is on its way
@@ -180,12 +185,14 @@ class Mqtt(Target):
                     raise Broken(f"tls: there is no file {path}")
         self._client_id = self.config.client_id or self._kept_client_id()
         self._devices = {device.id: device for device in self.context.gateway.devices()}
+        self._inbox.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
 
     async def stop(self) -> None:
         if self._runner:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
+        await self._inbox.stop()
         await self._requests.stop()
         await self._broker.stop()
 
@@ -325,9 +332,11 @@ class Mqtt(Target):
                 self._mirror.begin()
 
     async def _subscribe(self, connection: Connection) -> None:
-        for topic in [self._topics.request_filter, *sorted(self._births)]:
+        # A request that comes late is none that anybody waits for; what is to be told is told late, too.
+        at_once = [self._topics.request_filter, *sorted(self._births)]
+        for topic in [*at_once, *self._inbox.filters]:
             try:
-                await connection.subscribe([topic])
+                await connection.subscribe([topic], qos=0 if topic in at_once else 1)
             except Refusal as error:
                 self.context.log.warning("%s; everything else works", error)
 
@@ -338,12 +347,16 @@ class Mqtt(Target):
         except (Lost, Refusal, TimeoutError):
             return
 
-    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        verb = self._topics.request_verb(topic)
-        if verb is not None and self._connection:
-            self._requests.received(self._connection, verb, payload, retained)
-        elif topic in self._births and payload == b"online" and not retained:
+    def _received(self, message: Message) -> None:
+        verb = self._topics.request_verb(message.topic)
+        if verb is not None:
+            if self._connection:
+                self._requests.received(self._connection, verb, message.payload, message.retained)
+            message.acknowledge()
+            return
+        if message.topic in self._births and message.payload == b"online" and not message.retained:
             self._mirror.home_assistant_started()
+        self._inbox.received(message)
 
     def _report(self, trouble: str | None, text: str) -> None:
         """Say once that the broker is away, or why it refuses us, and once that all is well again."""

@@ -1,8 +1,9 @@
 """One connection to a broker, and the only door to paho-mqtt.
 
-A `Connection` is never used again once it has ended, and neither is paho's client object in it: each is made new, with
-a clean start, so that paho has nothing to replay. What the broker had not acknowledged fails with `Lost`, and the
-gateway's own queue, which survives us, repeats it. That is the whole of QoS 1 here; there is no second queue.
+A `Connection` is never used again once it has ended, and neither is paho's client object in it: each is made new, so
+that paho has nothing to replay. What the broker had not acknowledged fails with `Lost`, and the gateway's own queue,
+which survives us, repeats it. That is the whole of QoS 1 here; there is no second queue. The other way the broker keeps
+our session: what was sent to us at QoS 1 while we were away comes when we are back, until we have acknowledged it.
 
 paho is driven from the asyncio loop (a thread of its own costs twice the CPU). Only connecting, which blocks in paho,
 happens in a thread. MQTT 5 first; MQTT 3.1.1 when the broker refuses 5 or hangs up on it.
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -33,7 +35,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 CONNECT_TIMEOUT = 5.0  # seconds, for TCP and TLS, and once more for the broker's answer
 WINDOW = 100  # publishes under way, unless the broker's Receive Maximum (MQTT 5 §3.2.2.3.3) is lower
-GREATEST_REQUEST = 1024 * 1024  # bytes; our Maximum Packet Size: what is sent to us is a request of some lines
+GREATEST_REQUEST = 16 * 1024 * 1024  # bytes; our Maximum Packet Size: a notification with its attachments
+SESSION = 7 * 86400  # seconds that a broker keeps what comes for us while we are away (MQTT 5)
+RECEIVE_MAXIMUM = 20  # messages that we have not acknowledged yet
 
 _PIECE = 256 * 1024  # bytes read at a time
 _PUBLISH_QOS_1, _PUBACK = 0x32, 0x40  # first bytes of packets (MQTT 5 §2.1.2)
@@ -87,10 +91,21 @@ class Will:
     payload: bytes
 
 
-async def connect(
-    address: Address, client_id: str, will: Will, keepalive: int, received: Callable[[str, bytes, bool], None]
-) -> Connection:
-    """A connection that the broker has accepted. `received(topic, payload, retained)` is called for what comes in.
+@dataclass(frozen=True)
+class Message:
+    """What came in. At QoS 1 it comes again, at the latest with the next connection, until `acknowledge` was called."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    acknowledge: Callable[[], None]
+
+
+Received = Callable[[Message], None]
+
+
+async def connect(address: Address, client_id: str, will: Will, keepalive: int, received: Received) -> Connection:
+    """A connection that the broker has accepted. `received(message)` is called for what comes in.
 
     Raises Lost (in words: nobody there, no answer, not trusted) or Refusal.
     """
@@ -118,7 +133,7 @@ class Connection:
         client_id: str,
         will: Will,
         keepalive: int,
-        received: Callable[[str, bytes, bool], None],
+        received: Received,
         version: MQTTProtocolVersion,
     ) -> None:
         self.address = address
@@ -142,7 +157,12 @@ class Connection:
         self._may_retain = True
         self._largest = 2**28  # bytes that the broker takes as one packet
         self._paho = _Paho(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if self.mqtt5 else False,
+            protocol=version,
+            reconnect_on_failure=False,
+            manual_ack=True,
         )
         self._paho.connect_timeout = CONNECT_TIMEOUT
         self._paho.will_set(will.topic, will.payload, qos=1, retain=True)
@@ -187,13 +207,13 @@ class Connection:
             self._fill_window()
         return outcome
 
-    async def subscribe(self, topics: Iterable[str]) -> None:
-        """Subscribe at QoS 1; returns when the broker has acknowledged. Raises Lost or Refusal."""
+    async def subscribe(self, topics: Iterable[str], qos: int = 1) -> None:
+        """Returns when the broker has acknowledged. Raises Lost or Refusal. At QoS 0 it keeps nothing for us."""
         names = list(topics)
         if self.mqtt5:
-            result, mid = self._paho.subscribe([(name, SubscribeOptions(qos=1)) for name in names])
+            result, mid = self._paho.subscribe([(name, SubscribeOptions(qos=qos)) for name in names])
         else:
-            result, mid = self._paho.subscribe([(name, 1) for name in names])
+            result, mid = self._paho.subscribe([(name, qos) for name in names])
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             raise Lost(f"not sent: {result.name}")
         answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
@@ -223,8 +243,10 @@ class Connection:
         if self.mqtt5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
             properties.MaximumPacketSize = GREATEST_REQUEST
+            properties.SessionExpiryInterval = SESSION
+            properties.ReceiveMaximum = RECEIVE_MAXIMUM
             self._paho.connect(
-                self.address.host, self.address.port, self._keepalive, clean_start=True, properties=properties
+                self.address.host, self.address.port, self._keepalive, clean_start=False, properties=properties
             )
         else:
             self._paho.connect(self.address.host, self.address.port, self._keepalive)
@@ -405,8 +427,15 @@ class Connection:
         try:
             topic = message.topic
         except UnicodeDecodeError:
+            self._acknowledge(message.mid, message.qos)
             return
-        self._received(topic, bytes(message.payload), message.retain)
+        acknowledge = partial(self._acknowledge, message.mid, message.qos)
+        self._received(Message(topic, bytes(message.payload), message.retain, acknowledge))
+
+    def _acknowledge(self, identifier: int, qos: int) -> None:
+        if self._reading >= 0 and qos:
+            self._paho.ack(identifier, qos)
+            self._paho.loop_write()
 
 
 class _Tap:

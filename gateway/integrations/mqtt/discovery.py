@@ -11,7 +11,7 @@ Nothing that a mail says may become the name of an attribute: an event entity le
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.api import Device, words
@@ -31,6 +31,8 @@ _LAST_FACTS = "{{ (value_json.last or {}) | tojson }}"
 _BRIDGE_STATE = "{{ value_json.state }}"
 _PROBLEM = "{{ 'ON' if value_json.problems else 'OFF' }}"
 
+_DELIVERY = "{{ 'ON' if ((value_json.targets or {}).get('NAME') or {}).get('error') else 'OFF' }}"
+
 _DEVICE_KEYS = {
     "configuration_url", "connections", "hw_version", "identifiers", "manufacturer", "model", "model_id", "name",
     "serial_number", "suggested_area", "sw_version", "via_device",
@@ -39,9 +41,35 @@ _TOP_KEYS = {"availability", "availability_mode", "components", "device", "origi
 _LETTERS = set(string.ascii_letters + string.digits + "_-")
 
 
-def bridge_config(topics: Topics, version: str) -> dict[str, Any]:
-    """The gateway's own device: is it there, and does anything need a person."""
+def bridge_config(topics: Topics, version: str, people: Sequence[str] = ()) -> dict[str, Any]:
+    """The gateway's own device: is it there, does anything need a person; and whom it can tell, and whether it can.
+
+    `people` are the targets that tell people. Each is a `notify` entity (its message's first line is the title) and a
+    problem sensor.
+    """
     node = topics.node
+    told = {}
+    for name in people:
+        own = f"{node}_notify_{words.slug(name)}"
+        told[f"notify_{words.slug(name)}"] = {
+            "platform": "notify",
+            "unique_id": own,
+            "name": f"Notify {name}",
+            "command_topic": f"{topics.notify}/{name}",
+            "availability": _availability(topics),
+            "qos": 1,
+        }
+        told[f"delivery_{words.slug(name)}"] = {
+            "platform": "binary_sensor",
+            "unique_id": f"{own}_problem",
+            "name": f"Delivery to {name}",
+            "device_class": "problem",
+            "entity_category": "diagnostic",
+            "state_topic": topics.bridge_health,
+            "value_template": _DELIVERY.replace("NAME", name),
+            "availability": _availability(topics),
+            "qos": 1,
+        }
     return {
         "device": {
             "identifiers": [node],
@@ -76,6 +104,7 @@ def bridge_config(topics: Topics, version: str) -> dict[str, Any]:
                 "availability": _availability(topics),
                 "qos": 1,
             },
+            **told,
         },
     }
 

@@ -112,8 +112,7 @@ class Mirror:
             await self._all_again.wait()
             self._all_again.clear()
             if self._announce:
-                document = discovery.bridge_config(self._topics, self._version)
-                await self._publish_document(connection, self._topics.config("bridge"), document, again=True)
+                await self._publish_bridge(connection, again=True)
             self._resend = {device.id: device for device in self._gateway.devices()}
             while self._resend:
                 device = self._resend.pop(next(iter(self._resend)))
@@ -155,6 +154,8 @@ class Mirror:
             info, health, devices = self._gateway.info(), self._gateway.health(), self._gateway.devices()
             now = _rough((health, [(device.id, device.name, device.model) for device in devices]))
             await self._publish(connection, self._topics.bridge_info, info)
+            if self._announce:
+                await self._publish_bridge(connection)
             if now != fingerprint or time.monotonic() >= due:
                 due, fingerprint = time.monotonic() + REFRESH, now
                 await self._publish(connection, self._topics.bridge_health, health, again=True)
@@ -171,6 +172,11 @@ class Mirror:
                 pass
             else:
                 await asyncio.sleep(NEWS_PAUSE)
+
+    async def _publish_bridge(self, connection: Connection, again: bool = False) -> None:
+        people = [name for name, tells_people in self._gateway.targets().items() if tells_people]
+        document = discovery.bridge_config(self._topics, self._version, people)
+        await self._publish_document(connection, self._topics.config("bridge"), document, again)
 
     # --- publishing --------------------------------------------------------------------------------------------
 

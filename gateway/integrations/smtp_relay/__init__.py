@@ -37,6 +37,7 @@ from gateway.api import (
     StoreTrouble,
     Target,
     about,
+    words,
 )
 from gateway.integrations.smtp_relay import bounce, compose, loops
 from gateway.integrations.smtp_relay.address import Address
@@ -63,6 +64,7 @@ class SmtpRelay(Target):
     """See the text at the top."""
 
     concurrency: ClassVar[int] = 2
+    for_people: ClassVar[bool] = True
     config: Config
 
     def __init__(self, context: Context, config: Config) -> None:
@@ -72,7 +74,7 @@ class SmtpRelay(Target):
         self._connections = Connections(self._open, config.idle)
         self._rate = Rate(config.rate)
         self._delay = Delay(context.data_dir, config.warn_after)
-        self._telling: set[asyncio.Task[None]] = set()
+        self._warning: set[asyncio.Task[None]] = set()
         self._identity: Identity | None = None
         self._look: Look | None = None
         self._tls: ssl.SSLContext | None = None
@@ -101,8 +103,8 @@ class SmtpRelay(Target):
 
     async def stop(self) -> None:
         await self._connections.stop()
-        if self._telling:
-            await asyncio.gather(*self._telling, return_exceptions=True)
+        if self._warning:
+            await asyncio.gather(*self._warning, return_exceptions=True)
 
     def describe(self) -> str:
         where = self.config.where()
@@ -265,8 +267,9 @@ class SmtpRelay(Target):
         self, event: Event, files: Sequence[File], notes: Sequence[str], marks: Sequence[str], offers: Offers
     ) -> bytes:
         assert self._look
+        link = self.context.gateway.acknowledge_url(event)
         subject, body = compose.notice(
-            event, self._look, files, notes, unique=self._token(event), eightbit=offers.eightbit
+            event, self._look, files, notes, link, unique=self._token(event), eightbit=offers.eightbit
         )
         return compose.with_header(self._header(event, subject, marks), body)
 
@@ -316,13 +319,13 @@ class SmtpRelay(Target):
             return
         for event_id in ours:
             lost = [name for name in self._everyone if any(name.lower() in one.addresses for one in failed)]
-            words = "; ".join(f"{', '.join(one.addresses[:1])}: {one.words}" for one in failed)
+            said = "; ".join(f"{', '.join(one.addresses[:1])}: {one.words}" for one in failed)
             memo = {"had": [name for name in self._everyone if name not in lost]} if lost else None
             try:
-                if not await self.context.gateway.failed(self.context.name, event_id, f"came back: {words}", memo):
+                if not await self.context.gateway.failed(self.context.name, event_id, f"came back: {said}", memo):
                     raise Retry(f"the mail of event {event_id}, which came back, is not done with yet", REPORT_WAIT)
             except LookupError as error:
-                self.context.log.info("a mail came back (%s): %s", words, error, extra=about(event))
+                self.context.log.info("a mail came back (%s): %s", said, error, extra=about(event))
             else:
                 self._counts["bounced"] += 1
 
@@ -334,31 +337,37 @@ class SmtpRelay(Target):
 
     def _is_back(self) -> None:
         self.context.problem(None)
-        if self._delay.ended():
-            self._tell("off", "info", "Mails to people go out again", "The smarthost takes them again.")
+        self._delay.ended()
 
     def _is_away(self, why: str, pause: float | None) -> None:
         """Raises NotReady."""
         self.context.problem(why)
         if self._delay.goes_on():
             since = formatdate(self._delay.since, localtime=True)
-            self._tell("on", "warning", "Mails to people are waiting", f"{why}\n\nNothing went out since {since}.")
+            self._warn("Mails to people are waiting", f"{why}\n\nNothing went out since {since}.")
         raise NotReady(why, pause)
 
     def _warn_of(self, event: Event, outcome: Outcome) -> None:
         """One mail waits for one recipient or more, while others go."""
         if not outcome.warned and time.time() - outcome.since >= self.config.warn_after:
             outcome.warned = True
-            if event["source"] != self.context.name:  # or a warning of a warning would never end
-                title = f"A mail is still waiting: {compose.one_line(event['title'], 100)}"
-                self._tell("on", "warning", title, f"{outcome.put_off}\n\nIt is tried again.")
+            title = f"A mail is still waiting: {compose.one_line(event['title'], 100)}"
+            self._warn(title, f"{outcome.put_off}\n\nIt is tried again.")
 
-    def _tell(self, state: str, severity: str, title: str, text: str) -> None:
-        """An event about the relay itself; in the background, for it must not wait for the store."""
-        draft = {"kind": "network", "state": state, "severity": severity, "title": title, "text": text}
-        task = asyncio.create_task(self._emit({**draft, "data": {"integration": self.context.name}}))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    def _warn(self, title: str, text: str) -> None:
+        """An event, for everybody but ourselves; in the background, for nobody here waits for the store."""
+        draft = {
+            "device": {"id": f"target_{words.slug(self.context.name, 50)}", "name": f"Target {self.context.name}"},
+            "kind": "network",
+            "severity": "warning",
+            "title": title,
+            "text": text,
+            "data": {"target": self.context.name},
+            "apart_from": self.context.name,
+        }
+        task = asyncio.create_task(self._emit(draft))
+        self._warning.add(task)
+        task.add_done_callback(self._warning.discard)
 
     async def _emit(self, draft: Mapping[str, Any]) -> None:
         with contextlib.suppress(StoreTrouble):
@@ -373,8 +382,9 @@ def _able(offers: Offers, sender: Address, recipients: Sequence[Address], outcom
     for recipient in recipients:
         whose = sender if sender.needs_utf8 else recipient
         if whose.needs_utf8:
-            words = f"{whose} has letters outside ASCII before its @, and the smarthost does not offer SMTPUTF8"
-            outcome.failed[recipient.wire] = words
+            outcome.failed[recipient.wire] = (
+                f"{whose} has letters outside ASCII before its @, and the smarthost does not offer SMTPUTF8"
+            )
         else:
             able.append(recipient)
     return able

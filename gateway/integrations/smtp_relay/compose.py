@@ -57,7 +57,14 @@ def one_line(text: str, limit: int = 1000) -> str:
 
 
 def notice(
-    event: Event, look: Look, files: Sequence[File], notes: Sequence[str], *, unique: str, eightbit: bool
+    event: Event,
+    look: Look,
+    files: Sequence[File],
+    notes: Sequence[str],
+    acknowledge: str | None,
+    *,
+    unique: str,
+    eightbit: bool,
 ) -> tuple[str, bytes]:
     """(subject, body with its MIME fields); the same each time.
 
@@ -66,7 +73,7 @@ def notice(
     pictures = [
         {"cid": f"{number}.{unique}@mailwire", "name": one.name} for number, one in enumerate(files) if one.shown
     ]
-    values: dict[str, Any] = {**event, "pictures": pictures, "notes": list(notes)}
+    values: dict[str, Any] = {**event, "pictures": pictures, "notes": list(notes), "acknowledge": acknowledge}
     subject = _filled(look.subject, values, event["title"])
     text = _filled(look.text, values, event["text"])
     policy = SMTP if eightbit else SMTP.clone(cte_type="7bit")

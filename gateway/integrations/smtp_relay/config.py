@@ -12,20 +12,35 @@ from gateway.api import ClientTls, ConfigModel, template_check
 from gateway.integrations.smtp_relay.address import Address, parse
 
 _EXAMPLE = "smtps://user@smtp.example.org"
-MORE = ("pictures", "notes")
-"""What a text of a mail may name beside an event: its inline pictures (`cid`, `name`), and what had to be left out."""
+MORE = ("pictures", "notes", "acknowledge")
+"""What a text of a mail may name beside an event: its inline pictures (`cid`, `name`), what had to be left out, and
+where a person acknowledges it."""
 
-SUBJECT = "{{ device.name }}: {{ title }}"
-TEXT = """\
+# What somebody has us tell (`mailwire/notify`) is of no device, and keeps its subject.
+SUBJECT = (
+    "{% if device.id != 'unknown' and device.name|lower not in title|lower %}{{ device.name }}: {% endif %}{{ title }}"
+)
+_FOOT = """\
+{% if device.id != 'unknown' %}{{ device.name }} | {{ kind }}{% if state %} {{ state }}{% endif %} | {% endif %}
+{{ severity }} | {{ time }}
+"""
+TEXT = (
+    """\
 {{ text }}
 {% for note in notes %}
 [{{ note }}]
 {% endfor %}
+{% if acknowledge %}
+
+Acknowledge: {{ acknowledge }}
+{% endif %}
 
 --\x20
-{{ device.name }} | {{ kind }}{% if state %} {{ state }}{% endif %} | {{ severity }} | {{ time }}
 """
-HTML = """\
+    + _FOOT
+)
+HTML = (
+    """\
 <!DOCTYPE html>
 <html><body style="font-family: sans-serif">
 <h2>{{ title }}</h2>
@@ -43,11 +58,17 @@ HTML = """\
 {% endfor %}
 </table>
 {% endif %}
+{% if acknowledge %}
+<p><a href="{{ acknowledge }}">Acknowledge</a></p>
+{% endif %}
 <p style="color: #666">
-{{ device.name }} | {{ kind }}{% if state %} {{ state }}{% endif %} | {{ severity }} | {{ time }}
+"""
+    + _FOOT
+    + """\
 </p>
 </body></html>
 """
+)
 
 
 def _one_or_many(value: object) -> object:

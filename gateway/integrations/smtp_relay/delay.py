@@ -1,4 +1,4 @@
-"""Since when nothing could be sent, and whether that was told: known across restarts."""
+"""Since when nothing could be sent, and whether people were warned of it: known across restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Delay:
-    """`warn_after` seconds of it are told once, and its end as well, if it was told."""
+    """Of `warn_after` seconds it is warned once."""
 
     def __init__(self, folder: Path, warn_after: float) -> None:
         self._file = folder / "delay.json"
@@ -25,7 +25,7 @@ class Delay:
             self.since, self.warned = None, False
 
     def goes_on(self) -> bool:
-        """Nothing could be sent. True: it is time to tell."""
+        """Nothing could be sent. True: it is time to warn."""
         now = time.time()
         tell = self.since is not None and not self.warned and now - self.since >= self._warn_after
         if self.since is None or tell:
@@ -34,13 +34,11 @@ class Delay:
             self._save()
         return tell
 
-    def ended(self) -> bool:
-        """Something was sent. True: its end is to be told."""
-        if self.since is None:
-            return False
-        was_told, self.since, self.warned = self.warned, None, False
-        self._file.unlink(missing_ok=True)
-        return was_told
+    def ended(self) -> None:
+        """Something was sent."""
+        if self.since is not None:
+            self.since, self.warned = None, False
+            self._file.unlink(missing_ok=True)
 
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # on a full disk a restart forgets it

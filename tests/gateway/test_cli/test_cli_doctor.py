@@ -109,9 +109,9 @@ def test_a_gateway_that_runs(configure, data, ids, examine):
     assert found["data"]["text"] == f"{data}: writable, for this user alone"
     assert found["fsync"]["text"].endswith(" ms for one fsync")
     assert found["store"]["text"].startswith("3 mails, ")
-    assert found["store"]["text"].endswith(", schema 2")
+    assert found["store"]["text"].endswith(", schema 4")
     assert found["queue"]["result"] == "warn"
-    assert found["queue"]["text"] == "0 uninterpreted, 3 waiting, 3 dead, 0 expired"
+    assert found["queue"]["text"] == "0 uninterpreted, 3 waiting, 0 held, 3 dead, 0 expired"
     assert found["queue"]["advice"] == "See which, and why: mailwire queue"
     assert found["gateway"]["result"] == "ok"
     assert found["smtp"]["text"] == f"lan 127.0.0.1:{smtp.port}: 220 gw.lan ESMTP"

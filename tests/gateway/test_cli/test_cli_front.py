@@ -263,7 +263,7 @@ def test_integrations_are_listed(mailwire):
     result = mailwire("integrations")
     assert result.code == 0
     assert result.lines[0].split() == ["TYPE", "NAME", "VERSION", "PROVIDES", "FROM"]
-    assert any(line.split() == ["mqtt", "MQTT", __version__, "target", "built-in"] for line in result.lines)
+    assert any(line.split() == ["archive", "Archive", __version__, "target", "built-in"] for line in result.lines)
     documents = {document["domain"]: document for document in mailwire("integrations", "--json").documents}
     assert documents["smtp_server"]["provides"] == ["source"]
     assert documents["smtp_server"]["origin"] == "built-in"

@@ -6,12 +6,24 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gateway.api import Attachment, Context, Device, Envelope, Event, NotReady, RequestRefused, Retry
+from gateway import template
+from gateway.api import (
+    Attachment,
+    Context,
+    Device,
+    Envelope,
+    Event,
+    NotReady,
+    RequestRefused,
+    Retry,
+    StoreTrouble,
+    Template,
+)
 from gateway.integrations.mqtt import Config, Mqtt
 
 _numbers = itertools.count(1)
@@ -60,6 +72,9 @@ class StandIn:
         self.well: dict[str, Any] = {"queue": 0, "uptime": 0.0, "problems": {}}
         self.problems: list[str | None] = []
         self.readies = 0
+        self.others: dict[str, bool] = {}  # targets, and whether they tell people
+        self.drafts: list[Mapping[str, Any]] = []
+        self.trouble = 0  # how often emitting fails from now on
         self.verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {}
         self.context = Context(
             "broker",
@@ -67,7 +82,7 @@ class StandIn:
             logging.getLogger("test.mqtt"),
             self,
             None,  # type: ignore[arg-type]  # no mail comes from here
-            None,  # type: ignore[arg-type]  # nor any event
+            self.emit,
             self._ready,
             self.problems.append,
         )
@@ -82,6 +97,19 @@ class StandIn:
 
     def devices(self) -> list[Device]:
         return list(self.known.values())
+
+    def targets(self) -> dict[str, bool]:
+        return self.others
+
+    def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> Template:
+        return template.text(source, html=html, more=more)
+
+    async def emit(self, draft: Mapping[str, Any]) -> str:
+        if self.trouble:
+            self.trouble -= 1
+            raise StoreTrouble("the disk is full")
+        self.drafts.append(draft)
+        return str(len(self.drafts))
 
     def info(self) -> dict[str, Any]:
         return dict(self.about)

@@ -112,7 +112,7 @@ def test_manifest_says_what_is_imported() -> None:
     folder = Path(__file__).parents[3] / "gateway" / "integrations" / "mqtt"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["domain"] == folder.name
-    assert manifest["provides"] == ["target"]
+    assert manifest["provides"] == ["source", "target"]
     assert [need.split(">")[0] for need in manifest["requirements"]] == ["paho-mqtt"]
     importers = {path.name for path in folder.glob("*.py") if "paho" in path.read_text()}
     assert importers == {"client.py"}

@@ -81,6 +81,9 @@ class Gateway:
         self.came_back.append((event_id, reason, memo))
         return True
 
+    def acknowledge_url(self, event: Mapping[str, Any]) -> str | None:
+        return f"http://gw/ack/{event['id']}" if event["severity"] == "critical" else None
+
     async def emit(self, draft: Mapping[str, Any]) -> str:
         self.emitted.append(draft)
         return new_id()

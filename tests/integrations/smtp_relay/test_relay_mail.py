@@ -86,6 +86,23 @@ async def test_plain_text_alone(gateway: Gateway, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+async def test_what_somebody_has_us_tell_keeps_its_subject(gateway: Gateway, tmp_path: Path) -> None:
+    unknown = {"id": "unknown", "name": "broker", "manufacturer": None, "model": None, "profile": None}
+    event = make_event(device=unknown, kind="other", state=None, severity="info", title="Washing machine", text="done")
+    mail = read((await sent(gateway, tmp_path, event)).mails[0])
+    assert mail["Subject"] == "Washing machine"
+    assert mail.get_body(("plain",)).get_content() == "done\r\n\r\n-- \r\ninfo | 2026-11-22T19:11:28.123Z\r\n"
+    named = await sent(gateway, tmp_path, make_event(title="Front Door: motion"))
+    assert read(named.mails[0])["Subject"] == "Front Door: motion"
+
+
+async def test_where_it_is_acknowledged(gateway: Gateway, tmp_path: Path) -> None:
+    event = make_event(severity="critical")
+    mail = read((await sent(gateway, tmp_path, event)).mails[0])
+    assert f"\r\nAcknowledge: http://gw/ack/{event['id']}\r\n" in mail.get_body(("plain",)).get_content()
+    assert f'<a href="http://gw/ack/{event["id"]}">Acknowledge</a>' in mail.get_body(("html",)).get_content()
+
+
 async def test_a_template_that_fails_costs_no_alarm(gateway: Gateway, tmp_path: Path) -> None:
     options = {"subject": "{{ title > 3 }}", "text": "{{ 1 / 0 }}{{ notes }}"}
     mail = read((await sent(gateway, tmp_path, **options)).mails[0])
@@ -249,7 +266,7 @@ def test_nothing_of_an_event_becomes_a_field(
     look = Look(make_text("{{ title }}"), make_text("{{ text }}"), make_text("<p>{{ text }}</p>", html=True))
     files = [File(name, kind, content, False), File(name, "image/jpeg", content, True)]
     unique = event["id"] + "." + "a" * 26
-    subject, rest = compose.notice(event, look, files, [], unique=unique, eightbit=eightbit)
+    subject, rest = compose.notice(event, look, files, [], None, unique=unique, eightbit=eightbit)
     mail = compose.with_header([("Subject", compose.unstructured("Subject", subject))], rest)
     head, _, _ = mail.partition(b"\r\n\r\n")
     names = [line.partition(b":")[0].decode() for line in head.split(b"\r\n") if line[:1] not in (b" ", b"\t")]

@@ -1,0 +1,121 @@
+"""What a source says of an event, and the event that becomes of it (DESIGN §4.1).
+
+A draft is a mapping with some of an event's fields; all of it may come from a board or a stranger on a serial line, so
+each field is taken only if it is what it must be, and made so or left out otherwise. An event that a board made keeps
+its own id, so that its repeat is known; its time, if the board's clock can be right; and its device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from typing import Any, cast
+
+from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, words
+
+_ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_LONGEST_TITLE = 200
+_LONGEST_FACT = 200
+_MOST = 100  # attachments or recipients
+_CLOCKS_BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock that shows less was never set
+_AHEAD = 24 * 3600.0  # seconds that a clock may be ahead of ours
+
+
+def own_id(draft: Mapping[str, Any]) -> str | None:
+    """The id that the event brings with it."""
+    found = draft.get("id")
+    return found if isinstance(found, str) and _ULID.fullmatch(found) else None
+
+
+def device_of(draft: Mapping[str, Any]) -> Device | None:
+    """The device that it names, by its id or by an event's facts of it; None if it names none."""
+    named = draft.get("device")
+    facts = named if isinstance(named, Mapping) else {"id": named}
+    device_id = words.slug(_text(facts.get("id")) or _text(facts.get("name")))
+    if not device_id:
+        return None
+    said = {key: _text(facts.get(key))[:_LONGEST_FACT] for key in ("name", "manufacturer", "model", "profile")}
+    return Device(device_id, said["name"], said["manufacturer"] or None, said["model"] or None, said["profile"] or None)
+
+
+def moment(draft: Mapping[str, Any], now: float) -> float:
+    """When it happened, in Unix seconds: as it says, if that can be true, else now."""
+    try:
+        said = datetime.fromisoformat(draft.get("time", "")).astimezone(UTC).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return now
+    return said if _CLOCKS_BEGIN <= said <= now + _AHEAD else now
+
+
+def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, device: Device) -> Event:
+    """`time` as events carry it; the others are what was found with the functions above."""
+    data = draft.get("data")
+    event: Event = {
+        "v": words.VERSION,
+        "id": event_id,
+        "time": time,
+        "source": source,
+        "device": device.facts(),
+        "kind": words.known_kind(_text(draft.get("kind"))),
+        "state": draft.get("state") if draft.get("state") in words.STATES else None,
+        "severity": _text(draft.get("severity")) if draft.get("severity") in words.SEVERITIES else words.SEVERITIES[0],
+        "title": " ".join(_text(draft.get("title")).split())[:_LONGEST_TITLE],
+        "text": _text(draft.get("text")),
+        "data": dict(data) if isinstance(data, Mapping) else {},
+        "attachments": [_attachment(item) for item in _list(draft.get("attachments")) if isinstance(item, Mapping)],
+        "mail": _mail(draft.get("mail")),
+    }
+    return cast(Event, MadeEvent(event))
+
+
+def to_mail(event: Event, files: Sequence[tuple[str, str, bytes]]) -> bytes:
+    """A mail that holds an event's words and its attachments (name, media type, bytes), for the store."""
+    mail = EmailMessage(policy=SMTP)
+    mail["Subject"] = _whole(event["title"])
+    mail.set_content(_whole(event["text"]))
+    for name, media_type, content in files:
+        kind, _, subtype = media_type.lower().partition("/")
+        if kind in ("message", "multipart") or not re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", media_type.lower()):
+            kind, subtype = "application", "octet-stream"
+        mail.add_attachment(content, kind, subtype, filename=" ".join(_whole(name).split())[:_LONGEST_FACT])
+    return mail.as_bytes()
+
+
+def _whole(text: str) -> str:
+    """Without half characters and what can't be seen, neither of which a mail can have everywhere."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
+
+
+def _attachment(item: Mapping[str, Any]) -> Attachment:
+    size = item.get("size")
+    return {
+        "name": _text(item.get("name"))[:_LONGEST_FACT],
+        "type": _text(item.get("type"))[:_LONGEST_FACT] or "application/octet-stream",
+        "size": size if isinstance(size, int) and size >= 0 else 0,
+        "sha256": _text(item.get("sha256"))[:64],
+    }
+
+
+def _mail(mail: Any) -> MailFacts | None:
+    if not isinstance(mail, Mapping):
+        return None
+    return {
+        "from": _text(mail.get("from")),
+        "to": [one for one in _list(mail.get("to")) if isinstance(one, str)],
+        "subject": _text(mail.get("subject")) or None,
+        "message_id": _text(mail.get("message_id")) or None,
+        "helo": _text(mail.get("helo")) or None,
+        "peer": _text(mail.get("peer")) or None,
+    }
+
+
+def _text(value: Any) -> str:
+    """What it says, of a text or a number; nothing of anything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _list(value: Any) -> list[Any]:
+    return value[:_MOST] if isinstance(value, list) else []

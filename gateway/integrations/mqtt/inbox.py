@@ -1,0 +1,157 @@
+"""What comes in from MQTT: notifications for people, and the topics that are listened to, as drafts of events.
+
+`<base>/notify/<target>` goes to that target, `<base>/notify` where the routes say. The payload is a JSON object or
+plain text: its first line is the title. That is how a Home Assistant automation keeps its subject, for its MQTT notify
+entity sends a message and nothing else. A message is acknowledged when its event is in the store, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check
+from gateway.integrations.mqtt.client import Message
+from gateway.wire.topics import Topics
+
+NAMES = ("topic", "payload", "value")
+"""What a template may name beside an event's keys: the levels of the topic, its payload, and that read as JSON."""
+_AGAIN = 5.0  # seconds until a store that can't write is asked again
+_FILTER = re.compile(r"(?:[^#+\0]+|\+)(?:/(?:[^#+/\0]*|\+))*(?:/#)?|#")
+_FIELDS = ("device", "kind", "state", "severity", "title", "text")
+
+_Text = Annotated[str, template_check(*NAMES)]
+
+
+class Listen(ConfigModel):
+    """A topic whose messages are events. Each field is a text with places: '{{ value.level }}', '{{ topic[1] }}'."""
+
+    topic: str = Field(description="A topic filter: 'plant/+/alarm'")
+    device: _Text = "{{ topic[-1] }}"
+    kind: _Text = "other"
+    state: _Text = ""
+    severity: _Text = "info"
+    title: _Text = "{{ payload }}"
+    text: _Text = "{{ payload }}"
+    when: _Text = Field(
+        default="true", description="Only messages for which this becomes 'true', 'yes', 'on' or a number but 0"
+    )
+    data: tuple[str, ...] = Field(default=(), description="Keys of the JSON object that the event keeps as its data")
+    retained: bool = Field(default=False, description="Take what was retained before we came, too")
+    to: tuple[str, ...] = Field(default=(), description="Targets; without, the routes say")
+
+    @field_validator("topic")
+    @classmethod
+    def _filter(cls, value: str) -> str:
+        if not _FILTER.fullmatch(value):
+            raise ValueError("this is no topic filter; '+' stands for one level, '#' at the end for all that follow")
+        return value
+
+
+class Inbox:
+    """Takes messages, and makes events of them, in the order in which they come."""
+
+    def __init__(self, context: Context, topics: Topics, listens: tuple[Listen, ...]) -> None:
+        self._context = context
+        self._topics = topics
+        self._listens = listens
+        self._templates: list[dict[str, Template]] = []
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def filters(self) -> list[str]:
+        return list(
+            dict.fromkeys([self._topics.notify, f"{self._topics.notify}/+", *(one.topic for one in self._listens)])
+        )
+
+    def start(self) -> None:
+        make = self._context.gateway.template
+        self._templates = [
+            {field: make(getattr(one, field), more=NAMES) for field in (*_FIELDS, "when")} for one in self._listens
+        ]
+        self._worker = asyncio.create_task(self._work(), name=f"inbox {self._context.name}")
+
+    async def stop(self) -> None:
+        if self._worker:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+
+    def received(self, message: Message) -> None:
+        self._waiting.put_nowait(message)  # no more than the broker may send without our acknowledgement
+
+    async def _work(self) -> None:
+        while True:
+            message = await self._waiting.get()
+            for draft in self._drafts(message):
+                while True:
+                    try:
+                        await self._context.emit(draft)
+                        break
+                    except StoreTrouble as error:
+                        self._context.log.warning("a message on %s waits: %s", message.topic, error)
+                        await asyncio.sleep(_AGAIN)
+            message.acknowledge()
+
+    def _drafts(self, message: Message) -> list[dict[str, Any]]:
+        """What becomes of a message; what is wrong with it is said in the log, for there is nobody to tell."""
+        try:
+            levels = message.topic.split("/")
+            drafts = []
+            if message.topic == self._topics.notify or message.topic.startswith(f"{self._topics.notify}/"):
+                if message.retained:  # it would be told again at each connection
+                    self._context.log.warning("%s: a retained notification is ignored: don't retain it", message.topic)
+                else:
+                    drafts.append(self._notification(message))
+            for one, templates in zip(self._listens, self._templates, strict=True):
+                if matches(one.topic, levels) and (one.retained or not message.retained):
+                    drafts += _listened(one, templates, levels, message)
+        except (ValueError, LookupError) as error:
+            self._context.log.warning("%s: no event is made of this message: %s", message.topic, error)
+            return []
+        return drafts
+
+    def _notification(self, message: Message) -> dict[str, Any]:
+        target = message.topic.removeprefix(self._topics.notify).removeprefix("/")
+        targets = self._context.gateway.targets()
+        if target and target not in targets:
+            raise LookupError(f"there is no target '{target}', but {', '.join(targets)}")
+        return notification.draft(message.payload) | ({"targets": [target]} if target else {})
+
+
+def _listened(
+    one: Listen, templates: Mapping[str, Template], levels: list[str], message: Message
+) -> list[dict[str, Any]]:
+    payload = message.payload.decode("utf-8", "replace")
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        value = None
+    values = {"topic": levels, "payload": payload.strip(), "value": value}
+    if templates["when"](values).strip().lower() in ("", "0", "false", "no", "off", "none"):
+        return []
+    draft: dict[str, Any] = {field: templates[field](values).strip() for field in _FIELDS}
+    draft["state"] = {"true": "on", "1": "on", "false": "off", "0": "off"}.get(
+        draft["state"].lower(), draft["state"].lower()
+    )
+    if isinstance(value, dict):
+        draft["data"] = {key: value[key] for key in one.data if key in value}
+    return [draft | ({"targets": list(one.to)} if one.to else {})]
+
+
+def matches(pattern: str, levels: list[str]) -> bool:
+    """Does a topic filter match a topic's levels (MQTT 5 §4.7)? One that begins with `$` only if that is written."""
+    asked = pattern.split("/")
+    if levels[0].startswith("$") and asked[0] in ("#", "+"):
+        return False
+    for number, level in enumerate(asked):
+        if level == "#":
+            return True
+        if number >= len(levels) or level not in ("+", levels[number]):
+            return False
+    return len(asked) == len(levels)

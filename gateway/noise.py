@@ -1,0 +1,248 @@
+"""Noise control: holds back what a person is not to be told yet, tells it together when its time comes, and goes on
+to others until somebody acknowledges.
+
+What is decided stands in `gateway.care`; here it is kept in the store and carried out. Nothing is written for events
+whose routes ask for no care.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import tzinfo
+from itertools import groupby
+from typing import Any
+
+from gateway import care
+from gateway.api import Event, about, to_json
+from gateway.care import Escalation, Memory
+from gateway.deliver import Held
+from gateway.route import DEFAULT_EXPIRY, Plan
+from gateway.store import Store
+from gateway.writer import Statement
+
+log = logging.getLogger(__name__)
+
+_NEVER = 1e18  # Unix seconds
+_PAGE = 5000  # held deliveries that are released at a time
+
+Release = Callable[[Event, str, float], None]
+"""An event, a target and the Unix time of its expiry: it is in the store as a delivery that waits."""
+
+
+@dataclass
+class Unacknowledged:
+    """An event that nobody has acknowledged yet."""
+
+    event: str
+    device: str
+    kind: str
+    since: float
+    due: float
+    step: int
+    how: Escalation
+
+    @property
+    def waited(self) -> float:
+        """Seconds from the event to the present step."""
+        return self.how.after + self.step * self.how.every
+
+    @property
+    def is_over(self) -> bool:
+        """Has everybody been told as often as the route says?"""
+        return self.step >= self.how.times
+
+
+class NoiseControl:
+    """`release` is told of what goes out later than its event was made."""
+
+    def __init__(self, store: Store, new_id: Callable[[], str], iso_time: Callable[[float], str]) -> None:
+        self.zone: tzinfo | None = None
+        self.suppressed: Counter[str] = Counter()  # target -> repeats that were not told
+        self.release: Release = lambda event, target, expires: None
+        self._store = store
+        self._new_id = new_id
+        self._iso_time = iso_time
+        self._memories: dict[str, Memory] = {}
+        self._open: dict[str, Unacknowledged] = {}
+        self._next_release = 0.0  # when something held may be due; 0: not known yet
+
+    def load(self) -> None:
+        """What the store knows; again when somebody else has changed it."""
+        self._memories = {key: care.loads(text) for key, text in self._store.rows("SELECT key, document FROM care")}
+        self._open = {one.event: one for one in unacknowledged(self._store)}
+        self._next_release = 0.0
+
+    # --- an event ----------------------------------------------------------------------------------------------
+
+    def admit(self, event: Event, plan: Plan, now: float) -> tuple[dict[str, float], Held]:
+        """Who is told now (target -> seconds till it expires), and who later. What is in neither has been told."""
+        targets, held = dict(plan.targets), Held()
+        if event["state"] == "off":
+            self._all_clear(event)
+        for target, (label, rule) in plan.cares.items():
+            key = f"{label} {target}"
+            memory = self._memories.setdefault(key, Memory())
+            decision = care.decide(rule, memory, event, now, self.zone)
+            if rule.repeat or rule.at_most:
+                text = care.dumps(memory)
+                self._store.note_one("INSERT OR REPLACE INTO care (key, document) VALUES (?, ?)", key, text)
+            if rule.escalate and event["state"] != "off" and decision.due != 0:
+                self._watch(event, rule.escalate, now if decision.due is None else decision.due)
+            if decision.due is None:
+                continue
+            expiry = targets.pop(target)
+            if decision.due:
+                held[target] = (decision.due, decision.due + expiry, f"waits {decision.why}")
+                self._next_release = min(self._next_release, decision.due)
+            else:
+                self.suppressed[target] += 1
+            what = held[target][2] if decision.due else f"is not told: {decision.why}"
+            log.debug("event %s for %s %s", event["id"], target, what, extra={**about(event), "target": target})
+        return targets, held
+
+    # --- later -------------------------------------------------------------------------------------------------
+
+    async def tick(self, now: float) -> None:
+        """Release what is due. The store must have been given all that was admitted."""
+        for one in [one for one in self._open.values() if one.due <= now]:
+            await self._escalate(one, now)
+        if now < self._next_release or not await self._store.flush():
+            return
+        self._next_release = now  # whatever is admitted meanwhile lowers it again
+        rows = await asyncio.to_thread(
+            self._store.rows,
+            "SELECT d.target, d.due, d.expires, d.reason, e.event FROM deliveries d JOIN events e ON e.id = d.event "
+            "WHERE d.state = 'held' ORDER BY d.target, e.time, e.seq LIMIT ?",
+            _PAGE,
+        )
+        due = [row for row in rows if row[1] <= now]
+        for target, some in groupby(due, key=lambda row: str(row[0])):
+            await self._release(target, list(some), now)
+        later = [row[1] for row in rows if row[1] > now]
+        self._next_release = now if len(rows) == _PAGE and due else min(later, default=_NEVER)
+
+    async def _release(self, target: str, rows: list[tuple[Any, ...]], now: float) -> None:
+        events: list[Event] = [json.loads(row[4]) for row in rows]
+        expires = max(row[2] for row in rows)
+        if len(events) == 1:
+            told = events[0]
+        else:
+            told = care.summary(events, self._new_id(), self._iso_time(now), rows[0][3], self.zone)
+
+        def statements() -> Iterator[Statement]:
+            if len(events) > 1:
+                yield _insert_event(told, now)
+            for event in events:
+                yield "DELETE FROM deliveries WHERE target = ? AND event = ? AND state = 'held'", (target, event["id"])
+            yield _insert_delivery(told, target, expires)
+
+        self._store.note(statements)
+        if await self._store.flush():
+            self.release(told, target, expires)
+        if len(events) > 1:
+            log.info("%s: %d events that waited are told as %s", target, len(events), told["id"], extra=about(told))
+
+    # --- until somebody acknowledges ---------------------------------------------------------------------------
+
+    def _watch(self, event: Event, how: Escalation, since: float) -> None:
+        if event["id"] not in self._open:
+            one = Unacknowledged(event["id"], event["device"]["id"], event["kind"], since, since + how.after, 0, how)
+            self._open[one.event] = one
+            self._save(one)
+
+    def _save(self, one: Unacknowledged) -> None:
+        self._store.note_one(
+            "INSERT OR REPLACE INTO escalations (event, device, kind, since, due, step, how) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(one.event, one.device, one.kind, one.since, one.due, one.step),
+            json.dumps([one.how.after, one.how.to, one.how.every, one.how.times]),
+        )
+
+    def _all_clear(self, event: Event) -> None:
+        for one in list(self._open.values()):
+            if (one.device, one.kind) == (event["device"]["id"], event["kind"]):
+                self._forget(one)
+
+    def _forget(self, one: Unacknowledged) -> None:
+        self._open.pop(one.event, None)
+        self._store.note_one("DELETE FROM escalations WHERE event = ?", one.event)
+
+    async def _escalate(self, one: Unacknowledged, now: float) -> None:
+        event = await asyncio.to_thread(self._store.event, one.event)
+        if event is None:
+            return self._forget(one)
+        told = care.reminder(event, one.step + 1, one.waited, self._new_id(), self._iso_time(now))
+        one.step += 1
+        one.due = _NEVER if one.is_over else now + one.how.every
+        expires = now + DEFAULT_EXPIRY
+
+        def statements() -> Iterator[Statement]:
+            yield _insert_event(told, now)
+            for target in one.how.to:
+                yield _insert_delivery(told, target, expires)
+
+        self._store.note(statements)
+        self._save(one)
+        log.warning("nobody has acknowledged event %s: told %s", one.event, ", ".join(one.how.to), extra=about(event))
+        if await self._store.flush():
+            for target in one.how.to:
+                self.release(told, target, expires)
+        return None
+
+    def waits(self, event: Event) -> bool:
+        """Does it, or what it tells of, wait to be acknowledged?"""
+        return not self._open.keys().isdisjoint(told_of_event(event))
+
+    def acknowledge(
+        self, event_ids: Iterable[str] = (), device: str | None = None, *, everything: bool = False
+    ) -> list[str]:
+        """Somebody knows of these: nobody else is told. An event may be a reminder, or tell of several. The ids."""
+        meant = self.meant(event_ids)
+        found = [one for one in self._open.values() if everything or one.event in meant or one.device == device]
+        for one in found:
+            self._forget(one)
+        return [one.event for one in found]
+
+    def meant(self, event_ids: Iterable[str]) -> set[str]:
+        """These events, and those that they tell of."""
+        return told_of(self._store, event_ids)
+
+
+def told_of(store: Store, event_ids: Iterable[str]) -> set[str]:
+    """These events, and those that they remind or tell of."""
+    meant = set(event_ids)
+    for event_id in list(meant):
+        if event := store.event(event_id):
+            meant |= told_of_event(event)
+    return meant
+
+
+def told_of_event(event: Event) -> set[str]:
+    """The ids of an event, and of those that it reminds or tells of."""
+    data = event["data"]
+    return {event["id"], *data.get("events", ()), *([data["of"]] if "of" in data else [])}
+
+
+def unacknowledged(store: Store) -> list[Unacknowledged]:
+    """What waits to be acknowledged, the oldest first."""
+    sql = "SELECT event, device, kind, since, due, step, how FROM escalations ORDER BY since"
+    found = []
+    for event, device, kind, since, due, step, how in store.rows(sql):
+        after, to, every, times = json.loads(how)
+        found.append(Unacknowledged(event, device, kind, since, due, step, Escalation(after, tuple(to), every, times)))
+    return found
+
+
+def _insert_event(event: Event, now: float) -> Statement:
+    values = (event["id"], now, event["device"]["id"], to_json(event).decode())
+    return "INSERT OR REPLACE INTO events (id, time, device, event) VALUES (?, ?, ?, ?)", values
+
+
+def _insert_delivery(event: Event, target: str, expires: float) -> Statement:
+    sql = "INSERT OR REPLACE INTO deliveries (event, target, state, expires) VALUES (?, ?, 'waiting', ?)"
+    return sql, (event["id"], target, expires)

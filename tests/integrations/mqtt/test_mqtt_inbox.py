@@ -1,0 +1,154 @@
+"""What comes in: notifications and topics that are listened to, through a real Mosquitto; nothing gets lost."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.integrations.mqtt import Config, discovery
+from gateway.integrations.mqtt.inbox import Listen, matches
+from gateway.wire.topics import Topics
+from tests.integrations.mqtt.stand_in_gateway import StandIn, wait_until
+from tests.mosquitto import Listener, Mosquitto
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "does"),
+    [
+        ("a/b", "a/b", True),
+        ("a/+", "a/b", True),
+        ("a/+", "a/b/c", False),
+        ("a/+/c", "a/b/c", True),
+        ("a/#", "a", True),
+        ("a/#", "a/b/c", True),
+        ("#", "a/b", True),
+        ("+/b", "$SYS/b", False),
+        ("#", "$SYS/b", False),
+        ("$SYS/#", "$SYS/b", True),
+        ("a/b", "a", False),
+        ("a", "a/b", False),
+    ],
+)
+def test_topic_filters(pattern: str, topic: str, does: bool) -> None:
+    assert matches(pattern, topic.split("/")) is does
+
+
+@pytest.mark.parametrize("topic", ["a#", "#/a", "a/#/b", "a+/b", ""])
+def test_no_topic_filter(topic: str) -> None:
+    with pytest.raises(ValidationError, match="this is no topic filter"):
+        Listen(topic=topic)
+
+
+async def test_a_notification_goes_to_its_target(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    gateway.others = {"broker": False, "post": True}
+    async with gateway.connected(url=mosquitto.url):
+        with Listener(mosquitto.port, "none") as someone:
+            someone.publish("mailwire/notify/post", "Wet\nThe cellar")
+            someone.publish("mailwire/notify", "All")
+        await wait_until(lambda: len(gateway.drafts) == 2)
+    assert gateway.drafts == [
+        {"title": "Wet", "text": "The cellar", "targets": ["post"]},
+        {"title": "All", "text": "All"},
+    ]
+
+
+async def test_what_can_not_be_told_is_said(
+    mosquitto: Mosquitto, gateway: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.others = {"broker": False, "post": True}
+    caplog.set_level(logging.WARNING, "test.mqtt")
+    with Listener(mosquitto.port, "none") as someone:
+        someone.publish("mailwire/notify/post", "again and again", retain=True)
+        async with gateway.connected(url=mosquitto.url):
+            someone.publish("mailwire/notify/fone", "x")
+            someone.publish("mailwire/notify/post", '{"attachments": [1]}')
+            someone.publish("mailwire/notify/post", "last")
+            await wait_until(lambda: gateway.drafts)
+    assert [draft["title"] for draft in gateway.drafts] == ["last"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "mailwire/notify/post: a retained notification is ignored: don't retain it",
+        "mailwire/notify/fone: no event is made of this message: there is no target 'fone', but broker, post",
+        'mailwire/notify/post: no event is made of this message: an attachment is {"name": "…", "type": "image/jpeg", '
+        '"content": "<base64>"}',
+    ]
+
+
+async def test_any_topic_becomes_events(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    listens = [
+        {
+            "topic": "plant/+/alarm",
+            "device": "{{ topic[1] }}",
+            "kind": "temperature",
+            "state": "{{ value.active }}",
+            "severity": "{{ 'critical' if value.level > 2 else 'warning' }}",
+            "title": "{{ value.text }}",
+            "when": "{{ value.level > 0 }}",
+            "data": ["level", "unit"],
+            "to": ["post"],
+        },
+        {"topic": "door", "retained": True},
+    ]
+    with Listener(mosquitto.port, "none") as someone:
+        someone.publish("door", "open", retain=True)
+        someone.publish("plant/old/alarm", '{"level": 9}', retain=True)
+        async with gateway.connected(url=mosquitto.url, listen=listens):
+            someone.publish("plant/kiln/alarm", '{"text": "Hot", "level": 3, "active": true, "unit": "C"}')
+            someone.publish("plant/kiln/alarm", '{"text": "Fine", "level": 0}')
+            someone.publish("plant/kiln/alarm", "no JSON")
+            someone.publish("door", "shut")
+            await wait_until(lambda: len(gateway.drafts) == 3)
+    hot, *doors = sorted(gateway.drafts, key=lambda draft: draft["kind"], reverse=True)
+    assert hot == {
+        "device": "kiln", "kind": "temperature", "state": "on", "severity": "critical", "title": "Hot",
+        "text": '{"text": "Hot", "level": 3, "active": true, "unit": "C"}', "data": {"level": 3, "unit": "C"},
+        "targets": ["post"],
+    }  # fmt: skip
+    assert [(draft["device"], draft["title"]) for draft in doors] == [("door", "open"), ("door", "shut")]
+
+
+async def test_nothing_is_acknowledged_before_it_is_stored(
+    mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that can't write, an end in between, and a time without a gateway: all is told, in order."""
+    gateway.others = {"broker": False, "post": True}
+    gateway.trouble = 10_000
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url):
+            for number in range(3):
+                someone.publish("mailwire/notify/post", f"number {number}")
+            await wait_until(lambda: gateway.trouble < 10_000)
+        assert gateway.drafts == []
+        for number in range(3, 6):
+            someone.publish("mailwire/notify/post", f"number {number}")
+        gateway.trouble = 1
+        monkeypatch.setattr("gateway.integrations.mqtt.inbox._AGAIN", 0.01)
+        async with gateway.connected(url=mosquitto.url):
+            await wait_until(lambda: len(gateway.drafts) == 6)
+            someone.publish("mailwire/notify/post", "end")
+            await wait_until(lambda: len(gateway.drafts) == 7)
+    assert [draft["title"] for draft in gateway.drafts] == [*(f"number {number}" for number in range(6)), "end"]
+
+
+async def test_home_assistant_learns_whom_it_can_tell(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    gateway.others = {"broker": False, "post": True}
+    topic = "homeassistant/device/mailwire_bridge/config"
+    with Listener(mosquitto.port, topic) as home_assistant:
+        async with gateway.connected(url=mosquitto.url):
+            await wait_until(lambda: home_assistant.newest(topic))
+            components = home_assistant.newest(topic)["components"]
+    assert components["notify_post"]["command_topic"] == "mailwire/notify/post"
+    assert components["delivery_post"]["device_class"] == "problem"
+    document = discovery.bridge_config(Topics(), "1", ["post", "Boss-2"])
+    assert discovery.mistakes(topic, document) == []
+    assert "notify_boss_2" in document["components"]
+
+
+def test_a_template_that_is_wrong_is_told() -> None:
+    from gateway import template
+
+    with pytest.raises(ValidationError, match="an event has no 'valeu'"):
+        Config.model_validate(
+            {"listen": [{"topic": "a", "title": "{{ valeu.x }}"}]}, context={"template": template.text}
+        )
