@@ -106,6 +106,12 @@ class SmtpRelay(Target):
         if self._warning:
             await asyncio.gather(*self._warning, return_exceptions=True)
 
+    def reload(self) -> None:
+        try:
+            self._tls = _tls(self.config)
+        except Broken as error:
+            self.context.log.warning("the certificates stay as they were: %s", error)
+
     def describe(self) -> str:
         where = self.config.where()
         return f"mails to {', '.join(self._everyone)} by {where.host}:{where.port}"

@@ -215,6 +215,27 @@ async def test_certificates_that_can_not_be_read(
         await post.start()
 
 
+async def test_certificates_are_read_again(
+    gateway: Gateway, tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(Authority(tmp_path / "other").ca.read_bytes())
+    async with (
+        aiosmtpd(authority, implicit=True) as (handler, url),
+        relay(gateway, tmp_path, url=url, tls={"ca": ca}) as post,
+    ):
+        with pytest.raises(NotReady, match="certificate"):
+            await post.deliver(make_event())
+        ca.write_bytes(authority.ca.read_bytes())
+        post.reload()
+        await post.deliver(make_event())
+        ca.unlink()
+        post.reload()
+        await post.deliver(make_event())
+    assert len(handler.envelopes) == 2
+    assert "the certificates stay as they were: tls: there is no file" in caplog.text
+
+
 def test_doctor_looks_in(tmp_path: Path, authority: Authority) -> None:
     async def find(url: str, **options: Any) -> Any:
         config = Config.model_validate({"from": "a@b", "to": "c@d", "url": url, **options})
