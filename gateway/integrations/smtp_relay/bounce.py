@@ -60,8 +60,7 @@ def _failure(block: Mapping[str, str] | Message) -> Failure:
     names = (_behind_semicolon(str(block.get(name, ""))) for name in ("Original-Recipient", "Final-Recipient"))
     status = one_line(str(block.get("Status", "")), 20)
     why = one_line(_behind_semicolon(str(block.get("Diagnostic-Code", ""))), 400)
-    words = why if status and status in why else f"{status} {why}".strip()
-    return Failure(tuple(name.strip("<>").lower() for name in names if name), words or "no reason is given")
+    return Failure(tuple(name.strip("<>").lower() for name in names if name), why or status or "no reason is given")
 
 
 def _behind_semicolon(text: str) -> str:
