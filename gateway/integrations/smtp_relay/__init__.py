@@ -56,7 +56,6 @@ REPORT_WAIT = 600.0  # seconds till a report is looked at again whose mail has s
 _ENCODED = 1.4  # base64 with its line ends, and some more for the fields of a part
 _REST = 16 * 1024  # bytes of a mail beside its texts and files
 
-
 Mail = tuple[Envelope, bytes]
 
 
@@ -151,8 +150,8 @@ class SmtpRelay(Target):
         if self._identity is None or self._look is None:
             raise NotReady("the relay is not started")
         mail = await self._mail_of(event)
-        if mail and bounce.is_report(event):
-            await self._take_report(event, mail[1], self._identity)
+        if self.claims(event):
+            await self._take_report(event, mail[1] if mail else b"", self._identity)
             return
         fields = await asyncio.to_thread(loops.header, mail[1]) if mail else None
         if mail and fields is not None and (why := loops.reason_to_stop(fields, mail[0], self._identity)):

@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
     @property
     def final(self) -> bool:
-        return 500 <= self.code < 600
+        return 500 <= self.code < 600 and not self.too_many
 
     @property
     def about_session(self) -> bool:
@@ -46,7 +46,7 @@ class Reply(NamedTuple):
 
     @property
     def too_big(self) -> bool:
-        return self.final and not self.too_many and (self.code == 552 or bool(_TOO_BIG.match(self.text)))
+        return self.final and (self.code == 552 or bool(_TOO_BIG.match(self.text)))
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}".strip() if self.code else self.text

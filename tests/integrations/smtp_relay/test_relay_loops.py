@@ -164,6 +164,14 @@ async def test_what_is_no_report_of_a_failure_of_ours_is_believed_nothing(
     assert not server.connections  # nor does it go out again
 
 
+async def test_a_report_whose_mail_is_no_longer_kept_goes_nowhere(gateway: Gateway, tmp_path: Path) -> None:
+    async with Scripted(polite()) as server, relay(gateway, tmp_path, url=server.url) as post:
+        event = report(gateway)
+        gateway.mails.clear()
+        await post.deliver(event)
+    assert not server.connections
+
+
 async def test_a_report_waits_until_the_mail_is_done_with(gateway: Gateway, tmp_path: Path) -> None:
     async with Scripted(polite()) as server, relay(gateway, tmp_path, url=server.url) as post:
         gateway.waiting = {"01JD0000000000000000000001"}

@@ -60,6 +60,7 @@ AWAY, LATER, NEVER = NotReady, Retry, Refused
         ("rcpt", "450 4.2.1 greylisted", LATER, "me@example.org: 450 4.2.1 greylisted"),
         ("rcpt", "550 5.1.1 no such user", NEVER, "me@example.org: 550 5.1.1 no such user"),
         ("rcpt", "452 4.5.3 too many recipients", LATER, "me@example.org: 452 4.5.3 too many recipients"),
+        ("rcpt", "552 5.5.3 too many recipients", LATER, "me@example.org: 552 5.5.3 too many recipients"),
         ("rcpt", "<close>", LATER, "me@example.org: Unexpected EOF"),
         ("rcpt", "<silence>", LATER, "me@example.org: Timed out"),
         ("data", "451 4.3.0 no", LATER, "me@example.org: 451 4.3.0 no"),
