@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
-from gateway.api import ClientTls, ConfigModel, template_check
+from gateway.api import ClientTls, ConfigModel, Duration, template_check
 from gateway.integrations.smtp_relay.address import Address, parse
 
 _EXAMPLE = "smtps://user@smtp.example.org"
@@ -107,8 +107,8 @@ class Where(NamedTuple):
 class Retries(ConfigModel):
     """When what was put off is tried again: after as long as it has waited already, within these bounds."""
 
-    first: float = Field(default=60.0, gt=0)
-    most: float = Field(default=3600.0, gt=0)
+    first: Annotated[Duration, Field(gt=0)] = 60.0
+    most: Annotated[Duration, Field(gt=0)] = 3600.0
 
     def after(self, waited: float) -> float:
         """Seconds to the next try of a mail that has waited so long (the schedule of Postfix's queue manager)."""
@@ -118,10 +118,10 @@ class Retries(ConfigModel):
 class Timeouts(ConfigModel):
     """Seconds. RFC 5321 §4.5.3.2 asks for these or more."""
 
-    connect: float = Field(default=30.0, gt=0)
+    connect: Annotated[Duration, Field(gt=0)] = 30.0
     """For the connection and for TLS."""
-    command: float = Field(default=300.0, gt=0)
-    data: float = Field(default=600.0, gt=0)
+    command: Annotated[Duration, Field(gt=0)] = 300.0
+    data: Annotated[Duration, Field(gt=0)] = 600.0
     """For the reply to the final dot: who gives up too early sends the mail twice."""
 
 
@@ -160,11 +160,14 @@ class Config(ConfigModel):
     """Of a mail as it is sent. What the smarthost says (SIZE) bounds it as well."""
 
     rate: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Mails a minute, at most")
-    idle: float = Field(default=30.0, ge=0, description="Seconds that a connection is kept for the next mail")
+    idle: Duration = 30.0
+    """For so long a connection is kept for the next mail."""
     retries: Retries = Retries()
     timeouts: Timeouts = Timeouts()
-    warn_after: float = Field(default=4 * 3600.0, gt=0, description="Seconds of waiting of which an event tells")
-    give_up: float = Field(default=5 * 86400.0, gt=0, description="Seconds that a mail is tried, at most")
+    warn_after: Annotated[Duration, Field(gt=0)] = 4 * 3600.0
+    """An event tells of what has waited so long."""
+    give_up: Annotated[Duration, Field(gt=0)] = 5 * 86400.0
+    """So long a mail is tried, at most."""
 
     @field_validator("url")
     @classmethod
