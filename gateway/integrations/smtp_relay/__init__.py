@@ -77,7 +77,7 @@ class SmtpRelay(Target):
         self._identity: Identity | None = None
         self._look: Look | None = None
         self._tls: ssl.SSLContext | None = None
-        self._counts: Counter[str] = Counter(delivered=0, refused=0, put_off=0, bounced=0)
+        self._counts: Counter[str] = Counter(delivered=0, refused=0, put_off=0, bounced=0, not_sent_on=0)
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -154,8 +154,13 @@ class SmtpRelay(Target):
             await self._take_report(event, mail[1] if mail else b"", self._identity)
             return
         fields = await asyncio.to_thread(loops.header, mail[1]) if mail else None
-        if mail and fields is not None and (why := loops.reason_to_stop(fields, mail[0], self._identity)):
-            raise Refused(why)
+        if mail and fields is not None:
+            if (hops := loops.hops(fields)) > loops.MOST_HOPS:
+                raise Refused(f"the mail has {hops} Received fields, more than {loops.MOST_HOPS}: it goes in circles")
+            if why := loops.reason_to_stop(fields, mail[0], self._identity):
+                self._counts["not_sent_on"] += 1
+                self.context.log.info("event %s is not sent on: %s", event["id"], why, extra=about(event))
+                return
         marks = [*(loops.marks(fields) if fields is not None else ()), self._identity.mark]
         outcome = Outcome.of_memo(memo)
         try:

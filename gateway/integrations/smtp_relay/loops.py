@@ -29,8 +29,6 @@ def reason_to_stop(fields: Message, envelope: Envelope, identity: Identity) -> s
     own = " ".join(_all(fields, "Message-ID") + _all(fields, "Resent-Message-ID"))
     if identity.mark in marks(fields) or any(identity.events_in(own.encode("utf-8", "replace"))):
         return "this relay has sent that mail itself"
-    if (hops := len(_all(fields, "Received"))) > MOST_HOPS:
-        return f"the mail has {hops} Received fields, more than {MOST_HOPS}: it goes round in circles"
     submitted = _word(fields, "Auto-Submitted")
     if submitted not in ("", "no", "auto-generated"):
         return f"the mail is an automatic answer (Auto-Submitted: {submitted})"
@@ -39,6 +37,11 @@ def reason_to_stop(fields: Message, envelope: Envelope, identity: Identity) -> s
     if envelope.mail_from == "" and (precedence := _word(fields, "Precedence")) in _BULK:
         return f"the mail was made by a machine (Precedence: {precedence}) and has no sender"
     return None
+
+
+def hops(fields: Message) -> int:
+    """How many servers it has come through."""
+    return len(_all(fields, "Received"))
 
 
 def marks(fields: Message) -> list[str]:
