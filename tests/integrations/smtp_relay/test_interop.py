@@ -79,7 +79,7 @@ def test_as_smarthost_and_as_client(server: type[Mta], tmp_path: Path, authority
             send(gateway, "all@gw")
             mails = _arrived(gateway, 2 + len(logins), mta)
             _check(gateway, mails, logins)
-            assert gateway.json("queue") == []
+            until(lambda: gateway.json("queue") == [], "the end of all deliveries")
             send(gateway, "bounce@gw")
             (dead,) = until(lambda: _dead(gateway), mta.log())
             # It took the mail, was refused it by the next, and said so in a report.
