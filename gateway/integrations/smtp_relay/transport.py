@@ -136,7 +136,7 @@ class Line:
         self.fresh = False
         self.mails += 1
         reply = await self._ask(smtp.mail(sender.wire, options=options, encoding=encoding))
-        if reply.code == 0 and not was_fresh and not self.is_open:
+        if reply.code in (0, 421) and not was_fresh and not self.is_open:
             raise Stale
         if not reply.good:
             await self._reset()

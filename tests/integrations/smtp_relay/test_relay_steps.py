@@ -213,7 +213,15 @@ async def test_a_connection_is_used_again(gateway: Gateway, tmp_path: Path) -> N
     assert server.lines[-1] == "QUIT"
 
 
-@pytest.mark.parametrize("end", ["S: <close>", "S: 421 idle for too long\nS: <close>", "C: MAIL .*\nS: <close>"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "S: <close>",
+        "S: 421 idle for too long\nS: <close>",
+        "C: MAIL .*\nS: <close>",
+        "C: MAIL .*\nS: 421 idle for too long",
+    ],
+)
 async def test_a_kept_connection_that_the_server_has_closed_costs_nothing(
     end: str, gateway: Gateway, tmp_path: Path
 ) -> None:
