@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api import Refused
-from gateway.integrations.smtp_relay import compose
+from gateway.api import Envelope, Refused
+from gateway.integrations.smtp_relay import bounce, compose, loops
+from gateway.integrations.smtp_relay.address import parse
 from gateway.integrations.smtp_relay.compose import File, Look
+from gateway.integrations.smtp_relay.identity import Identity
 from gateway.template import text as make_text
 from tests.integrations.smtp_relay.harness import Gateway, Scripted, make_event, polite, relay
 
@@ -296,3 +298,43 @@ def test_nothing_of_a_conversation_becomes_a_field(helo: str, peer: str) -> None
 def test_a_field_that_is_none_is_not_written(value: str) -> None:
     with pytest.raises(ValueError, match="a header field is not one"):
         compose.with_header([("Subject", value)], b"\r\n")
+
+
+@pytest.mark.parametrize("mode", ["notice", "forward"])
+async def test_no_mail_chooses_a_recipient(mode: str, gateway: Gateway, tmp_path: Path) -> None:
+    raw = (
+        b"To: victim@outside.example\r\nBcc: victim@outside.example\r\nResent-To: victim@outside.example\r\n"
+        b"Resent-Bcc: victim@outside.example\r\nReturn-Path: <victim@outside.example>\r\n"
+        b"Disposition-Notification-To: victim@outside.example\r\nSubject: x\r\n\r\nRCPT TO:<victim@outside.example>\r\n"
+    )
+    event = gateway.mailed(raw, mail_from="cam@lan> NOTIFY=SUCCESS", title="x\r\nBcc: victim@outside.example")
+    server = await sent(gateway, tmp_path, event, mode=mode)
+    commands = [line.split(" SIZE")[0].split(" NOTIFY")[0] for line in server.lines]
+    assert commands == ["EHLO gw.example", "MAIL FROM:<gw@example.org>", "RCPT TO:<me@example.org>", "DATA", "QUIT"]
+
+
+@given(st.one_of(NASTY, st.from_regex(r"[^@]{0,20}@[^@]{0,20}", fullmatch=True)))
+def test_an_address_is_one_or_is_refused(text: str) -> None:
+    try:
+        address = parse(text)
+    except ValueError:
+        return
+    assert not set(address.wire) & set(' \t\r\n\0<>()[],;:\\"') or "@[" in address.wire
+    assert address.wire.isprintable()
+    assert "\n" not in compose.mailboxes("To", [address]).replace("\r\n ", "")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300), NASTY)
+def test_no_mail_breaks_what_looks_at_it(raw: bytes, text: str) -> None:
+    report = b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+    for content in (
+        raw,
+        report + raw,
+        report + b"x: y\r\n\r\nAction: failed\r\nFinal-Recipient: " + text.encode(errors="replace"),
+    ):
+        for failure in bounce.failures(content):
+            assert failure.words.isprintable() or "\ufffd" in failure.words
+        fields = loops.header(content)
+        loops.hops(fields)
+        loops.reason_to_stop(fields, Envelope("s", "p", "h", "", []), Identity(b"key"))
