@@ -70,15 +70,12 @@ class Desktop(Target):
         self._summed_at = 0.0
 
     async def start(self) -> None:
-        self.context.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._memory = await asyncio.to_thread(Memory.load, self.context.data_dir)
-        self._screen = await asyncio.to_thread(_screen, self._memory, self._pressed, self._gone, self._back)
-        try:
-            await self._screen.connect()
-        except NotReady as error:
-            self.context.problem(str(error))
-        else:
-            self.context.ready()
+        if self._screen is None:  # else it was not ready at an earlier try
+            self.context.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._memory = await asyncio.to_thread(Memory.load, self.context.data_dir)
+            self._screen = await asyncio.to_thread(_screen, self._memory, self._pressed, self._gone, self._back)
+        await self._screen.connect()
+        self.context.ready()
 
     async def stop(self) -> None:
         for task in filter(None, (self._gatherer, *self._tasks)):

@@ -82,7 +82,10 @@ class StandIn:
     @asynccontextmanager
     async def target(self, **config: Any) -> AsyncIterator[Desktop]:
         one = Desktop(self.context, Config(**config))
-        await one.start()
+        try:
+            await one.start()
+        except NotReady as error:  # it works all the same as soon as it can
+            self.problems.append(str(error))
         try:
             yield one
         finally:
