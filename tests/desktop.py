@@ -64,10 +64,14 @@ class Notify(NamedTuple):
 
 
 class Desktop:
-    """`folder` is where it lives. Without `start_daemon` there is a bus, and nobody who shows anything."""
+    """`folder` is where it lives. Without `start_daemon` there is a bus, and nobody who shows anything.
 
-    def __init__(self, folder: Path) -> None:
+    `services`: the bus starts what this machine has for it when somebody asks.
+    """
+
+    def __init__(self, folder: Path, *, services: bool = False) -> None:
         self.folder = folder
+        self._services = "<standard_session_servicedirs/>" if services else ""
         self.environment = dict(os.environ)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -75,7 +79,7 @@ class Desktop:
     def __enter__(self) -> Self:
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bus.conf").write_text(_BUS)
+        (folder / "bus.conf").write_text(_BUS.replace("</busconfig>", f"{self._services}</busconfig>"))
         (folder / "person").write_text(f'#!/bin/sh\ngrep -m 1 -F -- "$(cat "{folder}/choice")"\n')
         (folder / "person").chmod(0o755)
         (folder / "dunstrc").write_text(DUNST.replace("[global]", "[global]\ndmenu = person"))
