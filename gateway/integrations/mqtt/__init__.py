@@ -12,11 +12,13 @@ a person acknowledges of that gateway's events is requested of it, when there is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
 import secrets
 import time
+from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
@@ -185,7 +187,7 @@ class Mqtt(Source, Target):
         self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
         self._requests = Requests(context.gateway, self._topics, context.log)
         self._inbox = Inbox(context, self._topics, config.listen, notify=config.publish)
-        # (base topic, event) of which that gateway is still to be told, in order
+        # (base topic, event) of which that gateway is still to be told, in order; kept in a file
         self._acknowledged: dict[tuple[str, str], None] = {}
         self._to_acknowledge = asyncio.Event()
         self._broker = LocalBroker(context.data_dir / "broker", context.log)
@@ -209,6 +211,9 @@ class Mqtt(Source, Target):
                     raise Broken(f"tls: there is no file {path}")
         self._client_id = self.config.client_id or self._kept_client_id()
         self._devices = {device.id: device for device in self.context.gateway.devices()}
+        with contextlib.suppress(OSError, ValueError):  # none, or one that a power cut has emptied
+            self._acknowledged = dict.fromkeys(map(tuple, json.loads(self._pending.read_text("utf-8"))))
+            self._to_acknowledge.set()
         self._inbox.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
 
@@ -287,8 +292,22 @@ class Mqtt(Source, Target):
         return connection.publish(self._topics.event(device_id), payload, expiry=self.config.expiry)
 
     async def acknowledged(self, event: Event) -> None:
-        self._acknowledged |= {(one.base, event["id"]): None for one in self.config.listen if one.events}
-        self._to_acknowledge.set()
+        bases = [one.base for one in self.config.listen if one.events]
+        if bases:
+            self._acknowledged |= {(base, event["id"]): None for base in bases}
+            self._keep_acknowledged()
+            self._to_acknowledge.set()
+
+    @property
+    def _pending(self) -> Path:
+        return self.context.data_dir / "acknowledged.json"
+
+    def _keep_acknowledged(self) -> None:
+        """What that gateway has not heard of yet is not forgotten when this one ends first."""
+        self.context.data_dir.mkdir(parents=True, exist_ok=True)
+        new = self._pending.with_suffix(".new")
+        new.write_text(json.dumps(list(self._acknowledged)), "utf-8")
+        new.replace(self._pending)
 
     def device_changed(self, device: Device) -> None:
         self._devices[device.id] = device
@@ -378,6 +397,7 @@ class Mqtt(Source, Target):
                     self._to_acknowledge.set()
                     return
                 self._acknowledged.pop((base, event_id), None)
+                self._keep_acknowledged()
 
     async def _subscribe(self, connection: Connection) -> None:
         # A request that comes late is none that anybody waits for; what is to be told is told late, too.

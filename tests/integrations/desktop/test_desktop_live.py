@@ -13,6 +13,7 @@ import pytest
 
 from tests.desktop import Desktop, desktop
 from tests.integrations.desktop.test_desktop import PNG
+from tests.integrations.serial.board import Board, Port, event
 from tests.live import Gateway, until
 from tests.mosquitto import Listener, Mosquitto, mosquitto
 
@@ -73,17 +74,17 @@ def test_a_camera_s_mail_is_shown_with_its_picture_and_acknowledged_at_the_gatew
         (told,) = until(desktop.heard, "the notification")
         assert told.title.endswith("Motion detected")
         assert told.hints["image-path"].endswith(".png")
-        (event,) = house.events()
+        (made,) = house.events()
         (same,) = desk.events()
         assert {key: same[key] for key in ("id", "time", "device", "kind", "state", "title", "attachments")} == {
-            key: event[key] for key in ("id", "time", "device", "kind", "state", "title", "attachments")
+            key: made[key] for key in ("id", "time", "device", "kind", "state", "title", "attachments")
         }
         (waiting,) = house.json("ack")
-        assert waiting["id"] == event["id"]
+        assert waiting["id"] == made["id"]
         desktop.press("Acknowledge")
         until(lambda: not house.json("ack"), "the acknowledgement at the gateway")
         assert listener.newest("mailwire/bridge/response/ack") == {
-            "status": "ok", "data": {"acknowledged": [event["id"]]},
+            "status": "ok", "data": {"acknowledged": [made["id"]]},
         }  # fmt: skip
         # What is on the broker is the gateway's alone.
         info = [json.loads(payload) for payload in listener.payloads("mailwire/bridge/info")]
@@ -143,6 +144,33 @@ def test_killed_cut_off_and_brought_back_it_is_one_notification(
         send(house, "door@lan", "Doorbell pressed")
         until(lambda: desktop.heard()[-1].title.endswith("Doorbell pressed"), "a new one")
         assert desktop.on_screen() == 2
+
+
+def test_a_board_s_frame_is_a_notification_and_a_mail(tmp_path: Path, desktop: Desktop) -> None:
+    """A board on USB (at the end of a pseudo-terminal), and the person's provider (a server that stores mails)."""
+    desktop.start_daemon()
+    port = Port(tmp_path / "board")
+    provider = Gateway(tmp_path / "provider")
+    with provider:
+        config = f"""
+integrations:
+  board: {{type: serial, port: "{port.path}", direction: in}}
+  desktop: {{type: desktop}}
+  post: {{type: smtp_relay, url: "smtp://127.0.0.1:{provider.port}", from: gw@example.org, to: me@example.org,
+         starttls: never}}
+routes:
+  - {{to: [desktop]}}
+  - {{if: {{severity: critical}}, to: [post]}}
+"""
+        with Desk(tmp_path / "desk", config), Board(port) as board:
+            board.send(event("The cellar is wet", kind="leak", severity="critical"))
+            (told,) = until(desktop.heard, "the notification")
+            assert (told.title, told.hints["urgency"]) == ("Back door: The cellar is wet", "2")
+            (mail,) = provider.settled(1)
+            assert mail["mail"]["subject"] == "Back door: The cellar is wet"
+            assert mail["mail"]["to"] == ["me@example.org"]
+            until(lambda: board.acked == [1], "the acknowledgement to the board")
+    port.close()
 
 
 def test_a_gateway_and_a_desktop_on_one_machine_do_not_collide(tmp_path: Path, mosquitto: Mosquitto) -> None:

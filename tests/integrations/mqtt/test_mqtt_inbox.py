@@ -196,10 +196,11 @@ async def test_events_of_another_gateway_come_whole_and_with_their_picture(
 
 async def test_who_only_listens_publishes_nothing_but_acknowledgements(mosquitto: Mosquitto, gateway: StandIn) -> None:
     one = make_event(gateway.add("cam"))
+    async with gateway.target(url="mqtt://127.0.0.1:1", publish=False, listen=[EVENTS]) as target:
+        assert not Mqtt.takes_all(target.config)
+        await target.acknowledged(one)  # and there is never a connection
     with Listener(mosquitto.port, "#") as everything:
         async with gateway.target(url=mosquitto.url, publish=False, listen=[EVENTS]) as target:
-            assert not Mqtt.takes_all(target.config)
-            await target.acknowledged(one)  # before there is a connection
             await wait_until(lambda: gateway.readies, "for the connection")
             await wait_until(lambda: everything.messages)
             await target.acknowledged({**one, "id": "second"})
