@@ -112,6 +112,40 @@ def test_muted_for_an_hour_from_the_desktop(house: Gateway, desk: Desk, desktop:
         assert not any(one["muted"] for one in desk.json("devices"))
 
 
+def test_muting_over_mqtt(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """As a button of Home Assistant does it; the archive, which is no person, goes on."""
+    config = HOUSE.format(url=mosquitto.url) + "  - {to: [phone]}\n"
+    config = config.replace("  night:", "  phone: {type: apprise, urls: ['json://127.0.0.1:1']}\n  night:")
+    with Gateway(tmp_path / "house", config) as house, Listener(mosquitto.port, "mailwire/#") as listener:
+        send(house, "cam@lan")
+        (device,) = until(lambda: house.json("devices"), "the device")
+        asked = [
+            ({"device": device["id"], "seconds": "30 min"}, None),
+            ({"device": device["id"], "target": "phone"}, None),
+            ({"device": "nobody"}, "no device 'nobody'"),
+            ({"device": device["id"], "seconds": -1}, "seconds must be between 0, which ends it, and 365 days"),
+            ({"device": device["id"], "seconds": "soon"}, "seconds must be a number of seconds, or a time"),
+            ({"device": device["id"], "target": "broker"}, "no target 'broker' tells people; there are phone"),
+        ]
+        for number, (payload, error) in enumerate(asked, 1):
+            listener.publish("mailwire/bridge/request/mute", json.dumps(payload))
+            until(lambda: len(listener.payloads("mailwire/bridge/response/mute")) == number, "the answer")  # noqa: B023
+            answer = listener.newest("mailwire/bridge/response/mute")
+            if error:
+                assert error in answer["error"]
+            else:
+                assert answer["data"]["until"] > "2026"
+        assert set(house.json("devices")[0]["muted"]) == {"", "phone"}
+        waiting = len(house.cli("queue", "--json", check=False).stdout.splitlines())
+        send(house, "cam@lan", "Motion again")
+        until(lambda: len(listener.payloads(f"mailwire/{device['id']}/event")) == 2, "the second event")
+        assert len(house.cli("queue", "--json", check=False).stdout.splitlines()) == waiting
+        for target in ("", "phone"):
+            end = json.dumps({"device": device["id"], "seconds": 0, "target": target})
+            listener.publish("mailwire/bridge/request/mute", end)
+        until(lambda: not house.json("devices")[0]["muted"], "the end")
+
+
 def test_killed_cut_off_and_brought_back_it_is_one_notification(
     house: Gateway, desk: Desk, desktop: Desktop, mosquitto: Mosquitto
 ) -> None:
