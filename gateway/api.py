@@ -36,7 +36,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import bans, notification, systemd, users
+from gateway import bans, mailbox, notification, systemd, ulid, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -72,11 +72,13 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "mailbox",
     "notification",
     "seconds",
     "systemd",
     "template_check",
     "to_json",
+    "ulid",
     "users",
     "words",
 ]
@@ -338,6 +340,9 @@ class Gateway(Protocol):
 
         False: it is not done yet. Raises LookupError if the event is no longer kept.
         """
+
+    async def kept_details(self, source: str, limit: int) -> list[dict[str, Any]]:
+        """`Envelope.details` of the newest mails that this source has kept, the newest first."""
 
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""

@@ -15,7 +15,7 @@ import contextlib
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -75,8 +75,19 @@ class Settings(ConfigModel):
     write: Annotated[str, template_check()] | None = Field(
         default=None, description="What is written of an event; a blank one is not written"
     )
+    expect: str | None = Field(
+        default=None, description="A regular expression of what the other side answers to what it has taken"
+    )
+    expect_within: float = Field(default=5.0, gt=0, le=600, description="Seconds that it has for its answer")
     width: int | None = Field(default=None, ge=1, le=1000, description="Characters that fit on a line")
     too_long: Literal["cut", "wrap"] = Field(default="cut", description="What is done with more than that")
+
+    @field_validator("expect")
+    @classmethod
+    def _is_bounded(cls, value: str | None) -> str | None:
+        if value is not None:
+            compiled(value)
+        return value
 
     @field_validator("charset")
     @classmethod
@@ -90,10 +101,14 @@ class Settings(ConfigModel):
 
 
 class Reader:
-    """Bytes in, drafts of events out."""
+    """Bytes in, drafts of events out. `answered` is called for each line that is an answer to what was written."""
 
-    def __init__(self, context: Context, noise: Noise, settings: Settings) -> None:
+    def __init__(
+        self, context: Context, noise: Noise, settings: Settings, answered: Callable[[], None] = lambda: None
+    ) -> None:
         self._noise = noise
+        self._answered = answered
+        self._answer = compiled(settings.expect) if settings.expect is not None else None
         self._charset = settings.charset
         self._patterns = [(compiled(one.pattern), one, _templates(context, one)) for one in settings.read]
         ends = {"\r\n", "\n", "\r", settings.line_end}
@@ -124,6 +139,9 @@ class Reader:
         """The event that a line means; None for a blank one, and for one that is no event."""
         line = "".join(letter if letter.isprintable() else " " for letter in line).strip()
         if not line:
+            return None
+        if self._answer and self._answer.search(line[:LONGEST]):
+            self._answered()
             return None
         if not self._patterns:
             return {"kind": "report", "title": line, "text": line}
@@ -229,6 +247,7 @@ def _spelled(text: str, charset: str) -> str:
 
 def _letter(letter: str, charset: str) -> str:
     bare = "".join(one for one in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(one))
+    bare = bare.replace("\u2044", "/")  # of ½
     for form in (letter, _SPELLED.get(letter, bare)):
         with contextlib.suppress(UnicodeEncodeError):
             form.encode(charset)
