@@ -58,10 +58,15 @@ class Play:
 
 
 def kill(play: Play) -> None:
-    """kill -9 at the gateway, the broker and the subscriber in turn, also while they start."""
+    """kill -9 at the gateway, its interpreter, the broker and the subscriber in turn, also while they start."""
     world, chance = play.world, play.chance
     while not play.spent():
-        victim = chance.choices((world.gateway, world.broker, world.subscriber), (6, 2, 2))[0]
+        victim = chance.choices((world.gateway, None, world.broker, world.subscriber), (6, 2, 2, 2))[0]
+        if victim is None:
+            world.kill_interpreter()
+            play.fault()
+            time.sleep(chance.expovariate(4))
+            continue
         victim.kill()
         play.fault()
         if chance.random() < 0.3:
@@ -192,7 +197,7 @@ def damage(play: Play) -> None:
         world.copies.append(world.folder / f"before damage {len(world.copies) + 1}")
         shutil.copytree(world.data, world.copies[-1], ignore=shutil.ignore_patterns("damaged-*"))
         with (world.data / "mailwire.db").open("r+b") as file:
-            file.write(bytes(chance.choice((100, 4096))))
+            file.write(bytes(chance.choice((100, 8192))))
         sure += stopped
         if frozen:
             world.broker.signal(SIGCONT)
