@@ -178,7 +178,7 @@ def reset() -> None:
 
 
 def digital(pin: "int | str", pull: str) -> "Any":
-    """An input; `pull` is "up", "down" or "none". Raises OSError where there are no pins, ValueError for a wrong one."""
+    """An input; `pull` is "up", "down" or "none". Raises OSError where there are no pins, ValueError for none."""
     made = _machine("Pin")
     pulls = {"up": "PULL_UP", "down": "PULL_DOWN"}
     if pull in pulls:

@@ -4,6 +4,7 @@ CONNECT asks for a clean start; the will is of QoS 1 and retained. With MQTT 5 w
 (Receive Maximum) and the largest packet.
 """
 
+from firmware import reach
 from firmware.mqtt_client import LARGEST, OTHER_VERSION, TOO_LARGE, WINDOW, Lost, Out, Refused, read_varint, text
 
 TYPE_CHECKING = False
@@ -62,7 +63,8 @@ async def greet(own: "Connection", where: str, user: str, password: str) -> None
         code = OTHER_VERSION  # said in the old way
     facts = _properties(body, 2) if size > 2 else {}
     if code:
-        said = "user or password is wrong" if code == 0x87 else reason(code)  # "not authorized", as Mosquitto says it
+        # Not authorized: Mosquitto means the login
+        said = "user or password is wrong" if code == 0x87 else reason(code)
         raise Refused(f"{where} refuses us", code, facts.get(_REASON) or said)
     own.keepalive = facts.get(_KEEP_ALIVE, own.keepalive)
     own.window = max(1, min(WINDOW, facts.get(_RECEIVE_MAXIMUM, WINDOW)))
@@ -107,36 +109,6 @@ def reason(code: int) -> str:
     return _REASONS.get(code, f"reason 0x{code:02x}")
 
 
-_NO_NETWORK = "can't be reached: there is no network"
-_ERRORS = {
-    12: "needs more memory than is left",
-    101: _NO_NETWORK,
-    104: "hung up",
-    110: "does not answer",
-    111: "refuses the connection: does a broker run there?",
-    113: "can't be reached from here: is it the right network?",
-    116: "does not answer",
-    118: _NO_NETWORK,
-}
-
-
-def _not_trusted(where: str, text: str) -> str:
-    text = text.replace("\n", " ").strip()
-    if "future" in text or "expired" in text:
-        return f"{where} is not trusted ({text}): is this board's clock set? See ntp"
-    return f"{where} is not trusted ({text}): is mqtt.ca who signed its certificate, for this host?"
-
-
 def words(error: Exception, where: str) -> str:
-    """What an OSError means, its numbers being those of lwIP, Linux and mbedTLS; or a ValueError of mbedTLS."""
-    if isinstance(error, ValueError):
-        return _not_trusted(where, str(error))
-    number = error.args[0] if error.args else 0
-    text = str(error.args[1]) if len(error.args) > 1 else ""
-    if "X509" in text or "CERT" in text:
-        return _not_trusted(where, text)
-    if "MBEDTLS" in text or "SSL" in text:
-        return f"{where} and we find no common TLS ({text})"
-    if number in (-2, -202, -3, -5):
-        return f"the host of {where} is not known here"
-    return f"{where} {_ERRORS[number]}" if number in _ERRORS else f"{where}: {error}"
+    """Why the broker can't be reached."""
+    return reach.words(error, where, "a broker", "mqtt.ca")

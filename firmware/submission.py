@@ -15,6 +15,7 @@ import asyncio
 import json
 from binascii import b2a_base64
 
+from firmware import reach
 from firmware.smtp_client import Refused, Trouble
 from firmware.url import POST, split
 
@@ -335,20 +336,5 @@ def _base64(data: bytes) -> str:
     return b2a_base64(data).decode().strip()
 
 
-_ERRORS = {101: "can't be reached: there is no network", 104: "hung up", 110: "does not answer"}
-_ERRORS[111] = "refuses the connection: does a mail server run there?"
-_ERRORS[113] = "can't be reached from here: is it the right network?"
-_ERRORS[118] = _ERRORS[101]
-
-
 def _words(error: Exception, where: str) -> str:
-    """What an OSError means, whose numbers are those of lwIP, Linux and mbedTLS; a certificate can be a ValueError."""
-    number = error.args[0] if error.args else 0
-    text = str(error.args[-1] if error.args else error).strip()
-    if "X509" in text or "CERT" in text.upper():
-        return f"{where} is not trusted ({text}): is post.ca who signed its certificate, for this host?"
-    if "MBEDTLS" in text or "SSL" in text:
-        return f"{where} and we find no common TLS ({text})"
-    if number in (-2, -202, -3, -5):
-        return f"the host of {where} is not known here"
-    return f"{where} {_ERRORS[number]}" if number in _ERRORS else f"{where}: {error}"
+    return reach.words(error, where, "a mail server", "post.ca")

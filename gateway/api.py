@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from gateway import bans, systemd, ulid, users
+from gateway import bans, notification, systemd, ulid, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "notification",
     "systemd",
     "template_check",
     "to_json",
@@ -300,6 +301,9 @@ class Gateway(Protocol):
     def targets(self) -> dict[str, bool]:
         """The name of each target, and whether it tells people."""
 
+    def acknowledge_url(self, event: Event) -> str | None:
+        """Where a person acknowledges it with a click, if it waits for that and something answers there."""
+
     def info(self) -> dict[str, Any]:
         """Version, configuration hash, integrations and their states: the payload of `bridge/info`."""
 
@@ -465,6 +469,10 @@ class Integration:
     def health(self) -> dict[str, Any]:
         """What else `bridge/health` says of it: JSON-able values, nothing secret. Asked every few seconds."""
         return {}
+
+    def acknowledge_url(self, event_id: str) -> str | None:
+        """Where a person acknowledges this event with a click, if this integration answers there."""
+        return None
 
     def metrics(self) -> Iterable[Metric]:
         """What it counts, for people's monitoring. Asked at each of their looks; must be quick."""

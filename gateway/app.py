@@ -25,6 +25,7 @@ from gateway.api import (
     CredentialsRefused,
     Device,
     Envelope,
+    Event,
     Metric,
     NotReady,
     RequestRefused,
@@ -424,6 +425,12 @@ class App:
 
     def targets(self) -> dict[str, bool]:
         return {one.name: one.instance.for_people for one in self.running.values() if isinstance(one.instance, Target)}
+
+    def acknowledge_url(self, event: Event) -> str | None:
+        if not self.pipeline.noise.waits(event):
+            return None
+        urls = (one.instance.acknowledge_url(event["id"]) for one in self.running.values())
+        return next(filter(None, urls), None)
 
     def info(self) -> dict[str, Any]:
         return {

@@ -194,6 +194,10 @@ class NoiseControl:
                 self.release(told, target, expires)
         return None
 
+    def waits(self, event: Event) -> bool:
+        """Does it, or what it tells of, wait to be acknowledged?"""
+        return not self._open.keys().isdisjoint(told_of_event(event))
+
     def acknowledge(
         self, event_ids: Iterable[str] = (), device: str | None = None, *, everything: bool = False
     ) -> list[str]:
@@ -211,11 +215,17 @@ class NoiseControl:
 
 def told_of(store: Store, event_ids: Iterable[str]) -> set[str]:
     """These events, and those that they remind or tell of."""
-    meant = set()
-    for event_id in event_ids:
-        data = (store.event(event_id) or {"data": {}})["data"]
-        meant |= {event_id, *data.get("events", ()), *([data["of"]] if "of" in data else [])}
+    meant = set(event_ids)
+    for event_id in list(meant):
+        if event := store.event(event_id):
+            meant |= told_of_event(event)
     return meant
+
+
+def told_of_event(event: Event) -> set[str]:
+    """The ids of an event, and of those that it reminds or tells of."""
+    data = event["data"]
+    return {event["id"], *data.get("events", ()), *([data["of"]] if "of" in data else [])}
 
 
 def unacknowledged(store: Store) -> list[Unacknowledged]:

@@ -37,6 +37,8 @@ class Log:
         self._file = path.open("rb")
         self.head = _read(self._file, 0, 32)
         self.size = _page_size(self.head[8:12])
+        if not self.size:  # the salts of a frame stand in each of its kind
+            self.size = 8192 if _read(self._file, 40, 8) == _read(self._file, 40 + 24 + 8192, 8) else 4096
         bytes_ = os.fstat(self._file.fileno()).st_size
         frames = [
             (number, _read(self._file, 32 + (number - 1) * (24 + self.size), 24))
@@ -86,7 +88,9 @@ class Pages:
         self._file = database.open("rb") if database.is_file() else None
         self._log = Log(wal) if wal.is_file() else None
         head = _read(self._file, 0, 18) if self._file else b""
-        self.size = _page_size(head[16:18]) if self._log is None else self._log.size
+        self.size = self._log.size if self._log else _page_size(head[16:18])
+        if not self.size:
+            self.size = _size_without_header(self._file) if self._file else 4096
         in_file = -(-os.fstat(self._file.fileno()).st_size // self.size) if self._file else 0
         self._logged = self._log.pages() if self._log else {}
         most = in_file + len(self._logged)  # a log can make a file longer by no more than it has pages
@@ -182,9 +186,18 @@ def _read(file: IO[bytes], at: int, size: int) -> bytes:
 
 
 def _page_size(field: bytes) -> int:
-    """What a header says, if that can be true; else SQLite's default."""
+    """What a header says, or 0 if that can't be true."""
     size = int.from_bytes(field, "big")
-    return size if size in (512, 1024, 2048, 4096, 8192, 16384, 32768) else 4096
+    return size if size in (512, 1024, 2048, 4096, 8192, 16384, 32768) else 0
+
+
+def _size_without_header(file: IO[bytes]) -> int:
+    """Our databases have pages of 8192 bytes or, if they are old, of 4096: then no page has cells beyond that."""
+    for at in range(0, os.fstat(file.fileno()).st_size, 8192):
+        head = _read(file, at or 100, 7)
+        if head[:1] in (b"\x02", b"\x05", b"\x0a", b"\x0d") and 4096 < int.from_bytes(head[5:7], "big") <= 8192:
+            return 8192
+    return 4096
 
 
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)  # by the type's code

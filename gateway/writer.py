@@ -4,10 +4,10 @@ Two kinds of writing. A **promise** (a mail) is committed with `synchronous=FULL
 (events, deliveries, devices) follows in a transaction without an fsync of its own: if the power goes before the next
 promise's fsync, the mail that it came from is still `received` and is interpreted again, with the same id.
 
-Mails that come together share one commit, since a commit costs about the same for one as for ten. So the event loop
-gathers them, and hands them over when the thread is free and nobody is about to finish another one; it waits for those
-no longer than the last commits took, a millisecond at most (what PostgreSQL calls commit_delay and commit_siblings).
-Bookkeeping is handed over in pieces, so that no promise waits long behind it.
+Mails that come together share one commit, since a commit costs about the same for one as for ten. The event loop puts
+them in line, and wakes the thread as soon as nobody is about to finish another one, or after a millisecond (what
+PostgreSQL calls commit_delay and commit_siblings). The thread takes all that are in line, and when these are on disk it
+takes the next ones without asking back. Bookkeeping is taken in pieces, so that no promise waits long behind it.
 
 Checkpoints run on a thread of their own, because they take two fsyncs and a long copy: SQLite's automatic ones would
 make some promise wait for them (https://sqlite.org/wal.html, "Checkpointing").
@@ -22,13 +22,16 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.api import StoreFull, StoreTrouble
 from gateway.stats import COUNTS, Histogram
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 Statement = tuple[str, Sequence[Any]]
 Note = Callable[[], Iterable[Statement]]
@@ -40,9 +43,9 @@ _LOOK_ROUND = 1.0  # seconds between looks for changes that another process made
 _MOST_MAILS = 500  # in one commit
 _MOST_BYTES = 8 * 1024 * 1024
 _MOST_NOTES = 100  # in one transaction
-_LONGEST_WAIT = 0.001  # seconds that a promise waits for others
+_PATIENCE = 0.001  # seconds that a promise waits for others
 _CHECKPOINT_EVERY = 4 * 1024 * 1024  # bytes written (about) between two checkpoints
-_WAL_PAGES = 4000  # 16 MiB: from here on the log is begun anew as soon as it can be
+_WAL_PAGES = 2000  # 16 MiB: from here on the log is begun anew as soon as it can be
 
 
 class Promise(Protocol):
@@ -66,22 +69,23 @@ class Writer:
         self._connect, self._insert, self._changed_elsewhere = connect, insert, changed_elsewhere
         self._met = met  # told of each failure, on the thread
         self._loop = asyncio.get_running_loop()
-        self._mails: list[tuple[Promise, Callable[[StoreTrouble | None], None]]] = []
-        self._bytes = 0
-        self._notes: list[Note] = []
-        self._flushes: list[asyncio.Future[bool]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        # What is in line: the loop puts it at the right end, the thread takes it from the left.
+        self._mails: deque[tuple[Promise, Callable[[StoreTrouble | None], None]]] = deque()
+        self._notes: deque[Note] = deque()
+        self._flushes: deque[asyncio.Future[bool]] = deque()
+        self._due = False  # bookkeeping has gathered long enough
+        self._called = False  # the thread is to look what is in line, and has not begun to
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False: for the last time
+        # The loop's own.
+        self._untold = 0  # mails that were given here, and nobody was told yet what became of them
+        self._slow = 0  # mails that were waited for in vain
         self._looking = False
-        self._since = 0.0  # when the oldest promise that waits was given
-        self._busy = False
-        self._took = 0.0  # seconds of a commit, smoothed
+        self._patience: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.trouble: StoreTrouble | None = None  # why the newest write failed, if it did
         self.commits = Histogram()  # seconds that a commit of mails took, its fsync included
         self.batches = Histogram(COUNTS)  # mails in it
         self._synchronous = ""
-        self._work: queue.SimpleQueue[tuple[list[Any], list[Note], list[asyncio.Future[bool]]] | None] = (
-            queue.SimpleQueue()
-        )
         self._thread = threading.Thread(target=self._run, args=(connect(),), name="store", daemon=True)
         self._checkpoints = _Checkpoints(connect)
         self._thread.start()
@@ -91,10 +95,9 @@ class Writer:
     def keep(self, mail: Promise, done: Callable[[StoreTrouble | None], None]) -> None:
         """After `done(None)` the mail survives a power cut; else `done` says why it does not."""
         self._mails.append((mail, done))
-        self._bytes += mail.size
-        if not self._looking and not self._busy:
+        self._untold += 1
+        if not self._looking:
             self._looking = True
-            self._since = time.perf_counter()
             self._loop.call_soon(self._look)
 
     def note(self, note: Note) -> None:
@@ -106,8 +109,7 @@ class Writer:
         """True: all that was given so far has been committed, and readers see it. False: it can't be written now."""
         future: asyncio.Future[bool] = self._loop.create_future()
         self._flushes.append(future)
-        if not self._busy:
-            self._hand_over()
+        self._call()
         return await future
 
     @property
@@ -123,82 +125,51 @@ class Writer:
             if not await self.flush() and self._notes:
                 log.error("bookkeeping could not be written; what it is about will be worked out again")
                 break
-        self._work.put(None)
+        self._calls.put(False)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._checkpoints.close)
 
+    def _look(self) -> None:
+        """Is it time to commit? Looked at once a turn of the loop in which mails came."""
+        self._looking = False
+        others = max(0, self.coming() - self._untold)
+        self._slow = min(self._slow, others)
+        if others == self._slow:
+            self._call()
+        elif self._patience is None:
+            self._patience = self._loop.call_later(_PATIENCE, self._waited)
+
+    def _waited(self) -> None:
+        """Long enough. A mail that takes its time is waited for once."""
+        self._slow = max(0, self.coming() - self._untold)
+        self._call()
+
+    def _call(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if not self._called:
+            self._called = True
+            self._calls.put(True)
+
     def _note_time(self) -> None:
         self._timer = None
-        if not self._busy:
-            self._hand_over()
+        self._due = True
+        self._call()
 
-    def _look(self) -> None:
-        """Is it time to commit? Looked at once a turn of the loop, so the mails that are coming get their turn."""
-        patience = min(self._took, _LONGEST_WAIT)
-        full = len(self._mails) >= _MOST_MAILS or self._bytes >= _MOST_BYTES
-        others = self.coming() > len(self._mails)
-        if others and not (self._busy or full) and time.perf_counter() - self._since < patience:
-            self._loop.call_soon(self._look)
-            return
-        self._looking = False
-        if not self._busy:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        mails, notes, flushes = self._mails, self._notes[:_MOST_NOTES], []
-        if self._bytes > _MOST_BYTES or len(mails) > _MOST_MAILS:
-            mails = self._some()
-        self._mails = self._mails[len(mails) :]
-        self._bytes -= sum(mail.size for mail, _ in mails) if self._mails else self._bytes
-        self._notes = self._notes[_MOST_NOTES:]
-        if not self._mails and not self._notes:
-            flushes, self._flushes = self._flushes, []
-        self._busy = True
-        self._work.put((mails, notes, flushes))
-
-    def _some(self) -> list[tuple[Promise, Callable[[StoreTrouble | None], None]]]:
-        """As many as one commit takes."""
-        size = count = 0
-        while size < _MOST_BYTES and count < min(len(self._mails), _MOST_MAILS):
-            size += self._mails[count][0].size
-            count += 1
-        return self._mails[:count]
-
-    def _told(self, mails: Sequence[Any], trouble: StoreTrouble | None, took: float) -> None:
-        self._took += (took - self._took) / 8
+    def _told(self, mails: Sequence[Any], trouble: StoreTrouble | None) -> None:
+        self._untold -= len(mails)
         for _, done in mails:
             try:
                 done(trouble)
             except Exception:  # the others must be told all the same
                 log.exception("a mail's sender could not be told what became of it")
 
-    def _free(
-        self,
-        told: tuple[Sequence[Any], StoreTrouble | None, float] | None,
-        left: list[Note],
-        flushes: list[asyncio.Future[bool]],
-    ) -> None:
-        """The thread is done with what it had; `left` is bookkeeping that could not be written."""
-        if told:
-            self._told(*told)
-        self._busy = False
+    def _flushed(self, flushes: Sequence[asyncio.Future[bool]], written: bool) -> None:
         for future in flushes:
             if not future.done():
-                future.set_result(not left)
-        if left:
-            self._notes = left + self._notes
-            waiting, self._flushes = self._flushes, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(False)
-        if self._mails:
-            if not self._looking:
-                self._looking = True
-                self._since = time.perf_counter()
-                self._look()
-        elif self._flushes or (self._notes and not left and self._timer is None):
-            self._hand_over()
-        elif left and self._timer is None:
+                future.set_result(written)
+        if not written and self._timer is None:
             self._timer = self._loop.call_later(_AGAIN, self._note_time)
 
     # --- on the thread -----------------------------------------------------------------------------------------
@@ -206,20 +177,12 @@ class Writer:
     def _run(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA data_version").fetchone()[0]
         looked = time.monotonic()
-        while True:
-            try:
-                work = self._work.get(timeout=_LOOK_ROUND)
-            except queue.Empty:
-                pass
-            else:
-                if work is None:
-                    break
-                mails, notes, flushes = work
-                told = self._promise(connection, mails) if mails else None
-                if told and notes:  # who waits for a promise does not wait for bookkeeping
-                    self._tell(self._told, *told)
-                    told = None
-                self._tell(self._free, told, self._write(connection, notes) if notes else [], flushes)
+        goes_on = True
+        while goes_on:
+            with contextlib.suppress(queue.Empty):
+                goes_on = self._calls.get(timeout=_LOOK_ROUND)
+                while self._round(connection):
+                    pass
             if time.monotonic() - looked >= _LOOK_ROUND:
                 looked = time.monotonic()
                 with contextlib.suppress(sqlite3.Error, MemoryError):
@@ -229,18 +192,49 @@ class Writer:
                     version = seen
         connection.close()
 
-    def _promise(
-        self, connection: sqlite3.Connection, mails: Sequence[Any]
-    ) -> tuple[Sequence[Any], StoreTrouble | None, float]:
-        """What is to be told of it."""
+    def _round(self, connection: sqlite3.Connection) -> bool:
+        """Write what is in line. True: that was more than is written at a time, so it must be called again."""
+        self._called = False  # first, so that what comes behind our back has its own call
+        flushes, mails = _taken(self._flushes), self._some_mails()
+        notes: list[Note] = []
+        if self._due or flushes:
+            self._due = False
+            notes = _taken(self._notes, _MOST_NOTES)
+            if self._notes:
+                self._due = True
+        rest = bool(self._mails) or self._due
+        if rest:  # a flush waits for all that came before it
+            self._flushes.extendleft(reversed(flushes))
+            flushes = []
+        if mails:  # who waits for a promise does not wait for bookkeeping
+            self._tell(self._told, mails, self._promise(connection, mails))
+        if notes and (left := self._write(connection, notes)):
+            self._notes.extendleft(reversed(left))
+            self._due = False
+            self._tell(self._flushed, _taken(self._flushes) + flushes, False)
+            return bool(self._mails)
+        if flushes:
+            self._tell(self._flushed, flushes, True)
+        return rest
+
+    def _some_mails(self) -> list[tuple[Promise, Callable[[StoreTrouble | None], None]]]:
+        """As many of those in line as one commit takes."""
+        mails: list[tuple[Promise, Callable[[StoreTrouble | None], None]]] = []
+        size = 0
+        while self._mails and len(mails) < _MOST_MAILS and size < _MOST_BYTES:
+            mails.append(self._mails.popleft())
+            size += mails[-1][0].size
+        return mails
+
+    def _promise(self, connection: sqlite3.Connection, mails: Sequence[Any]) -> StoreTrouble | None:
+        """Why they could not be kept."""
         began = time.perf_counter()
         error = self._transaction(connection, "FULL", lambda: self._insert(connection, [mail for mail, _ in mails]))
-        took = time.perf_counter() - began
         if error is None:
-            self.commits.observe(took)
+            self.commits.observe(time.perf_counter() - began)
             self.batches.observe(len(mails))
         self._checkpoints.wrote(sum(mail.size for mail, _ in mails))
-        return mails, trouble_of(error) if error else None, took
+        return trouble_of(error) if error else None
 
     def _write(self, connection: sqlite3.Connection, notes: list[Note]) -> list[Note]:
         """All of them in one transaction. Returns those that are still owed (the disk was full, say)."""
@@ -335,6 +329,11 @@ class _Checkpoints:
             except sqlite3.Error as error:
                 log.debug("no checkpoint now: %s", error)  # the log grows; the writer says what is wrong
         connection.close()
+
+
+def _taken(line: deque[_T], most: int | None = None) -> list[_T]:
+    """The first ones, which are in line no more."""
+    return [line.popleft() for _ in range(len(line) if most is None else min(most, len(line)))]
 
 
 def _carry_out(connection: sqlite3.Connection, notes: Iterable[Note]) -> None:

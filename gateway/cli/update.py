@@ -21,7 +21,7 @@ from gateway.cli import common, show
 if TYPE_CHECKING:
     from gateway.flash.offer import Bundle
     from gateway.integrations.mqtt import Config
-    from gateway.integrations.mqtt.client import Connection
+    from gateway.integrations.mqtt.client import Connection, Message
     from gateway.wire.topics import Topics
 
 KEY = "MAILWIRE_UPDATE_KEY"
@@ -147,7 +147,7 @@ class _Talk:
         wait = 0.5
         while True:
             try:
-                await self._connected(config, client)
+                await self._connected(config)
                 wait = 0.5
             except client.Lost as error:
                 self._end_line()
@@ -155,7 +155,9 @@ class _Talk:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _BACK)
 
-    async def _connected(self, config: Config, client: Any) -> None:
+    async def _connected(self, config: Config) -> None:
+        from gateway.integrations.mqtt import client
+
         address = config.named_address() or config.address("127.0.0.1", 1883)
         name = f"mailwire-update-{secrets.token_hex(4)}"
         # Its last will takes the offer back: a broker publishes it when this command is killed.
@@ -169,14 +171,18 @@ class _Talk:
             assert self._outcome
             either: set[asyncio.Future[Any]] = {self._connection.ended, self._outcome}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not self._outcome.done():
+                raise client.Lost(f"the connection to the broker was lost: {self._connection.ended.result()}")
         finally:
             connection, self._connection = self._connection, None
             with suppress(client.Lost, client.Refusal):
                 await connection.publish(self._topics.update(self._board), b"", retain=True)
             await connection.close()
 
-    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        if topic == self._topics.update(self._board, "request"):
+    def _received(self, message: Message) -> None:
+        message.acknowledge()  # the board asks again for what is lost
+        payload = message.payload
+        if message.topic == self._topics.update(self._board, "request"):
             answer = self._bundle.answer(payload)
             if answer is not None and self._connection:
                 sent = self._connection.publish(self._topics.update(self._board, "data"), answer)

@@ -97,9 +97,9 @@ class Page:
 
     def finished(self, text: str) -> str:
         """The text with its entities and blanks as a person sees them."""
+        text = _with_entities(text)
+        text = "\n".join([piece for piece in text.split(_EDGE) if piece.strip(" ")])
         lines: list[str] = []
-        pieces = _with_entities(text).split(_EDGE)
-        text = "\n".join([piece for piece in pieces if piece.strip(" ")])
         for line in text.split("\n"):
             line = "\t".join([" ".join(cell.split()) for cell in line.split(_CELL)]).strip()
             if line or (lines and lines[-1]):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Fields = dict[bytes, bytes]
 
-TEXT = 2048
+TEXT = 1024
 """Octets of text that are kept, as UTF-8 or whatever charset they came in."""
 VALUE = 1024
 """Octets of a header field's value."""
@@ -553,7 +553,8 @@ class _Part:
 
     def text(self, hint: str) -> str:
         charset = self.charset or (self._page.charset if self._page else "")
-        text, unread = decode(self._kept, charset, hint, self._cut)
+        kept, self._kept = self._kept, b""
+        text, unread = decode(kept, charset, hint, self._cut)
         if unread:
             self.remarks.append(unread)
         if self._cut:

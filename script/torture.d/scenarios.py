@@ -192,7 +192,7 @@ def damage(play: Play) -> None:
         world.copies.append(world.folder / f"before damage {len(world.copies) + 1}")
         shutil.copytree(world.data, world.copies[-1], ignore=shutil.ignore_patterns("damaged-*"))
         with (world.data / "mailwire.db").open("r+b") as file:
-            file.write(bytes(chance.choice((100, 4096))))
+            file.write(bytes(chance.choice((100, 8192))))
         sure += stopped
         if frozen:
             world.broker.signal(SIGCONT)

@@ -27,7 +27,7 @@ NOT_ON_A_BOARD = {
 }
 # Where the mail is taken, and its event is another one than the gateway's.
 OTHER_EVENT = {
-    "mime-html-line-of-5000": "a board keeps 2048 octets of text",
+    "mime-html-line-of-5000": "a board keeps 1024 octets of text",
 }
 
 SMTP = {

@@ -217,6 +217,21 @@ def test_a_killed_board_goes_on_where_it_was(attic, ear, command):
         assert (attic.board.folder / "b" / name).read_bytes() == content
 
 
+def test_a_broker_that_restarts_costs_time_only(attic, ear, command, mosquitto):
+    extra = {f"firmware__extra{number:02d}": os.urandom(6000) for number in range(14)}
+    files = version("0.2.0", **extra)
+    connected(attic, ear)
+    running = command(files)
+    until(lambda: len(asked(ear)) > 5, "for some files")
+    mosquitto.kill()
+    mosquitto.start()
+    code, said = running.end()
+    assert code == 0, said + attic.output()
+    assert "trying again" in said
+    for name, content in files.items():
+        assert (attic.board.folder / "b" / name).read_bytes() == content
+
+
 def test_a_wrong_key_is_refused_and_nothing_asked_for(attic, ear, command):
     connected(attic, ear)
     code, said = command(version("0.2.0"), key_text="another key, that is not the board's").end()

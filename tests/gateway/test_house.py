@@ -21,6 +21,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import firmware
+import gateway
+
 ROOT = Path(__file__).parent.parent.parent
 GATEWAY = ROOT / "gateway"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -84,7 +87,8 @@ VIOLATIONS = {
     "store.py": "import gateway.config",
     "route.py": "import gateway.registry",
     "interpret/__init__.py": "import gateway.store",
-    "app.py": "import aiosmtpd, apprise, cryptography, jinja2, packaging, paho.mqtt, platformdirs, ruamel.yaml, serial",
+    "app.py": "import aiohttp, aiosmtpd, apprise, cryptography, jinja2, packaging, paho.mqtt, platformdirs",
+    "writer.py": "import ruamel.yaml, serial",
     "observe.py": "import keyring, littlefs, prometheus_client, uvloop",
     "pipeline.py": "import pydantic",
     "cli/__init__.py": "import gateway.integrations.mqtt",
@@ -151,3 +155,7 @@ def test_a_manifest_names_what_its_integration_imports(folder: Path) -> None:
 def test_every_integration_has_a_manifest() -> None:
     folders = {path.parent for path in GATEWAY.glob("integrations/*/__init__.py")}
     assert folders == set(INTEGRATIONS)
+
+
+def test_the_firmware_has_the_gateway_s_version() -> None:
+    assert gateway.__version__ == firmware.VERSION

@@ -10,8 +10,8 @@ import sqlite3
 
 import pytest
 
-from gateway import rescue
-from gateway.store import FILE
+from gateway import pages, rescue
+from gateway.store import FILE, MIGRATIONS
 from tests.gateway.test_gateway import WITH_BROKER, heard, mail, send
 from tests.live import Gateway, until
 from tests.mosquitto import Listener, Mosquitto
@@ -35,7 +35,7 @@ def zero_the_header(path):
 
 def zero_the_first_page(path):
     with path.open("r+b") as file:
-        file.write(bytes(4096))
+        file.write(bytes(8192))
 
 
 def cut_in_half(path):
@@ -206,15 +206,37 @@ def test_damage_that_is_met_while_running_is_set_aside_then(gateway, broker):
     path = gateway.data / FILE
     with contextlib.closing(sqlite3.connect(path)) as store:  # in the middle, where no look at both ends comes by
         leaves = "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path"
-        pages = [row[0] for row in store.execute(leaves)]
-    assert len(pages) > 2
+        places = [row[0] for row in store.execute(leaves)]
+        size = store.execute("PRAGMA page_size").fetchone()[0]
+    assert len(places) > 2
     with path.open("r+b") as file:
-        file.seek((pages[len(pages) // 2] - 1) * 4096)
-        file.write(b"\xa5" * 4096)
+        file.seek((places[len(places) // 2] - 1) * size)
+        file.write(b"\xa5" * size)
     with Listener(broker.port, "mailwire/+/event") as subscriber, gateway:
         gateway.logged(r"the store is damaged \(database disk image is malformed\): starting again with a new one")
         gateway.logged(r"events that were owed were brought over\.")
         until(lambda: {event["id"]: event["mail"]["subject"] for event in heard(subscriber)} == owed)
+
+
+@pytest.mark.parametrize("size", [4096, 8192])
+def test_the_size_of_pages_is_found_out_without_headers(tmp_path, size):
+    path = tmp_path / FILE
+    wal = path.with_name(f"{FILE}-wal")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as store:
+        store.execute(f"PRAGMA page_size = {size}")
+        store.execute("PRAGMA journal_mode = WAL")
+        for migration in MIGRATIONS:
+            store.executescript(migration)
+        store.executemany("INSERT INTO devices (id, document) VALUES (?, ?)", [(f"{n}", "x" * 700) for n in range(100)])
+        log = wal.read_bytes()
+    assert not wal.exists()
+    zero_the_header(path)
+    with contextlib.closing(pages.Pages(path, wal)) as found:
+        assert found.size == size
+    wal.write_bytes(bytes(32) + log[32:])
+    with contextlib.closing(pages.Pages(path, wal)) as found:
+        assert found.size == size
+        assert found.count > 10
 
 
 def test_a_salvage_finds_nothing_in_what_is_no_database(tmp_path):

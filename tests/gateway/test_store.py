@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+from gateway import writer
 from gateway.api import Envelope, StoreFull
 from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken
 from gateway.ulid import UlidMaker, time_of
@@ -65,6 +66,40 @@ async def test_what_waits_together_is_committed_together(tmp_path):
         assert [one.seq for one in mails] == sorted(one.seq for one in mails)
 
 
+async def test_a_mail_waits_for_those_that_are_about_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_PATIENCE", 3600)
+    async with started(tmp_path) as store:
+        store.writer.coming = lambda: 3
+        waiting = [asyncio.ensure_future(keep(store, mail())) for _ in range(2)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await store.flush()  # whoever wants to see what was given need not wait
+        assert await asyncio.gather(*waiting) == [None] * 2
+        await asyncio.gather(*[keep(store, mail()) for _ in range(3)])
+        assert store.writer.batches.sum == 5
+        assert sum(store.writer.batches.counts) == 2
+
+
+async def test_a_mail_that_takes_its_time_is_waited_for_once(tmp_path, monkeypatch):
+    async with started(tmp_path) as store:
+        store.writer.coming = lambda: 2
+        assert await keep(store, mail()) is None
+        monkeypatch.setattr(writer, "_PATIENCE", 3600)
+        assert await keep(store, mail()) is None
+
+
+async def test_more_than_one_commit_takes_is_kept_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_MOST_MAILS", 3)
+    async with started(tmp_path) as store:
+        store.note_one("INSERT INTO devices (id, document) VALUES ('a', '{}')")
+        waiting = [asyncio.ensure_future(keep(store, mail())) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert await store.flush()
+        assert len(store.mails()) == 10
+        assert len(list(store.devices())) == 1
+        assert await asyncio.gather(*waiting) == [None] * 10
+
+
 async def test_files_and_folders_are_for_this_user_alone(tmp_path):
     async with started(tmp_path / "data") as store:
         await keep(store, mail())
@@ -73,6 +108,21 @@ async def test_files_and_folders_are_for_this_user_alone(tmp_path):
         }
         assert modes.pop("data") == 0o700
         assert set(modes.values()) == {0o600}
+
+
+async def test_a_new_file_has_large_pages_and_gives_free_ones_back(tmp_path):
+    async with started(tmp_path) as store:
+        assert store.rows("SELECT * FROM pragma_page_size, pragma_auto_vacuum") == [(8192, 2)]
+
+
+async def test_a_file_whose_making_was_cut_short_is_made_anew(tmp_path):
+    (tmp_path / FILE).touch()
+    (tmp_path / f"{FILE}-journal").write_bytes(bytes(512))
+    async with started(tmp_path) as store:
+        assert await keep(store, mail()) is None
+        assert store.rows("PRAGMA page_size") == [(8192,)]
+        assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+        assert not (tmp_path / f"{FILE}-journal").exists()
 
 
 async def test_bookkeeping_is_seen_after_a_flush_and_keeps_its_order(tmp_path):

@@ -622,6 +622,12 @@ def test_a_stuffed_mail_arrives_as_it_was(mail, places):
     assert contents == [mail if mail.endswith(b"\r\n") or not mail else mail + b"\r\n"]
 
 
+@always(st.text("\r\n.x").map(str.encode), st.integers(0, 200))
+def test_a_dot_at_the_start_of_a_line_is_found_among_many_and_in_much(text, dots):
+    for much in (text, b"." * dots + text, b"x" * 5000 + b"." * dots + text, b"." * dots + text + b"x" * 5000):
+        assert smtp._line_dot(much) == much.find(b"\r\n.")
+
+
 @always(st.binary(), st.lists(st.integers(0, 1000)))
 def test_chunks_arrive_as_they_were(mail, places):
     chunks = b"".join(b"BDAT %d\r\n%s" % (len(piece), piece) for piece in cut(mail, places))

@@ -78,7 +78,10 @@ class AppriseTarget(Target):
 
     async def _tell(self, service: Any, event: Event, files: list[Any]) -> str:
         """Why it could not be told; "" if it was."""
-        title, body = _words(event, service.title_maxlen, service.body_maxlen)
+        link = self.context.gateway.acknowledge_url(event)
+        title, body = _words(
+            event, service.title_maxlen, service.body_maxlen, f"\n\nAcknowledge: {link}" if link else ""
+        )
         attachments = self._apprise.AppriseAttachment()
         for file in files:
             attachments.add(file)
@@ -130,8 +133,8 @@ class AppriseTarget(Target):
         return files
 
 
-def _words(event: Event, title_limit: int, body_limit: int) -> tuple[str, str]:
-    """(title, text), cut to what a service takes. Apprise's own cutting would cut off attachments, too.
+def _words(event: Event, title_limit: int, body_limit: int, end: str = "") -> tuple[str, str]:
+    """(title, text), cut to what a service takes, but for its `end`. Apprise's own cutting would cut off attachments.
 
     A service without titles (limit 0) has them at the beginning of the text.
     """
@@ -139,7 +142,8 @@ def _words(event: Event, title_limit: int, body_limit: int) -> tuple[str, str]:
     if name.lower() not in title.lower():
         title = f"{name}: {title}"
     title = _cut(title, title_limit or body_limit // 2)
-    return title, _cut(event["text"] or title, body_limit - (0 if title_limit else len(title) + _BETWEEN))
+    room = body_limit - len(end) - (0 if title_limit else len(title) + _BETWEEN)
+    return title, _cut(event["text"] or title, room) + end
 
 
 def _cut(text: str, limit: int) -> str:

@@ -8,8 +8,6 @@ entity sends a message and nothing else. A message is acknowledged when its even
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from gateway.api import ConfigModel, Context, StoreTrouble, Template, template_check
+from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check
 from gateway.integrations.mqtt.client import Message
 from gateway.wire.topics import Topics
 
@@ -123,34 +121,7 @@ class Inbox:
         targets = self._context.gateway.targets()
         if target and target not in targets:
             raise LookupError(f"there is no target '{target}', but {', '.join(targets)}")
-        return notification(message.payload) | ({"targets": [target]} if target else {})
-
-
-def notification(payload: bytes) -> dict[str, Any]:
-    """The draft of what somebody wants to tell. Raises ValueError for attachments that can't be read."""
-    text = payload.decode("utf-8", "replace").strip()
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        title, _, rest = text.partition("\n")
-        return {"title": title.strip(), "text": rest.strip() or title.strip()}
-    message = said.get("message", said.get("text", ""))
-    draft = {key: said[key] for key in ("device", "kind", "state", "severity", "data") if key in said}
-    title = said.get("title") or str(message).partition("\n")[0]
-    return draft | {"title": title, "text": message, "files": [_file(one) for one in said.get("attachments") or ()]}
-
-
-def _file(one: Any) -> tuple[str, str, bytes]:
-    """(name, media type, bytes) of `{"name", "type", "content"}`, whose content is base64."""
-    if not isinstance(one, Mapping) or not isinstance(one.get("content"), str):
-        raise ValueError('an attachment is {"name": "…", "type": "image/jpeg", "content": "<base64>"}')
-    try:
-        content = base64.b64decode(one["content"], validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError(f"the content of the attachment {one.get('name')!r} is not base64") from None
-    return str(one.get("name") or "attachment"), str(one.get("type") or "application/octet-stream"), content
+        return notification.draft(message.payload) | ({"targets": [target]} if target else {})
 
 
 def _listened(

@@ -65,7 +65,7 @@ class Config(lines.Settings):
         default=frame.MAX_LINE, ge=frame.LINE, le=frame.MAX_LINE, description="Octets of the longest frame taken"
     )
     device: str | None = Field(
-        default=None, min_length=1, description="The device of events that name none. Default: the name of this entry"
+        default=None, min_length=1, description="The device of events that name none. Default: the board, or this entry"
     )
 
     @model_validator(mode="after")
@@ -302,9 +302,15 @@ class Serial(Source, Target):
 
     async def _keep(self, draft: Mapping[str, Any]) -> None:
         """Returns when the event is durable. Raises StoreTrouble."""
-        device = {} if draft.get("device") else {"device": self.config.device or self.context.name}
-        await self.context.emit({**draft, **device})
+        await self.context.emit(draft if draft.get("device") else {**draft, "device": self._own_device()})
         self._events += 1
+
+    def _own_device(self) -> str | dict[str, Any]:
+        """Of events that name none: what the configuration says, else the board itself, else this entry."""
+        peer = self._frames.peer if self._frames else None
+        if not self.config.device and peer and (peer.get("id") or peer.get("name")):
+            return {key: peer.get(key) for key in ("id", "name")}
+        return self.config.device or self.context.name
 
     async def _keep_at_last(self, draft: Mapping[str, Any]) -> None:
         """Equipment that prints does not repeat itself: what it said waits here until it can be kept."""

@@ -47,6 +47,9 @@ class Gateway:
     async def attachment(self, event_id, index):
         return self.files[event_id, index]
 
+    def acknowledge_url(self, event):
+        return "http://gw/ack/1" if event["severity"] == "critical" else None
+
 
 def event(**changes):
     return {
@@ -76,7 +79,7 @@ async def test_an_event_is_told_in_the_words_of_the_service(tmp_path):
     told = [(said["title"], said["message"], said["type"]) for _, said in web.heard]
     assert told == [
         ("Front door: Motion", "At the gate", "warning"),
-        ("Front door: open", "Front door: open", "failure"),
+        ("Front door: open", "Front door: open\n\nAcknowledge: http://gw/ack/1", "failure"),
         ("Front door: Motion", "At the gate", "success"),
     ]
 
@@ -150,3 +153,8 @@ async def test_an_url_that_apprise_does_not_know_is_said_without_its_secrets(tmp
 )
 def test_words_are_cut(title_limit, body_limit, expected):
     assert _words(event(text="x" * 300), title_limit, body_limit) == expected
+
+
+def test_a_link_is_not_cut():
+    _, text = _words(event(text="x" * 300), 100, 60, "\n\nAcknowledge: http://gw/ack/1")
+    assert text == "x" * 29 + "…\n\nAcknowledge: http://gw/ack/1"

@@ -2,57 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import logging
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.integrations.mqtt import Config, discovery
-from gateway.integrations.mqtt.inbox import Listen, matches, notification
+from gateway.integrations.mqtt.inbox import Listen, matches
 from gateway.wire.topics import Topics
 from tests.integrations.mqtt.stand_in_gateway import StandIn, wait_until
 from tests.mosquitto import Listener, Mosquitto
-
-
-@pytest.mark.parametrize(
-    ("payload", "draft"),
-    [
-        (b"The cellar is wet", {"title": "The cellar is wet", "text": "The cellar is wet"}),
-        (b"Wet\nThe cellar\nis wet\n", {"title": "Wet", "text": "The cellar\nis wet"}),
-        (b'{"title": "Wet", "message": "The cellar"}', {"title": "Wet", "text": "The cellar", "files": []}),
-        (b'{"message": "One\\ntwo"}', {"title": "One", "text": "One\ntwo", "files": []}),
-        (
-            b'{"message": "x", "severity": "critical", "data": {"a": 1}, "device": "boiler", "more": 2}',
-            {"title": "x", "text": "x", "severity": "critical", "data": {"a": 1}, "device": "boiler", "files": []},
-        ),
-        (b"[1, 2]", {"title": "[1, 2]", "text": "[1, 2]"}),
-        (b"\xff", {"title": "\ufffd", "text": "\ufffd"}),
-        (b"", {"title": "", "text": ""}),
-    ],
-)
-def test_a_notification_is_json_or_text(payload: bytes, draft: dict[str, Any]) -> None:
-    assert notification(payload) == draft
-
-
-def test_attachments_of_a_notification() -> None:
-    content = base64.b64encode(b"\xff\xd8").decode()
-    said = f'{{"message": "x", "attachments": [{{"name": "a.jpg", "type": "image/jpeg", "content": "{content}"}}]}}'
-    assert notification(said.encode())["files"] == [("a.jpg", "image/jpeg", b"\xff\xd8")]
-    with pytest.raises(ValueError, match=r"^the content of the attachment 'a.jpg' is not base64$"):
-        notification(said.replace(content, "%%").encode())
-    with pytest.raises(
-        ValueError, match=r'^an attachment is {"name": "…", "type": "image/jpeg", "content": "<base64>"}$'
-    ):
-        notification(b'{"attachments": ["a.jpg"]}')
-
-
-@given(st.binary(max_size=200))
-def test_any_payload_is_a_notification(payload: bytes) -> None:
-    assert {"title", "text"} <= set(notification(payload))
 
 
 @pytest.mark.parametrize(

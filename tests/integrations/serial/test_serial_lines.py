@@ -15,7 +15,7 @@ from gateway.api import Refused
 from gateway.integrations.serial import Config, Serial
 from gateway.integrations.serial.lines import Reader, Writer
 from gateway.integrations.serial.noise import Noise
-from tests.integrations.serial.board import Port
+from tests.integrations.serial.board import Port, owed
 from tests.live import Gateway, until
 
 
@@ -238,7 +238,7 @@ integrations:
         with smtplib.SMTP("127.0.0.1", running.port, timeout=20) as client:
             client.sendmail("cam@lan", ["gw@lan"], b"Subject: The gate is open, and has been so for hours\r\n\r\n")
         assert port.expect(b"\r\n") == b"!The gate is open, and h\r\n"
-        assert not running.json("queue")  # its own alarm is not written back to it
+        assert not owed(running)  # its own alarm is not written back to it
 
 
 def test_what_is_not_answered_is_written_again(tmp_path, port):
@@ -255,14 +255,14 @@ integrations:
         port.write(b"BUSY\n")
 
         def put_off():
-            (owed,) = running.json("queue")
-            return "no answer in 2 s that looks like what is expected" in (owed["reason"] or "")
+            (one,) = owed(running)
+            return "no answer in 2 s that looks like what is expected" in (one["reason"] or "")
 
         until(put_off)
         running.cli("queue", "retry", "--all")
         port.expect(b"Gate\n")
         port.write(b"OK 1\n")
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
         assert len(running.events()) == 1  # an answer is no event
 
 

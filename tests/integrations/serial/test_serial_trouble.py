@@ -50,7 +50,7 @@ class Bench:
 
 
 async def test_what_can_not_be_kept_is_asked_for_again_and_is_one_event():
-    bench = Bench(id="attic_1", name="Attic")
+    bench = Bench()
     await bench.turn()
     bench.troubles = [StoreFull("the disk is full"), StoreTrouble("the store can't write now")]
     bench.board.send("event", {"title": "Water"})
@@ -64,8 +64,38 @@ async def test_what_can_not_be_kept_is_asked_for_again_and_is_one_event():
     water = [one for one in bench.tried if one["title"] == "Water"]
     assert len(water) == 3
     assert len({one["id"] for one in water}) == 1
-    assert water[0]["device"] == {"id": "attic_1", "name": "Attic"}
     assert not bench.frames._ids
+
+
+async def test_a_board_does_not_choose_who_is_told():
+    bench = Bench()
+    await bench.turn()
+    bench.board.send("event", {"title": "Water", "targets": ["phone"], "files": [1], "apart_from": "x"})
+    await bench.turn()
+    assert set(bench.kept[0]) == {"id", "title"}
+
+
+async def test_a_notification_that_is_none_is_refused():
+    bench = Bench()
+    await bench.turn()
+    for attachments in (7, [7], [{"content": "?"}]):
+        bench.board.send("notify", {"message": "x", "attachments": attachments})
+    bench.board.send("notify", {"message": "Come\nnow", "severity": "critical"})
+    await bench.turn()
+    assert [one[1] for one in bench.of(REFUSED)] == [1, 2, 3]
+    assert "base64" in bench.of(REFUSED)[1][2]
+    assert (bench.kept[0]["title"], bench.kept[0]["text"]) == ("Come", "Come\nnow")
+
+
+async def test_a_fault_of_ours_loses_nothing_and_leaves_no_board_waiting(caplog):
+    bench = Bench()
+    await bench.turn()
+    bench.troubles = [KeyError("oh")]
+    bench.board.send("event", {"title": "Water"})
+    await bench.turn()
+    assert "a message could not be taken in: {'title': 'Water'}" in caplog.text
+    await bench.turn(2000)
+    assert [one["title"] for one in bench.kept] == ["Water"]
 
 
 async def test_a_line_that_takes_nothing_in_says_so():

@@ -1,0 +1,222 @@
+"""Source: events by HTTP POST, from whatever can call a URL; and the page behind a link on which people acknowledge.
+
+`POST /hook/<name>` with that hook's token, as `Authorization: Bearer <token>`, as a header `X-Token` or, for those that
+can't set one, as `?token=`. JSON, a form or plain text; the shapes of some well-known programs are understood. 200 is
+answered when the events are in the store; 503 if they can't be kept now, so that the sender tries again.
+
+`/ack/<event>/<signature>` is a page with a button: nothing is acknowledged by looking at it, for mail scanners do. The
+signature is made with a key of this installation, so nobody can acknowledge what was not sent to him.
+
+aiohttp, which speaks HTTP here, is an extra (`pip install 'mailwire[webhook]'`), imported when the gateway starts this.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import html
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import ByteSize, Field, SecretStr, field_validator
+
+from gateway.api import Broken, ConfigModel, Context, NotReady, RequestRefused, Source, StoreTrouble, notification
+from gateway.integrations.webhook import shapes
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_EXAMPLE = "127.0.0.1:8026"
+_STYLE = "body{font:1.2em sans-serif;margin:3em auto;max-width:30em;padding:0 1em}button{font:inherit;padding:.6em 1em}"
+
+
+class Hook(ConfigModel):
+    """Who may call, and where its events go."""
+
+    token: SecretStr = Field(min_length=8, description="What the caller must know; at least 8 characters")
+    device: str | None = Field(
+        default=None, min_length=1, description="Of events that name none; default: the hook's name"
+    )
+    to: tuple[str, ...] = Field(default=(), description="Targets; without, the routes say")
+
+
+class Config(ConfigModel):
+    """Where to answer, and whom."""
+
+    listen: str = Field(default=_EXAMPLE, description="Address and port; 0.0.0.0:8026 answers the network")
+    hooks: Mapping[str, Hook] = Field(default_factory=dict)
+    url: str | None = Field(
+        default=None, pattern="^https?://[^/]+", description="How people reach this page: 'http://gateway.lan:8026'"
+    )
+    max_size: ByteSize = Field(default=ByteSize(10 * 1024**2), description="Of a request")
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(f"//{value}")
+            complete = parts.netloc == value and parts.hostname and parts.port is not None and not parts.username
+        except ValueError:
+            complete = False
+        if not complete:
+            raise ValueError(f"'{value}' is not an address and a port: write it like '{_EXAMPLE}' or '[::1]:8026'")
+        return value
+
+
+class Webhook(Source):
+    """See the text at the top."""
+
+    config: Config
+
+    def __init__(self, context: Context, config: Config) -> None:
+        super().__init__(context, config)
+        self._runner: web.AppRunner | None = None
+        self._address = config.listen
+        self._key = b""
+
+    async def start(self) -> None:
+        from aiohttp import web
+
+        self._key = _kept_key(self.context.data_dir / "key")
+        app = web.Application(client_max_size=int(self.config.max_size))
+        app.add_routes(
+            [
+                web.route("*", "/hook/{name}", self._called),
+                web.get("/ack/{event}/{signature}", self._page),
+                web.post("/ack/{event}/{signature}", self._acknowledged),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        parts = urlsplit(f"//{self.config.listen}")
+        site = web.TCPSite(self._runner, parts.hostname, parts.port)
+        try:
+            await site.start()
+        except OSError as error:
+            where = self.config.listen
+            if error.errno == errno.EADDRINUSE:
+                raise NotReady(f"{where} is taken by another program: choose another port under 'listen'") from error
+            if error.errno == errno.EACCES:
+                raise Broken(f"{where} may not be opened: choose a port from 1024 up under 'listen'") from error
+            raise NotReady(f"{where} can't be opened: {error.strerror or error}") from error
+        host, port = self._runner.addresses[0][:2]
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop(self) -> None:
+        if self._runner:
+            await self._runner.cleanup()
+
+    def describe(self) -> str:
+        return f"webhooks on http://{self._address}/hook/… ({', '.join(self.config.hooks) or 'none configured'})"
+
+    def acknowledge_url(self, event_id: str) -> str | None:
+        base = (self.config.url or f"http://{self._address}").rstrip("/")
+        return f"{base}/ack/{event_id}/{self._signature(event_id)}"
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    async def _called(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        name = request.match_info["name"]
+        hook = self.config.hooks.get(name)
+        given = _token(request)
+        expected = hook.token.get_secret_value() if hook else secrets.token_hex()  # it takes as long for either
+        if not hmac.compare_digest(given.encode(), expected.encode()) or not hook:
+            self.context.log.warning("a call of the hook %r from %s had no right token", name[:64], request.remote)
+            return web.Response(status=401, text="There is no such hook, or the token is wrong.\n")
+        if request.method not in ("POST", "PUT"):
+            return web.Response(status=405, text="Use POST.\n", headers={"Allow": "POST"})
+        try:
+            drafts = await _drafts(request)
+            for draft in drafts:
+                draft["device"] = draft.get("device") or hook.device or name
+                await self.context.emit(draft | ({"targets": list(hook.to)} if hook.to else {}))
+        except (ValueError, RecursionError) as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except StoreTrouble as error:
+            return web.Response(status=503, text=f"{error}\n", headers={"Retry-After": "30"})
+        return web.json_response({"events": len(drafts)})
+
+    # --- acknowledging -----------------------------------------------------------------------------------------
+
+    async def _page(self, request: web.Request) -> web.Response:
+        if refused := self._refused(request):
+            return refused
+        return _html("Acknowledge this alarm, so that nobody else is told?", "<button autofocus>Acknowledge</button>")
+
+    async def _acknowledged(self, request: web.Request) -> web.Response:
+        if refused := self._refused(request):
+            return refused
+        try:
+            answer = await self.context.gateway.request("ack", {"id": request.match_info["event"]})
+        except RequestRefused as error:
+            return _html(str(error), "", 400)
+        return _html(
+            "Thank you: acknowledged." if answer["acknowledged"] else "Somebody has acknowledged it before.", ""
+        )
+
+    def _refused(self, request: web.Request) -> web.Response | None:
+        right = self._signature(request.match_info["event"])
+        if hmac.compare_digest(right.encode(), request.match_info["signature"].encode()):
+            return None
+        return _html("This link is not right. Was a part of it cut off?", "", 403)
+
+    def _signature(self, event_id: str) -> str:
+        return hmac.new(self._key, event_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _token(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return request.headers.get("X-Token") or request.query.get("token", "")
+
+
+async def _drafts(request: web.Request) -> list[dict[str, Any]]:
+    """Raises ValueError with what is wrong."""
+    if request.content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        fields = await request.post()
+        said: dict[str, Any] = {key: value for key, value in fields.items() if isinstance(value, str)}
+        if "payload" in said or "json" in said:  # a form around JSON
+            said = json.loads(said.get("payload") or said["json"])
+        else:
+            files = [value for value in fields.values() if not isinstance(value, str | bytes | bytearray)]
+            made = notification.of_object(said)
+            made["files"] = [(one.filename, one.content_type, one.file.read()) for one in files]
+            return [made]
+    elif request.content_type in ("text/plain", "application/octet-stream") or not request.can_read_body:
+        return [notification.draft(await request.read())]
+    else:
+        try:
+            said = json.loads(await request.read())
+        except ValueError as error:
+            raise ValueError(f"this is no JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError('this is no JSON object such as {"message": "…"}')
+    return shapes.drafts(said)
+
+
+def _html(text: str, button: str, status: int = 200) -> web.Response:
+    from aiohttp import web
+
+    page = (
+        '<!doctype html><meta name="viewport" content="width=device-width"><title>Mailwire</title>'
+        f"<style>{_STYLE}</style><p>{html.escape(text)}</p>"
+        + (f'<form method="post">{button}</form>' if button else "")
+    )
+    headers = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return web.Response(status=status, text=page, content_type="text/html", headers=headers)
+
+
+def _kept_key(path: Path) -> bytes:
+    """Always the same one, so that links stay right over a restart."""
+    if not path.exists():
+        path.touch(0o600)
+        path.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()
