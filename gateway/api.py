@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from gateway import bans, notification, systemd, ulid, users
+from gateway import bans, mailbox, notification, systemd, ulid, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "mailbox",
     "notification",
     "systemd",
     "template_check",
@@ -327,6 +328,9 @@ class Gateway(Protocol):
 
         False: it is not done yet. Raises LookupError if the event is no longer kept.
         """
+
+    async def kept_details(self, source: str, limit: int) -> list[dict[str, Any]]:
+        """`Envelope.details` of the newest mails that this source has kept, the newest first."""
 
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""

@@ -87,7 +87,7 @@ VIOLATIONS = {
     "store.py": "import gateway.config",
     "route.py": "import gateway.registry",
     "interpret/__init__.py": "import gateway.store",
-    "app.py": "import aiohttp, aiosmtpd, apprise, cryptography, jinja2, packaging, paho.mqtt, platformdirs",
+    "app.py": "import aiohttp, aiosmtpd, apprise, cryptography, imap_tools, jinja2, packaging, paho.mqtt, platformdirs",
     "writer.py": "import ruamel.yaml, serial",
     "observe.py": "import keyring, littlefs, prometheus_client, uvloop",
     "pipeline.py": "import pydantic",

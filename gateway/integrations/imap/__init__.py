@@ -1,0 +1,172 @@
+"""Source: a mailbox by IMAP (RFC 9051), for devices that can only write to an address in the cloud.
+
+New mail is told at once where the server has IDLE (RFC 2177), and looked for every `every` seconds otherwise. Each mail
+is fetched once, in the order of its UID, and only when it is in the store does `then` happen to it there: `leave` it,
+`delete` it, or move it to a folder. With `leave` it is marked as read unless `seen: false`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ByteSize, Field, SecretStr, field_validator
+
+from gateway.api import ClientTls, ConfigModel, Context, Envelope, Source, mailbox
+
+_TIMEOUT = 60.0  # seconds for one answer
+_POLL = 2.0  # seconds after which IDLE looks whether we are to stop
+_IDLE = 9 * 60.0  # seconds of one IDLE; servers and routers end what is silent for longer
+_EXAMPLE = "imaps://user@imap.example.org/INBOX"
+
+
+class Config(ConfigModel):
+    """Whose mailbox, and what becomes of its mails."""
+
+    url: str = Field(repr=False, description=f"{_EXAMPLE}; imap:// begins TLS with STARTTLS")
+    password: SecretStr | None = None
+    tls: ClientTls = ClientTls()
+    starttls: bool = Field(default=True, description="For imap://; false: without TLS, also the password")
+    then: str = Field(default="leave", min_length=1, description="leave, delete, or the folder to move it to")
+    seen: bool = Field(default=True, description="Mark as read what is left")
+    every: float = Field(default=60, ge=1, le=3600, description="Seconds between two looks, where there is no IDLE")
+    max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
+
+    @field_validator("url")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            right = parts.scheme in ("imap", "imaps") and parts.hostname and parts.username and parts.port != 0
+        except ValueError:
+            right = False
+        if not right:
+            raise ValueError(f"that is no mailbox; it looks like {_EXAMPLE}")
+        return value
+
+
+class Imap(Source):
+    """See the text at the top."""
+
+    config: Config
+
+    def __init__(self, context: Context, config: Config) -> None:
+        super().__init__(context, config)
+        parts = urlsplit(config.url)
+        self._host, self._secure = parts.hostname or "", parts.scheme == "imaps"
+        self._port = parts.port or (993 if self._secure else 143)
+        self._user = unquote(parts.username or "")
+        self._folder = unquote(parts.path.strip("/")) or "INBOX"
+        self._fetcher: mailbox.Fetcher | None = None
+
+    async def start(self) -> None:
+        self._fetcher = mailbox.Fetcher(self.context, self._host, Envelope, self._visit)
+        await self._fetcher.start()
+
+    async def stop(self) -> None:
+        if self._fetcher:
+            await self._fetcher.stop()
+
+    def describe(self) -> str:
+        return f"mail of {self._user} on {self._host}, {self._folder}"
+
+    # --- in the thread -----------------------------------------------------------------------------------------
+
+    def _visit(self, fetcher: mailbox.Fetcher) -> None:
+        with self._connect() as box:
+            validity = str(box.folder.status(self._folder, ["UIDVALIDITY"])["UIDVALIDITY"])
+            look = self._look_on if self.config.then == "leave" else self._look_at_all
+            while not fetcher.stopping.is_set():
+                look(fetcher, box, validity)
+                fetcher.is_well()
+                self._wait(fetcher, box)
+
+    def _look_on(self, fetcher: mailbox.Fetcher, box: Any, validity: str) -> None:
+        """What is left grows for ever, so only the last UID is remembered (UIDs rise, RFC 9051 §2.3.1.1)."""
+        last = max((int(uid) for kind, uid in _split(fetcher.taken) if kind == validity), default=0)
+        for uid in sorted(map(int, box.uids(f"UID {last + 1}:*"))):
+            if uid > last and not fetcher.stopping.is_set():  # `n:*` has the last mail in any case
+                self._take(fetcher, box, validity, str(uid))
+                last = uid
+        fetcher.remember([f"{validity}.{last}"])
+
+    def _look_at_all(self, fetcher: mailbox.Fetcher, box: Any, validity: str) -> None:
+        uids = sorted(box.uids(), key=int)
+        fetcher.remember(fetcher.taken & {f"{validity}.{uid}" for uid in uids})
+        for uid in uids:
+            if fetcher.stopping.is_set():
+                return
+            if f"{validity}.{uid}" in fetcher.taken:  # kept, and not moved yet: that was when we ended
+                self._finish(box, uid)
+            else:
+                self._take(fetcher, box, validity, uid)
+
+    def _connect(self) -> Any:
+        from imap_tools import MailBox, MailBoxStartTls, MailBoxUnencrypted
+        from imap_tools.errors import MailboxLoginError
+
+        context = self.config.tls.context()
+        if self._secure:
+            box: Any = MailBox(self._host, self._port, timeout=_TIMEOUT, ssl_context=context)
+        elif self.config.starttls:
+            box = MailBoxStartTls(self._host, self._port, timeout=_TIMEOUT, ssl_context=context)
+        else:
+            box = MailBoxUnencrypted(self._host, self._port, timeout=_TIMEOUT)
+        try:
+            password = self.config.password.get_secret_value() if self.config.password else ""
+            return box.login(self._user, password, self._folder)
+        except MailboxLoginError as error:
+            box.client.shutdown()
+            raise mailbox.LoginRefused(_words(error)) from error
+        except Exception:
+            box.client.shutdown()
+            raise
+
+    def _take(self, fetcher: mailbox.Fetcher, box: Any, validity: str, uid: str) -> None:
+        _, found = box.client.uid("FETCH", uid, "(RFC822.SIZE)")
+        size = int(found[0].rsplit(b"RFC822.SIZE ", 1)[1].split(b")")[0].split()[0]) if found and found[0] else 0
+        if size > self.config.max_size:
+            fetcher.log.warning("mail %s in %s has %d bytes, and is left where it is", uid, self._folder, size)
+            return
+        _, found = box.client.uid("FETCH", uid, "(BODY.PEEK[])")
+        content = next((part[1] for part in found if isinstance(part, tuple)), None)
+        if content is None:
+            return  # somebody else has removed it
+        fetcher.keep(f"{validity}.{uid}", content)
+        self._finish(box, uid)
+
+    def _finish(self, box: Any, uid: str) -> None:
+        if self.config.then == "delete":
+            box.delete(uid)
+        elif self.config.then != "leave":
+            if not box.folder.exists(self.config.then):
+                box.folder.create(self.config.then)
+            box.move(uid, self.config.then)
+        elif self.config.seen:
+            box.client.uid("STORE", uid, "+FLAGS", r"(\Seen)")
+
+    def _wait(self, fetcher: mailbox.Fetcher, box: Any) -> None:
+        """Until there may be something new."""
+        if "IDLE" not in box.client.capabilities:
+            fetcher.stopping.wait(self.config.every)
+            box.client.noop()
+            return
+        until = time.monotonic() + _IDLE
+        with box.idle as idle:
+            while time.monotonic() < until and not fetcher.stopping.is_set() and not idle.poll(_POLL):
+                pass
+
+
+def _split(keys: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for key in keys:
+        validity, _, uid = key.partition(".")
+        if uid.isdigit():
+            yield validity, uid
+
+
+def _words(error: Any) -> str:
+    """What the server answered."""
+    result = getattr(error, "command_result", None)
+    return str(result[1][0].decode("utf-8", "replace")) if result and result[1] and result[1][0] else str(error)

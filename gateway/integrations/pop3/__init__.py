@@ -1,0 +1,145 @@
+"""Source: a mailbox by POP3 (RFC 1939), for devices that can only write to an address in the cloud.
+
+It is looked into every `every` seconds. Each mail is fetched once, told apart by its UIDL; a server without UIDL needs
+`then: delete`. Only when a mail is in the store is it deleted there, or left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import poplib
+import secrets
+from typing import Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+
+from gateway.api import Broken, ClientTls, ConfigModel, Context, Envelope, Source, mailbox
+
+_TIMEOUT = 60.0  # seconds for one answer
+_EXAMPLE = "pop3s://user@pop.example.org"
+
+poplib._MAXLINE = 16 * 1024**2  # type: ignore[attr-defined]  # noqa: SLF001  # devices send lines beyond its 2048 octets
+
+
+class Config(ConfigModel):
+    """Whose mailbox, and what becomes of its mails."""
+
+    url: str = Field(repr=False, description=f"{_EXAMPLE}; pop3:// begins TLS with STLS")
+    password: SecretStr | None = None
+    tls: ClientTls = ClientTls()
+    starttls: bool = Field(default=True, description="For pop3://; false: without TLS, also the password")
+    then: Literal["leave", "delete"] = "leave"
+    every: float = Field(default=60, ge=1, le=86400, description="Seconds between two looks")
+    max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
+
+    @field_validator("url")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            right = parts.scheme in ("pop3", "pop3s") and parts.hostname and parts.username and parts.port != 0
+        except ValueError:
+            right = False
+        if not right:
+            raise ValueError(f"that is no mailbox; it looks like {_EXAMPLE}")
+        return value
+
+    @model_validator(mode="after")
+    def _knows_a_password(self) -> Self:
+        if self.password is None:
+            raise ValueError("a mailbox has a password")
+        return self
+
+
+class Pop3(Source):
+    """See the text at the top."""
+
+    config: Config
+
+    def __init__(self, context: Context, config: Config) -> None:
+        super().__init__(context, config)
+        parts = urlsplit(config.url)
+        self._host, self._secure = parts.hostname or "", parts.scheme == "pop3s"
+        self._port = parts.port or (995 if self._secure else 110)
+        self._user = unquote(parts.username or "")
+        self._fetcher: mailbox.Fetcher | None = None
+
+    async def start(self) -> None:
+        self._fetcher = mailbox.Fetcher(self.context, self._host, Envelope, self._visit)
+        await self._fetcher.start()
+
+    async def stop(self) -> None:
+        if self._fetcher:
+            await self._fetcher.stop()
+
+    def describe(self) -> str:
+        return f"mail of {self._user} on {self._host}, every {self.config.every:g} s"
+
+    # --- in the thread -----------------------------------------------------------------------------------------
+
+    def _visit(self, fetcher: mailbox.Fetcher) -> None:
+        while not fetcher.stopping.is_set():
+            box = self._connect()
+            try:
+                self._fetch(fetcher, box)
+                box.quit()  # only this deletes what was marked for it
+            finally:
+                box.close()
+            fetcher.is_well()
+            fetcher.stopping.wait(self.config.every)
+
+    def _connect(self) -> poplib.POP3:
+        box: poplib.POP3
+        context = self.config.tls.context()
+        if self._secure:
+            box = poplib.POP3_SSL(self._host, self._port, timeout=_TIMEOUT, context=context)
+        else:
+            box = poplib.POP3(self._host, self._port, timeout=_TIMEOUT)
+        try:
+            if not self._secure and self.config.starttls:
+                box.stls(context)
+            assert self.config.password
+            try:
+                box.user(self._user)
+                box.pass_(self.config.password.get_secret_value())
+            except poplib.error_proto as error:
+                raise mailbox.LoginRefused(_words(error)) from error
+        except BaseException:
+            with contextlib.suppress(OSError):  # it may be closed already
+                box.close()
+            raise
+        return box
+
+    def _fetch(self, fetcher: mailbox.Fetcher, box: poplib.POP3) -> None:
+        keys = self._keys(box)
+        fetcher.remember(fetcher.taken & set(keys.values()))
+        sizes = {int(number): int(size) for number, size, *_ in map(bytes.split, box.list()[1])}
+        for number, key in keys.items():
+            if fetcher.stopping.is_set():
+                return
+            if key not in fetcher.taken:
+                if sizes.get(number, 0) > self.config.max_size:
+                    fetcher.log.warning("a mail of %s has %d bytes, and is left there", self._user, sizes[number])
+                    continue
+                fetcher.keep(key, b"".join(line + b"\r\n" for line in box.retr(number)[1]))
+            if self.config.then == "delete":
+                box.dele(number)
+
+    def _keys(self, box: poplib.POP3) -> dict[int, str]:
+        """Number in this session -> key for ever."""
+        try:
+            lines = box.uidl()[1]
+        except poplib.error_proto:
+            if self.config.then != "delete":
+                raise Broken(
+                    f"{self._host} has no UIDL, so what was fetched can't be known: use 'then: delete'"
+                ) from None
+            # Never known again: a crash between keeping and deleting brings a mail twice, and none is lost.
+            return {int(line.split()[0]): f"no-uidl.{secrets.token_hex(8)}" for line in box.list()[1]}
+        return {int(number): key.decode("ascii", "replace") for number, key in (line.split(None, 1) for line in lines)}
+
+
+def _words(error: poplib.error_proto) -> str:
+    said = error.args[0] if error.args else b""
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)

@@ -1,0 +1,129 @@
+"""Fetches mail from a mailbox on somebody else's server: each mail once, also over a crash at any moment.
+
+What is left on a server can't be recognised by its bytes alone, so each mail has a key there (an IMAP UID, a POP3
+UIDL), and the keys that were taken are kept in a file, one a line. A key is written after its mail is in the store; if
+the power goes in between, the store knows it, for a mail's key is among its details.
+
+The conversation blocks, so it has a thread of its own. `imap` and `pop3` bring it as a function; whatever it raises
+ends the connection, and it is begun anew after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable
+from email.parser import BytesHeaderParser
+from email.policy import compat32
+from email.utils import getaddresses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.api import Context, Envelope, StoreTrouble
+
+DETAIL = "mailbox"
+"""Under this name a mail's key is among its envelope's details."""
+FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0  # seconds until a mailbox that failed is asked again
+_NEWEST = 100  # mails of the store whose keys may be missing from the file
+_HEAD = 64 * 1024  # bytes of a mail that are searched for its addresses
+
+
+class LoginRefused(Exception):
+    """The server does not take our user and password; the text says what it answered."""
+
+
+class Fetcher:
+    """One mailbox. `visit(fetcher)` connects, fetches, waits and fetches, until `stopping` is set or it raises."""
+
+    def __init__(self, context: Context, peer: str, envelope: type[Envelope], visit: Callable[[Fetcher], None]) -> None:
+        self.taken: set[str] = set()
+        self.stopping = threading.Event()
+        self.log = context.log
+        self._context = context
+        self._peer = peer
+        self._envelope = envelope
+        self._visit = visit
+        self._file = context.data_dir / "taken"
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; reads what was taken before."""
+        self.taken = set(self._file.read_text().split()) if self._file.exists() else set()
+        newest = await self._context.gateway.kept_details(self._context.name, _NEWEST)
+        self.taken |= {str(details[DETAIL]) for details in newest if DETAIL in details}
+        self._task = asyncio.create_task(self._run(), name=f"mailbox {self._context.name}")
+
+    async def stop(self) -> None:
+        """End the conversation; what is being kept is finished."""
+        self.stopping.set()
+        if self._task:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT
+        while not self.stopping.is_set():
+            before = len(self.taken)
+            try:
+                await asyncio.to_thread(self._visit, self)
+            except LoginRefused as error:
+                self._context.problem(f"{self._peer} refuses our login: {error}")
+                wait = LONGEST_WAIT
+            except Exception as error:  # noqa: BLE001  # a server may say anything, and the library raise it
+                self._context.problem(f"{self._peer}: {str(error) or type(error).__name__}")
+                if len(self.taken) > before:
+                    wait = FIRST_WAIT
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await asyncio.to_thread(self.stopping.wait, wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    # --- in the thread -----------------------------------------------------------------------------------------
+
+    def is_well(self) -> None:
+        """Connected, and all that is there has been fetched."""
+        self._loop.call_soon_threadsafe(self._context.problem, None)
+
+    def keep(self, key: str, content: bytes) -> None:
+        """Into the store; after this it may be moved or deleted there. Raises StoreTrouble."""
+        asyncio.run_coroutine_threadsafe(self._keep(key, content), self._loop).result()
+        self.taken.add(key)
+        with self._file.open("a") as file:
+            file.write(f"{key}\n")
+
+    def remember(self, keys: Iterable[str]) -> None:
+        """Only these are still to be known."""
+        self.taken = set(keys)
+        fresh = self._file.with_suffix(".new")
+        with fresh.open("w") as file:
+            file.writelines(f"{key}\n" for key in sorted(self.taken))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._file)
+
+    async def _keep(self, key: str, content: bytes) -> None:
+        receipt = self._context.intake.begin()
+        receipt.write(content)
+        kept: asyncio.Future[StoreTrouble | None] = self._loop.create_future()
+        sender, recipients = addresses(content)
+        envelope = self._envelope(self._context.name, self._peer, "", sender, recipients, {DETAIL: key})
+        receipt.commit(envelope, lambda _, trouble: kept.set_result(trouble))
+        if trouble := await kept:
+            raise trouble
+
+
+def addresses(content: bytes) -> tuple[str, list[str]]:
+    """(reverse-path, recipients) as the server that delivered it wrote them down, else as the mail itself says."""
+    fields = BytesHeaderParser(policy=compat32).parsebytes(content[:_HEAD])
+
+    def all_of(*names: str) -> list[str]:
+        for name in names:
+            values = [str(value) for value in fields.get_all(name, ())]
+            if found := [address for _, address in getaddresses(values) if "@" in address]:
+                return list(dict.fromkeys(found))
+        return []
+
+    senders = all_of("Return-Path", "Sender", "From")
+    return senders[0] if senders else "", all_of("Delivered-To", "X-Original-To", "Envelope-To", "To")

@@ -1,0 +1,160 @@
+"""Mailboxes on a real Dovecot: every mail is an event, and one, whatever is killed meanwhile."""
+
+import random
+from collections import Counter
+
+import pytest
+from pydantic import ValidationError
+
+from gateway import mailbox
+from gateway.integrations.imap import Config as ImapConfig
+from gateway.integrations.pop3 import Config as Pop3Config
+from tests.dovecot import PASSWORD, USER, dovecot
+from tests.live import Gateway, until
+
+__all__ = ["dovecot"]
+
+WAYS = ["imap", "imaps", "pop3", "pop3s"]
+
+
+def mail(number, body="Motion"):
+    return f"Return-Path: <cam@lan>\r\nDelivered-To: me@cloud\r\nSubject: n{number}\r\n\r\n{body}\r\n".encode()
+
+
+def config(dovecot, way, then="leave", **more):
+    kind = way.rstrip("s")
+    options = {"type": kind, "url": f"{way}://{USER.replace('@', '%40')}@localhost:{dovecot.ports[way]}"}
+    options |= {"password": PASSWORD, "tls": {"ca": str(dovecot.certificate)}, "then": then, "every": 1} | more
+    import json
+
+    return f"integrations:\n  cloud: {json.dumps(options)}\n"
+
+
+def subjects(gateway):
+    return Counter(event["mail"]["subject"] for event in gateway.events())
+
+
+def expected(count):
+    return Counter(f"n{number}" for number in range(count))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_mails_become_events_as_they_come(tmp_path, dovecot, way):
+    dovecot.deliver(mail(0, "x" * 10_000))  # one line, as some devices send it
+    with Gateway(tmp_path / "a b", config(dovecot, way)) as gateway:
+        until(lambda: len(gateway.events()) == 1, "the mail that was there")
+        dovecot.deliver(mail(1))
+        until(lambda: len(gateway.events()) == 2, "the mail that came")
+        first = gateway.events()[0]
+        assert (first["mail"]["from"], first["mail"]["to"], first["source"]) == ("cam@lan", ["me@cloud"], "cloud")
+        assert first["mail"]["peer"] == "localhost"
+        assert gateway.cli("mails", first["id"], "--raw").stdout == mail(0, "x" * 10_000)
+    with gateway:
+        dovecot.deliver(mail(2))
+        until(lambda: len(gateway.events()) == 3, "the mail that came after a restart")
+    assert subjects(gateway) == expected(3)
+    assert dovecot.left() == 3
+
+
+@pytest.mark.parametrize(
+    ("way", "then", "folder"), [("imap", "Done", ".Done"), ("imap", "delete", None), ("pop3", "delete", None)]
+)
+def test_what_becomes_of_them_there(tmp_path, dovecot, way, then, folder):
+    for number in range(3):
+        dovecot.deliver(mail(number))
+    with Gateway(tmp_path, config(dovecot, way, then)) as gateway:
+        until(lambda: len(gateway.events()) == 3, "three events")
+        until(lambda: dovecot.left() == 0, "an empty mailbox")
+        assert folder is None or dovecot.left(folder) == 3
+
+
+@pytest.mark.parametrize(("way", "then"), [("imap", "leave"), ("imap", "Done"), ("pop3", "leave"), ("pop3", "delete")])
+def test_fifty_mails_with_kill_9_in_between_are_fifty_events(tmp_path, dovecot, way, then):
+    chance = random.Random(way + then)
+    gateway = Gateway(tmp_path, config(dovecot, way, then, **({} if way == "imap" else {"every": 1})))
+    for number in range(50):
+        dovecot.deliver(mail(number))
+    for _ in range(2):
+        gateway.start()
+        enough = min(50, len(gateway.mails()) + chance.randrange(1, 15))
+        until(lambda enough=enough: len(gateway.mails()) >= enough, "some mails")
+        gateway.kill()
+    with gateway:
+        until(lambda: len(gateway.events()) >= 50, "fifty events")
+        until(lambda: dovecot.left() == (50 if then == "leave" else 0), "the mailbox")
+    with gateway:
+        pass
+    assert subjects(gateway) == expected(50)
+    assert len(gateway.mails()) == 50
+
+
+def test_a_crash_between_keeping_and_noting_it_is_no_second_event(tmp_path, dovecot):
+    gateway = Gateway(tmp_path, config(dovecot, "pop3") + "duplicates: 0\n")
+    dovecot.deliver(mail(0))
+    with gateway:
+        until(lambda: gateway.events(), "an event")
+    (gateway.data / "integrations" / "cloud" / "taken").unlink()
+    dovecot.deliver(mail(1))
+    with gateway:
+        until(lambda: len(gateway.events()) == 2, "the other")
+    assert subjects(gateway) == expected(2)
+
+
+def test_a_server_that_is_away_and_comes_back(tmp_path, dovecot, monkeypatch):
+    with Gateway(tmp_path, config(dovecot, "imap")) as gateway:
+        dovecot.deliver(mail(0))
+        until(lambda: gateway.events(), "an event")
+        dovecot.stop()
+        until(lambda: "cloud: localhost: " in gateway.log.read_text(), "a word of it")
+        dovecot.start()
+        dovecot.deliver(mail(1))
+        until(lambda: len(gateway.events()) == 2, "the other")
+    assert "cloud: well again" in gateway.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("way", "more", "said"),
+    [
+        ("imap", {"password": "wrong"}, "localhost refuses our login: "),
+        ("pop3", {"password": "wrong"}, "localhost refuses our login: "),
+        ("imaps", {"tls": {}}, "certificate verify failed"),
+        ("pop3", {"tls": {}}, "certificate verify failed"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, dovecot, way, more, said):
+    with Gateway(tmp_path, config(dovecot, way, **more)) as gateway:
+        until(lambda: said in gateway.log.read_text(), said)
+        assert "wrong" not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("way", ["imap", "pop3"])
+def test_a_mail_that_is_too_large_stays(tmp_path, dovecot, way):
+    dovecot.deliver(mail(0, "x" * 5000))
+    dovecot.deliver(mail(1))
+    with Gateway(tmp_path, config(dovecot, way, "delete", max_size=4000)) as gateway:
+        until(lambda: gateway.events(), "the small one")
+        until(lambda: dovecot.left() == 1, "the mailbox")
+        assert "has 50" in gateway.log.read_text()
+    assert subjects(gateway) == Counter(["n1"])
+
+
+@pytest.mark.parametrize("model", [ImapConfig, Pop3Config])
+@pytest.mark.parametrize(
+    "url", ["imap.example.org", "http://me@host", "imaps://host", "pop3s://host", "imaps://me@host:x"]
+)
+def test_what_is_no_mailbox(model, url):
+    with pytest.raises(ValidationError, match="that is no mailbox; it looks like "):
+        model(url=url, password="x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"Return-Path: <a@b>\r\nFrom: c@d\r\nDelivered-To: e@f\r\nTo: g@h", ("a@b", ["e@f"])),
+        (b"Return-Path: <>\r\nFrom: Cam <c@d>\r\nTo: g@h, I <i@j>, g@h", ("c@d", ["g@h", "i@j"])),
+        (b"Subject: \xff\xff", ("", [])),
+        (b"", ("", [])),
+    ],
+)
+def test_addresses(fields, expected):
+    assert mailbox.addresses(fields + b"\r\n\r\nTo: x@y\r\n") == expected
