@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from gateway import care
 from gateway.api import Context, Event, NotReady
 from gateway.integrations.desktop import Config, Desktop
+from gateway.integrations.desktop.screen import Hooks, Words
+from gateway.integrations.desktop.screen import Screen as PlainScreen
 from gateway.integrations.desktop.shown import Memory
 from gateway.pipeline import iso_time
 from tests.desktop import Desktop as Screen
@@ -327,3 +329,24 @@ def test_a_memory_that_can_not_be_read_is_none(tmp_path: Path, left: str) -> Non
 def test_mistakes(config: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Config(**config)
+
+
+async def test_the_library_s_own_front_which_other_systems_have(desktop: Screen) -> None:
+    """On Linux, where it can be run; there it replaces nothing."""
+    desktop.start_daemon()
+    pressed: list[tuple[str, str]] = []
+    gone: list[str] = []
+    front = PlainScreen(Hooks(lambda *words: pressed.append(words), gone.append, lambda: None))
+    await front.connect()
+    for key in ("a", "b", "c"):
+        await front.show(key, Words(key, "text", "warning", {"ack": "Acknowledge"}))
+    await front.clear("b")
+    await front.clear("nothing")
+    await on_screen(desktop, 2)
+    await later(desktop.press, "Acknowledge", "a")
+    await wait_until(lambda: pressed == [("a", "ack")], "the button")
+    assert front.numbers() == ("", {})
+    await later(desktop.stop_daemon)
+    with pytest.raises(NotReady, match="the system does not take notifications"):
+        await front.show("d", Words("d", "text", "warning", {}))
+    front.close()
