@@ -44,6 +44,6 @@ def _uninstall(path: Path) -> int:
                 print(f"{name}: removed from the keyring")
         except keyring.NoKeyring:
             break
-    print(f"{path} and {paths.desktop_data_dir()} stay, if they are there: they are yours. Remove them by hand.")
+    print(f"{path}, what it names, and {paths.desktop_data_dir()} stay: they are yours. Remove them by hand.")
     print("If it runs now, it goes on until you log out.")
     return 0

@@ -14,13 +14,25 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ByteSize, Field
 
-from gateway.api import ConfigModel, Context, Duration, Event, NotReady, RequestRefused, Target, about
+from gateway.api import (
+    Broken,
+    ConfigModel,
+    Context,
+    Duration,
+    Event,
+    Finding,
+    NotReady,
+    RequestRefused,
+    Target,
+    about,
+)
 from gateway.integrations.desktop.shown import Memory, Shown
 
 if TYPE_CHECKING:
@@ -83,6 +95,22 @@ class Desktop(Target):
             await asyncio.gather(task, return_exceptions=True)
         if self._screen:
             self._screen.close()
+
+    @classmethod
+    def examine(cls, name: str, config: Config, data_dir: Path) -> Iterator[Finding]:
+        async def look() -> None:
+            screen = _screen(Memory(data_dir), lambda *_: None, lambda *_: None, lambda: None)
+            try:
+                await screen.connect()
+            finally:
+                screen.close()
+
+        try:
+            asyncio.run(look())
+        except (NotReady, Broken) as error:
+            yield Finding(name, "fail", str(error), "Ask again on the desktop itself, as the person who is logged in.")
+        else:
+            yield Finding(name, "ok", "a notification daemon answers")
 
     def describe(self) -> str:
         return "notifications on this desktop"
@@ -169,7 +197,7 @@ class Desktop(Target):
         self._memory.sweep()
         self._save(screen)
 
-    async def _picture(self, event: Event) -> Any:
+    async def _picture(self, event: Event) -> Path | None:
         for index, one in enumerate(event["attachments"]):
             if one["type"].startswith("image/") and one["size"] <= self.config.picture_limit:
                 try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _REMEMBERED = 1000  # events
+_STILL_OWED = 60.0  # seconds after a start in which what was owed comes again
 _LOOKED_AT = 3600.0  # seconds that a picture stays for the program that it was opened with
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/gif": ".gif", "image/webp": ".webp", "image/bmp": ".bmp"}
 
@@ -38,6 +39,7 @@ class Memory:
     shown: dict[str, Shown] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     before: set[str] = field(default_factory=set)
+    loaded: float = field(default_factory=time.monotonic)
     _opened: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -63,8 +65,8 @@ class Memory:
         new.replace(self.folder / "shown.json")
 
     def is_told(self, event_id: str) -> bool:
-        """Asked once for each event that an earlier run may have left owed: what is asked for again is shown again."""
-        if event_id in self.before:
+        """Has an earlier run shown what it left owed? Later, and the second time, somebody wants to see it again."""
+        if event_id in self.before and time.monotonic() - self.loaded < _STILL_OWED:
             self.before.discard(event_id)
             return True
         return False

@@ -157,6 +157,17 @@ def test_passwords_in_a_real_keyring(mailwire, ring, desktop, mosquitto, tmp_pat
     )
 
 
+def test_the_doctor_asks_the_daemon(mailwire, desktop, here):
+    (here / "desk.yaml").write_text("integrations: {desk: {type: desktop}}\nroutes: [{to: [desk]}]\n")
+    words = ["doctor", "--config", here / "desk.yaml", "--data", here / "data", "--json"]
+    for answers in (False, True):
+        if answers:
+            desktop.start_daemon()
+        (found,) = [one for one in mailwire(*words).documents if one["check"] == "desk"]
+        assert found["result"] == ("ok" if answers else "fail")
+        assert ("a notification daemon answers" if answers else "no notification daemon answers") in found["text"]
+
+
 def test_a_person_is_asked(mosquitto, tmp_path, here):
     """On a real terminal; the password is not shown."""
     ours, theirs = pty.openpty()
