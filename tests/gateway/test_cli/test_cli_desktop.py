@@ -18,7 +18,9 @@ from gateway.cli import autostart
 from gateway.config import load
 from gateway.loader import Loader
 from tests import needs
+from tests.certificates import Authority
 from tests.desktop import desktop
+from tests.live import Gateway
 from tests.mosquitto import free_port, mosquitto
 
 __all__ = ["desktop", "mosquitto"]
@@ -101,6 +103,41 @@ def test_what_does_not_answer_is_not_written(mailwire, monkeypatch, tmp_path):
     assert re.search(r"fail +notifications +no notification daemon answers on this desktop", result.out)
     assert "Nothing was written. With --no-test it is written untried." in result.err
     assert not paths.desktop_config_file().exists()
+
+
+def test_a_board_that_is_not_there_is_told(mailwire, desktop, tmp_path):
+    desktop.start_daemon()
+    result = mailwire("desktop", "setup", "--board", "/dev/ttyNOPE")
+    assert result.code == 1
+    assert re.search("fail +board +there is no port /dev/ttyNOPE", result.out)
+    assert re.search("ok +notifications", result.out)
+
+
+def test_the_mail_provider_is_tried_with_a_mail(mailwire, mosquitto, desktop, monkeypatch, tmp_path):
+    """The provider is another gateway, which stores what it is sent."""
+    desktop.start_daemon()
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    monkeypatch.setenv("MAILWIRE_MAIL_PASSWORD", "hush")
+    provider = Gateway(
+        tmp_path / "provider",
+        'integrations:\n  lan: {type: smtp_server, listen: ["127.0.0.1:0"], tls: implicit, '
+        f'certificate: "{authority.certificate}", key: "{authority.key}", users: {{me@example.org: hush}}}}\n',
+    )
+    words = ["--broker", mosquitto.url, "--secrets", "file", "--quiet", ""]
+    with provider:
+        mail = ["--mail", f"smtps://me%40example.org@localhost:{provider.port}"]
+        result = mailwire("desktop", "setup", *words, *mail)
+        assert result.code == 0, result.out + result.err
+        assert re.search("ok +mail +a test mail was taken", result.out)
+        (event,) = provider.settled(1)
+        assert event["title"] == "Mailwire can reach you by mail"
+        assert event["mail"]["to"] == ["me@example.org"]
+        monkeypatch.setenv("MAILWIRE_MAIL_PASSWORD", "wrong")
+        result = mailwire("desktop", "setup", *words, *mail, "--force")
+        assert result.code == 1
+        assert re.search("fail +mail +.*535", result.out)
+        assert mailwire("queue", "--config", paths.desktop_config_file()).out.startswith("Nothing is owed")
 
 
 def test_where_there_is_no_keyring_a_file_is_offered(mailwire, no_keyring, mosquitto, monkeypatch, tmp_path):
