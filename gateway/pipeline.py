@@ -216,11 +216,11 @@ class Pipeline:
         if forgotten:
             self._schedule()
 
-    async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
+    async def emit(self, source: str, draft: Mapping[str, Any], *, heard: bool = True) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
 
         It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
-        this returned. One without an id is a new event each time.
+        this returned. One without an id is a new event each time. `heard`: its device said so itself.
         """
         event_id = draft_of.own_id(draft)
         if event_id is None or not self._is_known(event_id):
@@ -237,7 +237,7 @@ class Pipeline:
             if files := draft.get("files"):
                 await self._keep_files(event, source, received, files)
             if is_device:
-                self.registry.saw(device, event, None, received)
+                self.registry.saw(device, event, None, received, heard=heard)
                 self.on_device(device)
             made = time.monotonic()
             self._emitted[event_id] = None

@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import json
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli import common, show
+from gateway.hours import zone_of
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -37,18 +39,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    devices = [document["device"] for document in common.open_store(args).devices()]
+    from gateway.registry import Registry
+
+    settings = common.settings(args).settings
+    registry = Registry(lambda *_: None)
+    registry.zone = zone_of(settings.timezone) if settings.timezone else None
+    documents = list(common.open_store(args).devices())
+    registry.load(documents)
+    devices = [document["device"] for document in documents]
+    expected = {device["id"]: registry.expected(device["id"], settings.devices, time.time()) for device in devices}
     if args.json:
         for device in devices:
             for key in ("first_seen", "last_seen"):
                 device[key] = common.iso_time(device[key]) if device[key] else None
+            device["expected"] = {
+                kind: {"every": str(one.expected), "next": common.iso_time(one.next), "missing": one.missing}
+                for kind, one in expected[device["id"]].items()
+            }
             print(show.json_line(device))
         return 0
     if not devices:
         print("No devices are known yet: the first mail of each one makes it known.")
         return 0
     show.Table.print(
-        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES"),
+        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES", "REPORTS", "NEXT"),
         [
             (
                 device["id"],
@@ -60,6 +74,10 @@ def _list(args: argparse.Namespace) -> int:
                 show.local_time(device["last_seen"]) if device["last_seen"] else "never",
                 str(device["mails"]),
                 ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
+                ", ".join(f"{kind} {one.expected}" for kind, one in expected[device["id"]].items()),
+                ", ".join(
+                    "missing" if one.missing else show.local_time(one.next) for one in expected[device["id"]].values()
+                ),
             )
             for device in devices
         ],
