@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from gateway import rhythm, template
-from gateway.api import ConfigPath
+from gateway.api import ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
 from gateway.loader import Loader, LoadError
@@ -49,11 +49,7 @@ _OWN_SOURCES = ("sendmail", "mailwire")  # of what no integration brought: `mail
 
 _T = TypeVar("_T")
 
-_SECONDS = {
-    "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
-}  # fmt: skip
 _SHORTEST_EXPECTED, _LONGEST_EXPECTED = 60.0, 366 * 86400.0
-_TIME = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_SECONDS)})s?")
 
 
 class ConfigErrors(Exception):
@@ -62,15 +58,6 @@ class ConfigErrors(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
-
-
-def _seconds(value: object) -> object:
-    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    if match:
-        return float(match[1]) * _SECONDS[match[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Wrong("must be a number of seconds, or a time such as '90 s', '15 min', '1 h' or '7 days'")
-    return value
 
 
 def _many(value: object) -> object:
@@ -100,12 +87,6 @@ def _template(text: str) -> str:
     return text
 
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema({"type": ["number", "string"], "description": "seconds, or a time such as '15 min'"}),
-]
 _ONE_OR_MANY = (
     BeforeValidator(_many),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
@@ -144,10 +125,12 @@ def _count_per_time(value: object) -> tuple[int, float]:
     match = (
         re.fullmatch(r"([1-9]\d{0,3}) *(?:per|in|/) *(.+)", value.strip().lower()) if isinstance(value, str) else None
     )
-    unit = match and re.sub(r"^(?!\d)", "1 ", match[2])
-    if not match or not _TIME.fullmatch(unit or ""):
-        raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
-    return int(match[1]), float(str(_seconds(unit)))
+    try:
+        if match:
+            return int(match[1]), float(str(seconds(re.sub(r"^(?!\d)", "1 ", match[2]))))
+    except ValueError:
+        pass
+    raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
 
 
 def _zone(text: str) -> str:
@@ -159,20 +142,21 @@ def _zone(text: str) -> str:
 
 
 def _expectation(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("off", "no", "false")):
-        return value is True
+    if isinstance(value, bool) or value in ("on", "off"):
+        return value in (True, "on")
     try:
-        if isinstance(value, str) and not _TIME.fullmatch(value.strip().lower()):
-            return rhythm.of_text(value)
-        seconds = float(str(_seconds(value)))
+        period = float(str(seconds(value)))
     except ValueError:
-        raise Wrong(
-            "must say how often a report is expected",
-            "Write it as in 'daily 02:10', 'mon-fri 08:00', 'weekly' or '6 h'; or false to expect none",
-        ) from None
-    if not _SHORTEST_EXPECTED <= seconds <= _LONGEST_EXPECTED:
-        raise Wrong("must be a time from a minute to a year", "For no expectation at all, write false")
-    return rhythm.every(seconds)
+        try:
+            return rhythm.of_text(str(value))
+        except ValueError:
+            raise Wrong(
+                "must say how often a report is expected",
+                "Write it as in 'daily 02:10', 'mon-fri 08:00', 'weekly' or '6 h', or false to expect none",
+            ) from None
+    if not _SHORTEST_EXPECTED <= period <= _LONGEST_EXPECTED:
+        raise Wrong("must be a time from a minute to a year", "Write false to expect none")
+    return rhythm.every(period)
 
 
 _Hours = Annotated[Hours, BeforeValidator(_written_as(hours)), _AS_TEXTS]

@@ -45,7 +45,7 @@ class News(NamedTuple):
 class Expected(NamedTuple):
     """A report that is to come: how often, when next (Unix time), and whether one is missed now."""
 
-    expected: Rhythm
+    every: Rhythm
     next: float
     missing: bool
 

@@ -24,6 +24,7 @@ class Setting:
     model: str | None = None
     profile: str | None = None
     off_after: float | None = None
+    expect: object = True
 
     def patterns(self):
         return self.match
