@@ -46,6 +46,7 @@ class Mirror:
         self._announced: dict[
             str, tuple[str | bool | None, ...]
         ] = {}  # device -> what its discovery payload is made of
+        self._regular: set[str] = set()  # devices whose availability was ever told
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
         self._resend: dict[str, Device] = {}  # still to be sent again
@@ -135,7 +136,8 @@ class Mirror:
         """Of a device that reports on a schedule; of one that no longer does, it is taken away."""
         topic = self._topics.availability(device.id)
         payload = {None: b"", True: b"online", False: b"offline"}[device.online]
-        if payload or topic in self._sent or again:
+        if payload or device.id in self._regular:
+            self._regular.add(device.id)
             await self._publish_bytes(connection, topic, payload, again)
 
     async def _publish_config(self, connection: Connection, device: Device, again: bool = False) -> None:
