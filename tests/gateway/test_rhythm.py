@@ -32,7 +32,10 @@ def reports(count, *, days=range(7), first=MONDAY, clock=time(2, 10), zone=BERLI
     return found
 
 
-def every(count, period, *, jitter=0.0, start=at("2026-05-04T00:00"), seed=1):
+START = at("2026-05-04T00:00")
+
+
+def every(count, period, *, jitter=0.0, start=START, seed=1):
     chance = random.Random(seed)
     return [start + number * period + chance.uniform(-jitter, jitter) for number in range(count)]
 
