@@ -98,7 +98,7 @@ def of_text(text: str) -> Rhythm:
 
 def every(period: float) -> Rhythm:
     """One report in so many seconds, at least."""
-    return Rhythm(period=period, late=_lateness(period, 0.0))
+    return Rhythm(period=period, late=max(60.0, min(period / 4, _LATE)))
 
 
 def learn(reports: Sequence[float], zone: tzinfo | None) -> Rhythm | None:
