@@ -114,17 +114,17 @@ def learn(reports: Sequence[float], zone: tzinfo | None) -> Rhythm | None:
 def _by_the_clock(reports: Sequence[float], zone: tzinfo | None) -> Rhythm | None:
     local = [datetime.fromtimestamp(one, zone).replace(tzinfo=None) for one in reports]
     minute, spread = _densest([one.hour * 60 + one.minute + one.second / 60 for one in local])
+    at = round(minute) % 1440  # before days are counted: just before midnight it is the next day's
     near = max(60.0, 2 * spread)
     hit = set()
     for one in local:
-        off = (one.hour * 60 + one.minute + one.second / 60 - minute + 720) % 1440 - 720
+        off = (one.hour * 60 + one.minute + one.second / 60 - at + 720) % 1440 - 720
         if abs(off) <= near:
             hit.add((one - timedelta(minutes=off)).toordinal())
     days = _weekdays(hit)
     fit = _fit(sorted(day for day in hit if _weekday(day) in days), days, spread * 60)
     if not fit.convinces(reports):
         return None
-    at = round(minute) % 1440
     text = f"{_config_days(days)} {at // 60:02}:{at % 60:02}"
     late = max(_LATE, 120 * spread)
     return Rhythm(Times(False, ((days, at),), text), early=max(3600.0, 120 * spread), late=late)

@@ -115,7 +115,7 @@ def test_exactly_what_did_not_come_is_told(days, gone, seed, zone):
         period = HOUR if days == "1 h" else 6 * HOUR
         times = every(60, period, jitter=period / 60, start=at("2026-03-28T12:00", zone), seed=seed)
     else:
-        times = reports(30 if len(days) > 1 else 12, days=days, zone=zone, seed=seed)
+        times = reports(30 if len(days) > 1 else 18, days=days, zone=zone, seed=seed)
     away = len(times) - 5 - gone
     play = Play(zone=zone).run(times[:away] + times[away + gone :], times[0] - HOUR, times[-1] + 30 * MINUTE)
     assert play.words == ["missing", "back"]

@@ -85,9 +85,14 @@ def test_the_clock_is_that_of_the_zone():
     assert str(learn(reports(20, jitter=0), UTC)) == "daily 01:10"
 
 
-def test_about_midnight():
-    found = learn(reports(20, clock=time(0, 1), jitter=5), BERLIN)
-    assert str(found).split()[0] == "daily"
+@pytest.mark.parametrize("seed", range(10))
+def test_about_midnight(seed):
+    """A minute before it is the day before, and a report of the next day all the same."""
+    times = reports(30, days=[5, 6], clock=time(0, 0), jitter=4, seed=seed)
+    for count in range(10, 30):
+        found = learn(times[:count], BERLIN)
+        assert found.due(times[count - 1], BERLIN) > times[count]
+    assert str(learn(reports(20, clock=time(0, 1), jitter=5), BERLIN)).split()[0] == "daily"
 
 
 @given(st.lists(st.integers(0, 9), min_size=24, max_size=40), st.integers(0, 99))
@@ -101,8 +106,8 @@ def test_single_misses_and_reports_between_change_nothing(marks, seed):
         kept += [moment] * (mark > 0 or before == 0) + [moment + chance.uniform(HOUR, 20 * HOUR)] * (mark == 1)
         before = mark
     found = learn(kept, BERLIN)
-    assert found is None or found.times
-    if marks.count(0) <= 2 and marks.count(1) <= 3:
+    missed = {number % 7 for number, mark in enumerate(marks) if mark == 0}
+    if marks.count(0) == len(missed) <= 2 and marks.count(1) <= 3:  # twice on one of three Fridays: it may be free
         assert str(found).split()[0] == "daily"
 
 
