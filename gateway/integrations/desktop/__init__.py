@@ -94,7 +94,7 @@ class Desktop(Target):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if self._screen:
-            self._screen.close()
+            await self._screen.close()
 
     @classmethod
     def examine(cls, name: str, config: Config, data_dir: Path) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ class Desktop(Target):
             try:
                 await screen.connect()
             finally:
-                screen.close()
+                await screen.close()
 
         try:
             asyncio.run(look())

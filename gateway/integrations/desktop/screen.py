@@ -27,6 +27,7 @@ from gateway.api import Broken, NotReady
 _NAME = "org.freedesktop.Notifications"
 _BUS, _BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 _CALL_TIMEOUT = 10.0  # seconds for a daemon to answer
+_GOODBYE = 1.0  # seconds for the socket to be closed
 _APP = "Mailwire"
 
 _ICONS = {"info": "dialog-information", "warning": "dialog-warning", "critical": "dialog-error"}
@@ -81,7 +82,7 @@ class Screen:
         if key in await self._front.get_current_notifications():
             await self._front.clear(key)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """What is shown stays."""
 
     def numbers(self) -> tuple[str, dict[str, int]]:
@@ -105,8 +106,8 @@ class BusScreen(Screen):
     async def clear(self, key: str) -> None:
         await self._answered(self._bus.take(key))
 
-    def close(self) -> None:
-        self._bus.leave()
+    async def close(self) -> None:
+        await self._bus.leave()
 
     def numbers(self) -> tuple[str, dict[str, int]]:
         return self._bus.whose, self._bus.numbers()
@@ -145,7 +146,7 @@ class _Bus(DBusDesktopNotifier):
         """Connect to the bus and the daemon, unless we are. Where there is none, its coming is waited for."""
         if self.interface is not None and self.bus.connected:
             return
-        self.leave()
+        await self.leave()
         try:
             self.interface = await self._init_dbus()
         finally:
@@ -186,10 +187,13 @@ class _Bus(DBusDesktopNotifier):
             for key in gone:
                 self._hooks.gone(key)
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
+        self.interface = None
         if self.bus is not None and self.bus.connected:
             self.bus.disconnect()
-        self.interface = None
+            with suppress(Exception):  # however it ends, it is over
+                async with asyncio.timeout(_GOODBYE):
+                    await self.bus.wait_for_disconnect()
 
     async def put(self, key: str, words: Words) -> None:
         await self.find()

@@ -349,4 +349,4 @@ async def test_the_library_s_own_front_which_other_systems_have(desktop: Screen)
     await later(desktop.stop_daemon)
     with pytest.raises(NotReady, match="the system does not take notifications"):
         await front.show("d", Words("d", "text", "warning", {}))
-    front.close()
+    await front.close()
