@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import plistlib
 import pty
@@ -9,7 +10,6 @@ import re
 import select
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,7 +20,7 @@ from gateway.loader import Loader
 from tests import needs
 from tests.certificates import Authority
 from tests.desktop import desktop
-from tests.live import Gateway
+from tests.live import Gateway, until
 from tests.mosquitto import free_port, mosquitto
 
 __all__ = ["desktop", "mosquitto"]
@@ -52,18 +52,21 @@ def ring(desktop, tmp_path, monkeypatch):
     process.stdin.write(b"opens the ring")
     process.stdin.close()
     import keyring as library
+    import secretstorage
     from keyring.backends import SecretService
 
+    def is_open():
+        with contextlib.closing(
+            secretstorage.dbus_init()
+        ) as bus:  # which keyring itself leaves open when there is none
+            try:
+                return not secretstorage.get_default_collection(bus).is_locked()
+            except secretstorage.SecretStorageException:
+                return False
+
+    until(is_open, "opening the keyring")
     before = library.get_keyring()
     library.set_keyring(SecretService.Keyring())
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            keyring.get("nothing")
-            break
-        except keyring.NoKeyring:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
     yield library
     library.set_keyring(before)
     process.terminate()
