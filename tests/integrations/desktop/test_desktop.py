@@ -350,3 +350,6 @@ async def test_the_library_s_own_front_which_other_systems_have(desktop: Screen)
     with pytest.raises(NotReady, match="the system does not take notifications"):
         await front.show("d", Words("d", "text", "warning", {}))
     await front.close()
+    bus = front._front._backend.bus  # which the library would leave to the collector
+    bus.disconnect()
+    await bus.wait_for_disconnect()
