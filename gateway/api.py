@@ -346,6 +346,9 @@ class Gateway(Protocol):
     async def kept_details(self, source: str, limit: int) -> list[dict[str, Any]]:
         """`Envelope.details` of the newest mails that this source has kept, the newest first."""
 
+    def summary(self, events: Sequence[Event]) -> Event:
+        """One event that tells of several (two or more, the oldest first). It is nowhere kept."""
+
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""
 
@@ -524,6 +527,9 @@ class Integration:
 
 class Source(Integration):
     """Makes events or mail. See `Context.intake` and `Context.emit`."""
+
+    async def acknowledged(self, event: Event) -> None:
+        """A person knows of this event, which came through us: whoever it came from may want to hear of that."""
 
 
 class Service(Integration):

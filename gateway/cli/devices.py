@@ -1,7 +1,7 @@
-"""List devices; `rename ID NAME` and `forget ID` change what was learned.
+"""List devices; `rename ID NAME` and `forget ID` change what was learned; `mute ID [TIME]` and `unmute ID`.
 
-A running gateway holds its devices in memory, so the two are for when it does not run; it takes the same requests over
-MQTT.
+A running gateway holds its devices in memory, so renaming and forgetting are for when it does not run; it takes the
+same requests over MQTT. Muting is for either: people are not told of the device for that time (an hour).
 """
 
 from __future__ import annotations
@@ -20,21 +20,27 @@ if TYPE_CHECKING:
     from gateway.store import Store
 
 
+_UNKNOWN = "{}: no such device is known. `mailwire devices` lists those that are."
+_ACTIONS = ("list", "rename", "forget", "mute", "unmute")
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "rename", "forget"), default="list", help="default: list")
-    parser.add_argument("id", nargs="?", metavar="ID", help="rename, forget: the device")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="rename: what it shall be called")
+    parser.add_argument("action", nargs="?", choices=_ACTIONS, default="list", help="default: list")
+    parser.add_argument("id", nargs="?", metavar="ID", help="all but list: the device")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME|TIME", help="rename: what it shall be called; mute: for how long (1 h)"
+    )
     parser.add_argument("--json", action="store_true", help="list: one device a line")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         if args.id:
-            show.fail(f"mailwire devices lists all; what shall become of {args.id}: rename or forget?", 2)
+            show.fail(f"mailwire devices lists all; what shall become of {args.id}: rename, forget or mute?", 2)
         return _list(args)
     if not args.id or (args.action == "rename" and not args.name):
         show.fail(f"Write: mailwire devices {args.action} ID" + (" NAME" if args.action == "rename" else ""), 2)
-    return _change(args)
+    return _mute(args) if args.action in ("mute", "unmute") else _change(args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -44,7 +50,9 @@ def _list(args: argparse.Namespace) -> int:
     settings = common.settings(args).settings
     registry = Registry(lambda *_: None)
     registry.zone = zone_of(settings.timezone) if settings.timezone else None
-    documents = list(common.open_store(args).devices())
+    store = common.open_store(args)
+    muted = _muted(store)
+    documents = list(store.devices())
     registry.load(documents)
     devices = [document["device"] for document in documents]
     expected = {device["id"]: registry.expected(device["id"], settings.devices, time.time()) for device in devices}
@@ -52,6 +60,7 @@ def _list(args: argparse.Namespace) -> int:
         for device in devices:
             for key in ("first_seen", "last_seen"):
                 device[key] = common.iso_time(device[key]) if device[key] else None
+            device["muted"] = {target: common.iso_time(until) for target, until in muted.get(device["id"], {}).items()}
             device["expected"] = {
                 kind: {"every": str(one.every), "next": common.iso_time(one.next), "missing": one.missing}
                 for kind, one in expected[device["id"]].items()
@@ -81,7 +90,48 @@ def _list(args: argparse.Namespace) -> int:
         for row, reports in zip(rows, map(dict.items, expected.values()), strict=True):
             row.append(", ".join(f"{kind} {one.every}" for kind, one in reports))
             row.append(", ".join("missing" if one.missing else show.local_time(one.next) for _, one in reports))
+    if muted:
+        heads.append("MUTED")
+        for row, device in zip(rows, devices, strict=True):
+            row.append(_till(muted.get(device["id"], {})))
     show.Table.print(heads, rows)
+    return 0
+
+
+def _till(mutes: dict[str, float]) -> str:
+    return ", ".join(
+        f"till {show.local_time(until)}" + (f" ({target})" if target else "") for target, until in mutes.items()
+    )
+
+
+def _muted(store: Store) -> dict[str, dict[str, float]]:
+    """Device -> target ("": all that tell people) -> Unix time."""
+    from gateway.noise import mutes
+
+    found: dict[str, dict[str, float]] = {}
+    for (device, target), until in mutes(store).items():
+        if until > time.time():
+            found.setdefault(device, {})[target] = until
+    return found
+
+
+def _mute(args: argparse.Namespace) -> int:
+    from gateway.api import seconds
+
+    folder = common.data_folder(args)
+    store = common.open_store_in(folder)
+    if args.id not in [document["device"]["id"] for document in store.devices()]:
+        show.fail(_UNKNOWN.format(args.id))
+    if args.action == "unmute":
+        count = common.alter(store, "DELETE FROM mutes WHERE device = ?", [args.id])
+        print(f"People are told of {args.id} again {common.when(folder)}." if count else f"{args.id} was not muted.")
+        return 0
+    try:
+        until = time.time() + float(str(seconds(args.name or "1 h")))
+    except ValueError as error:
+        show.fail(f"{args.name}: this {error}.", 2)
+    common.alter(store, "INSERT OR REPLACE INTO mutes (device, target, until) VALUES (?, '', ?)", [args.id, until])
+    print(f"People are not told of {args.id} until {show.local_time(until)}, beginning {common.when(folder)}.")
     return 0
 
 
@@ -102,7 +152,7 @@ def _change(args: argparse.Namespace) -> int:
     except StoreBroken as error:
         show.fail(str(error))
     except LookupError:
-        show.fail(f"{args.id}: no such device is known. `mailwire devices` lists those that are.")
+        show.fail(_UNKNOWN.format(args.id))
     except ValueError as error:
         show.fail(f"{error}.")
     finally:

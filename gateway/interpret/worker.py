@@ -74,7 +74,10 @@ def messages(pending: bytearray) -> list[Any]:
 def main() -> None:
     """Until the parent closes the socket."""
     _settle()
-    _write(message(VERSION))
+    try:
+        _write(message(VERSION))
+    except BrokenPipeError:  # it has ended before this began
+        return
     pending = bytearray()
     while piece := os.read(_CHANNEL, _PIECE):
         pending += piece

@@ -109,7 +109,7 @@ def test_a_gateway_that_runs(configure, data, ids, examine):
     assert found["data"]["text"] == f"{data}: writable, for this user alone"
     assert found["fsync"]["text"].endswith(" ms for one fsync")
     assert found["store"]["text"].startswith("3 mails, ")
-    assert found["store"]["text"].endswith(", schema 4")
+    assert found["store"]["text"].endswith(", schema 5")
     assert found["queue"]["result"] == "warn"
     assert found["queue"]["text"] == "0 uninterpreted, 3 waiting, 0 held, 3 dead, 0 expired"
     assert found["queue"]["advice"] == "See which, and why: mailwire queue"
