@@ -97,9 +97,9 @@ class App:
         self.pipeline.noise.load()
         self.pipeline.on_device = self._device_changed
         self._configure()
-        intake = self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
-        self.pipeline.coming = lambda: intake.coming
-        self._observer = Observer(self.store, intake, self.pipeline, self.registry, self.running)
+        self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
+        self._intake.begun = self.pipeline.begun
+        self._observer = Observer(self.store, self._intake, self.pipeline, self.registry, self.running)
         self._note_aside()
         self._watch = asyncio.create_task(self._observer.watch(), name="watch")
         self.store.changed_elsewhere = self._changed_elsewhere

@@ -39,6 +39,8 @@ class Intake:
         self.store = store
         self.arrived = arrived
         self.reserve = reserve
+        self.begun: Callable[[Mail], None] = lambda _: None
+        """Told of each mail that is whole, while it is being written; `arrived` may follow."""
         self.held = 0
         self.coming = 0
         self.new_id = UlidMaker().new
@@ -263,6 +265,7 @@ class Receipt:
                 self._failed(trouble, done)
 
         intake.store.keep(mail, kept)
+        intake.begun(mail)
 
     def _failed(self, trouble: StoreTrouble, done: Callable[[str, StoreTrouble | None], None]) -> None:
         self._intake.not_kept["disk_full" if isinstance(trouble, StoreFull) else "store_trouble"] += 1

@@ -146,6 +146,8 @@ class Observer:
             yield "the disk is full: mail is answered with 452"
         if self.aside:
             yield f"store: {self._about_aside()}"
+        if trouble := self._pipeline.interpreter.trouble:
+            yield f"mails wait in the store to be interpreted: {trouble}"
         for one in self._running.values():
             if one.error or one.state != "running":
                 yield f"{one.name}: {one.error or one.state}"
@@ -186,6 +188,8 @@ class Observer:
                 "bytes": self._intake.bytes.total(),
                 "not_kept": self._intake.not_kept.total(),
                 "duplicates": self._pipeline.duplicates,
+                "not_interpreted": self._pipeline.interpreter.not_interpreted,
+                "interpreter_restarts": self._pipeline.interpreter.restarts,
                 "events": self._pipeline.events.total(),
                 "devices": len(self._registry.devices()),
             },
@@ -259,6 +263,10 @@ class Observer:
         yield _by("mailwire_mails_not_kept_total", "Mails answered 451 or 452.", "reason", intake.not_kept)
         yield _one("mailwire_mails_duplicate_total", "counter", "Mails that repeated another.", pipeline.duplicates)
         yield _one("mailwire_mails_lost_total", "counter", "Kept mails whose content was removed.", pipeline.lost)
+        gave_up = "Mails whose content could not be interpreted, as their event says."
+        yield _one("mailwire_mails_not_interpreted_total", "counter", gave_up, pipeline.interpreter.not_interpreted)
+        restarts = "Times that the process that interprets mails had to be started again."
+        yield _one("mailwire_interpreter_restarts_total", "counter", restarts, pipeline.interpreter.restarts)
         yield _by("mailwire_events_total", "Events made.", "kind", pipeline.events)
         yield Metric(
             "mailwire_stage_seconds",

@@ -1,12 +1,12 @@
-"""From a kept mail to an event that its targets owe: interpret, name the device, build, route, hand out.
+"""From a kept mail to an event that its targets owe: have it interpreted, name the device, build, route, hand out.
 
 A mail stays `received` in the store until its event is written, so a crash anywhere in here only means that it is
-done again, with the same id. Small mails are interpreted on the event loop (it takes less time than telling a thread);
-large ones in a thread. The mails of one peer keep their order: a "motion ended" never overtakes its "motion started".
+done again, with the same id. Interpreting is done by a process of its own (`gateway.interpreter`), which has a
+bounded number of mails at a time; the others wait here, and beyond a bound in the store. The mails of one peer keep
+their order: a "motion ended" never overtakes its "motion started".
 
-Receiving has right of way: a device may give up after seconds, an event waits in the store as long as it must. Each
-mail that is coming in gets as much time as the one that waits to be interpreted; so a few don't delay it, and when a
-whole plant reports at once, interpreting is left a twentieth of the time until that is over.
+Where nothing waits, a mail is interpreted while the store still writes it. That hides the time it takes behind the
+disk's; what comes of it is used when the mail is kept, and forgotten if it could not be.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from gateway import draft as draft_of
 from gateway import interpret
 from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
 from gateway.deliver import Ledger, Worker
+from gateway.interpreter import Interpreter
 from gateway.logs import Budget
 from gateway.noise import NoiseControl
 from gateway.registry import UNKNOWN, Registry, Sender
@@ -37,17 +39,14 @@ from gateway.wire import event as words
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
-_IN_THREAD = 64 * 1024  # bytes; a larger mail is interpreted in a thread
 _BACKLOG_BYTES = 8 * 1024 * 1024  # contents that may wait in memory; beyond it they are read again from the store
 _BACKLOG = 1000  # mails that may wait in memory; beyond it the rest waits in the store
 _RECENT = 10_000  # mails, or events that did not come by mail, in which a repeat is looked for
 _PAGE = 50  # mails read from the store at a time
-_TURN = 0.0005  # seconds of interpreting at a time: several mails in a row take less time than one by one
-_MOST_BEFORE = 20  # mails coming in that go before one that waits to be interpreted
 _LINES = 20  # of the log, in a second, about mails
 _AGAIN = 1.0  # seconds before what this machine could not do is tried again
+_ASKED, _TOO_LATE = "asked", "too late"
+_Answer = tuple[interpret.Reading, interpret.Meaning]
 _PASSING = (OSError, MemoryError, sqlite3.Error)
 """It has no memory, no file or no disk at this moment; the mail is kept, and its turn comes."""
 
@@ -119,8 +118,7 @@ class Pipeline:
         self.router = Router([], [], lambda _: lambda __: True)
         self.on_device: Callable[[Device], None] = lambda _: None
         self.duplicate_window = 60.0
-        self.coming: Callable[[], int] = lambda: 0
-        """How many mails are on their way in (`gateway.api.Intake`)."""
+        self.interpreter = Interpreter(self._interpreted)
         self._new_id = UlidMaker().new
         self.noise = NoiseControl(store, self._new_id, iso_time)
         self.noise.release = self._release
@@ -129,14 +127,11 @@ class Pipeline:
         self._behind = True  # the store holds mails to interpret that are not in the queue
         self._read_up_to = 0
         self._scheduled = False
-        self._crowd = 0  # mails that were coming in lately
-        self._ended = self._took = 0.0  # when the last mail was interpreted, and how long it took
-        self._busy_peers: dict[str, deque[Mail]] = {}
+        self._held_up: dict[str, deque[Mail]] = {}  # by peer: one that can't be read now, and those behind it
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
         self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
-        self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._lines = Budget(_LINES)
         self.events: Counter[str] = Counter()  # kind -> events made
@@ -146,22 +141,37 @@ class Pipeline:
 
     # --- in ----------------------------------------------------------------------------------------------------
 
+    def begun(self, mail: Mail) -> None:
+        """A mail is being kept."""
+        free = not (self._queue or self._behind or self._stopped) and self.interpreter.room
+        if free and mail.content is not None and mail.envelope.peer not in self._held_up:
+            with suppress(MemoryError):  # there is time for it when it is kept
+                self.interpreter.give(mail, mail.content)
+                mail.early = _ASKED
+
     def arrived(self, mail: Mail) -> None:
         """A mail was kept, and its sender was told so."""
+        early, mail.early = mail.early, None
         if self._behind or len(self._queue) >= _BACKLOG:
             self._behind = True
-        elif mail.seq > self._read_up_to:  # else `_read_more` found it before we were told
-            if mail.content is not None:
-                if self._queued_bytes + mail.size > _BACKLOG_BYTES:
-                    mail.content = None
-                else:
-                    self._queued_bytes += mail.size
+            mail.early = _TOO_LATE
+        elif mail.seq <= self._read_up_to:  # `_read_more` found it before we were told
+            mail.early = _TOO_LATE
+        else:
             self._read_up_to = mail.seq
-            self._queue.append(mail)
+            if early is not None or self._queued_bytes + mail.size > _BACKLOG_BYTES:
+                mail.content = None
+            if early is None:
+                self._queued_bytes += mail.size if mail.content is not None else 0
+                self._queue.append(mail)
+            elif early is not _ASKED:
+                self._interpreted(mail, *cast(_Answer, early))
+                return
         self._schedule()
 
     def resume(self) -> None:
         """At start: interpret what was kept, but not interpreted, when the gateway last ended."""
+        self.interpreter.start()
         since = time.time() - self.duplicate_window
         for peer, helo, mail_from, rcpt_to, sha256, received, mail_id in self.store.rows(
             "SELECT peer, helo, mail_from, rcpt_to, sha256, received, id FROM mails "
@@ -195,7 +205,7 @@ class Pipeline:
         self.ledger.write()
         if not await self.store.flush() or self.ledger.unwritten or self._stopped:
             return
-        if self._queue or self._busy_peers or self._behind:
+        if self._queue or self._held_up or self._behind or self.interpreter.depth:
             return
         waiting = {mail.id: mail for mail in self.store.open_mails(0, _BACKLOG)}
         forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
@@ -258,54 +268,38 @@ class Pipeline:
             raise StoreTrouble(f"the store can't be read now: {_words(error)}") from error
 
     async def stop(self) -> None:
-        """Finish what is being interpreted; the rest stays `received`."""
+        """Finish what the interpreter has room for, if that takes no long time; the rest stays `received`."""
+        self._turn()
         self._stopped = True
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.interpreter.close()
         self.ledger.write()
         self.log_rest()
 
     @property
     def depth(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + self.interpreter.depth
 
     # --- the queue ---------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
-            loop = asyncio.get_running_loop()
-            # Who was just answered is about to send the next one: a crowd is not gone at once.
-            self._crowd = max(self.coming(), self._crowd // 2)
-            wait = self._took * min(self._crowd, _MOST_BEFORE) - (time.perf_counter() - self._ended)
-            if wait > 0:
-                loop.call_later(wait, self._turn)
-            else:
-                loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        """A few mails; the next when each of those that are coming in has had as much time."""
+        """Give the interpreter what it has room for."""
         self._scheduled = False
-        if self._stopped:
-            return
-        now = time.perf_counter()
         try:
-            if not self._queue:
-                self._read_more()
+            while not self._stopped and self.interpreter.room:
+                if not self._queue:
+                    if not self._behind:
+                        break
+                    self._read_more()
+                else:
+                    self._give(self._queue.popleft())
         except _PASSING as error:
             log.warning("kept mails can't be read now, trying again: %s", _words(error))
             asyncio.get_running_loop().call_later(_AGAIN, self._schedule)
-            return
-        try:
-            while self._queue:
-                self._take(self._queue.popleft())
-                self._ended = time.perf_counter()
-                self._took = self._ended - now
-                if self._took >= _TURN:
-                    break
-        finally:  # a mail that we fail on stays `received`, and those behind it are not held up
-            if self._queue or self._behind:
-                self._schedule()
 
     def _read_more(self) -> None:
         mails = self.store.open_mails(self._read_up_to, _PAGE)
@@ -318,47 +312,49 @@ class Pipeline:
             mail.dot = mail.kept = time.monotonic() if mail.state == "replay" else monotonic_of(mail.received)
         self._queue.extend(mails)
 
-    def _take(self, mail: Mail) -> None:
-        peer = mail.envelope.peer
-        if peer in self._busy_peers:
-            self._busy_peers[peer].append(mail)
-        elif mail.size > _IN_THREAD:
-            self._apart(mail)
-        else:
-            try:
-                self._interpret(mail)
-            except _PASSING:
-                self._apart(mail)
-
-    def _apart(self, mail: Mail) -> None:
-        self._busy_peers[mail.envelope.peer] = deque()
-        task = asyncio.create_task(self._in_thread(mail))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _in_thread(self, mail: Mail) -> None:
-        """One large mail, then those of its peer that came meanwhile."""
-        peer = mail.envelope.peer
+    def _give(self, mail: Mail) -> None:
+        if (waiting := self._held_up.get(mail.envelope.peer)) is not None:
+            waiting.append(mail)
+            return
         try:
-            waiting = self._busy_peers[peer]
-            waiting.appendleft(mail)
-            while waiting and not self._stopped:
-                mail = waiting.popleft()
-                try:
-                    if (content := self._content(mail)) is not None:
-                        self._finish(mail, *await _threaded(_read_and_mean, content, mail.envelope))
-                except _PASSING as error:
-                    waiting.appendleft(mail)
-                    log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
-                    await asyncio.sleep(_AGAIN)
-        finally:
-            left = self._busy_peers.pop(peer)
-            self._queue.extendleft(reversed(left))
-            self._schedule()
+            if (content := self._content(mail)) is not None:
+                self.interpreter.give(mail, (self.store.spool / mail.file).absolute() if mail.file else content)
+            if mail.content is not None:
+                self._queued_bytes -= mail.size
+                mail.content = None
+        except _PASSING as error:
+            self._hold_up(mail, error)
 
-    def _interpret(self, mail: Mail) -> None:
-        if (content := self._content(mail)) is not None:
-            self._finish(mail, *_read_and_mean(content, mail.envelope))
+    def _hold_up(self, mail: Mail, error: BaseException) -> None:
+        """Try again in a moment; those of its peer that come meanwhile wait behind it."""
+        log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
+        peer = mail.envelope.peer
+        if peer not in self._held_up:
+            self._held_up[peer] = deque()
+            asyncio.get_running_loop().call_later(_AGAIN, self._go_on, peer)
+        self._held_up[peer].append(mail)
+
+    def _go_on(self, peer: str) -> None:
+        self._queue.extendleft(sorted(self._held_up.pop(peer), key=lambda mail: mail.seq, reverse=True))
+        self._schedule()
+
+    def _interpreted(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
+        """The interpreter's answer. A mail that we fail on stays `received`, and those behind it are not held up."""
+        if self._queue or self._behind:
+            self._schedule()  # there is room again
+        if mail.early is _ASKED:
+            mail.early = (reading, meaning)  # it is not kept yet, and may never be
+            return
+        if mail.early is _TOO_LATE:
+            return
+        waiting = self._held_up.get(mail.envelope.peer)
+        if waiting is not None and mail.seq > min(one.seq for one in waiting):
+            waiting.append(mail)
+            return
+        try:
+            self._finish(mail, reading, meaning)
+        except _PASSING as error:
+            self._hold_up(mail, error)
 
     def _content(self, mail: Mail) -> Any:
         """Its bytes; None, and said, if somebody removed them."""
@@ -373,9 +369,6 @@ class Pipeline:
     # --- the event ---------------------------------------------------------------------------------------------
 
     def _finish(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
-        if mail.content is not None:
-            self._queued_bytes = max(0, self._queued_bytes - mail.size)
-            mail.content = None
         self._replaying.discard(mail.id)
         if mail.state == "received" and (first := self._duplicate_of(mail)):
             self._set_state(mail, "duplicate")
@@ -487,19 +480,5 @@ class Pipeline:
         self.store.note_one("UPDATE mails SET state = ? WHERE id = ?", state, mail.id)
 
 
-async def _threaded(call: Callable[..., _T], *words: Any) -> _T:
-    """As `asyncio.to_thread`; MemoryError where no thread can be started."""
-    try:
-        working = asyncio.get_running_loop().run_in_executor(None, call, *words)
-    except RuntimeError as error:
-        raise MemoryError(str(error)) from error
-    return await working
-
-
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _read_and_mean(content: Any, envelope: Envelope) -> tuple[interpret.Reading, interpret.Meaning]:
-    reading = interpret.read(content)
-    return reading, interpret.meaning(reading, envelope)

@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import mmap
 import os
 import sqlite3
 import threading
@@ -29,6 +28,7 @@ from typing import Any
 
 from gateway import pages
 from gateway.api import Envelope, Event, StoreTrouble
+from gateway.spooled import Spooled, spooled
 from gateway.stats import monotonic_of
 from gateway.writer import Note, Statement, Writer
 
@@ -140,6 +140,7 @@ class Mail:
     began: float = 0.0
     dot: float = 0.0
     kept: float = 0.0
+    early: object = None  # of `gateway.pipeline`: how far it was interpreted while it was being kept
 
 
 @dataclass(slots=True, eq=False)
@@ -158,38 +159,6 @@ class Delivery:
     # When its mail's final dot came and when its event was made, on the monotonic clock.
     dot: float = 0.0
     made: float = 0.0
-
-
-class Spooled(mmap.mmap):
-    """A spooled mail, mapped. Pages that were searched or read are given back, or a reader would hold the whole mail.
-
-    They stay in the system's page cache, so looking at them again costs little.
-    """
-
-    _WINDOW = 1024 * 1024
-
-    def find(self, sub: Any, start: int = 0, stop: int | None = None) -> int:
-        """As `bytes.find`, for positions that are not negative."""
-        stop = len(self) if stop is None else min(stop, len(self))
-        while start < stop:
-            edge = min(start + self._WINDOW, stop)
-            found = super().find(sub, start, min(edge + len(sub) - 1, stop))
-            if found >= 0:
-                return found
-            self._give_back(start, edge)
-            start = edge
-        return -1
-
-    def __getitem__(self, key: Any) -> Any:
-        value = super().__getitem__(key)
-        if isinstance(key, slice) and len(value) >= mmap.PAGESIZE:
-            self._give_back(key.start or 0, (key.start or 0) + len(value))
-        return value
-
-    def _give_back(self, start: int, stop: int) -> None:
-        start -= start % mmap.PAGESIZE
-        if hasattr(mmap, "MADV_DONTNEED") and start < stop:
-            self.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
 class Store:
@@ -477,7 +446,7 @@ class Store:
         )
         return [_mail(row) for row in self.rows(sql, after, limit)]
 
-    def content(self, mail: Mail) -> bytes | mmap.mmap:
+    def content(self, mail: Mail) -> bytes | Spooled:
         """The bytes of a mail as they came (a spooled one as a memory map). Raises LookupError when pruned."""
         if mail.content is not None:
             return mail.content
@@ -487,8 +456,7 @@ class Store:
                 return bytes(found[0][0])
             raise LookupError(f"the content of mail {mail.id} is no longer kept")
         try:
-            with (self.spool / mail.file).open("rb") as file:
-                return Spooled(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return spooled(self.spool / mail.file)
         except FileNotFoundError:
             raise LookupError(f"the content of mail {mail.id} is no longer kept") from None
 

@@ -28,6 +28,17 @@ def until(condition, what="it"):
     return value
 
 
+def children(parent, word):
+    """The ids of the processes that it has started, and that have this word on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            its_parent = int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            if its_parent == parent and word in path.joinpath("cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
 class Gateway:
     """`mailwire run` with a configuration and a data folder below `folder`."""
 
@@ -87,6 +98,11 @@ class Gateway:
     @property
     def pid(self):
         return self.process.pid
+
+    @property
+    def interpreter(self):
+        """The id of the process that interprets its mails."""
+        return until(lambda: next(iter(children(self.pid, b"gateway.interpret.worker")), None), "the interpreter")
 
     def kill(self):
         """As a power cut would, for this process: SIGKILL."""

@@ -4,7 +4,7 @@ Nothing here ever raises for what a mail contains, and everything is bounded: ti
 goes into an event. What was cut, skipped or repaired is said in words in `Reading.truncated`. The work is done one
 floor down, each file with one job: `mime` finds the parts, `fields` reads header fields, `transfer` undoes base64 and
 quoted-printable in slices, `charset` makes text of bytes, `html` makes text of HTML, `names` cleans file names, and
-`meaning` applies a device profile.
+`meaning` applies a device profile. `worker` is a process that does all this for the gateway.
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ class Reading:
 
 
 def read(raw: Buffer) -> Reading:
-    """Read a whole mail, given as bytes or as a memory-mapped file. Never raises, whatever the bytes are."""
+    """Read a whole mail, given as bytes or as a memory-mapped file. Raises MemoryError, and nothing else, ever."""
     reading = Reading()
     try:
         _read(raw, reading)
+    except MemoryError:
+        raise  # it says nothing about the mail
     except Exception as error:  # noqa: BLE001 - one mail that we can't read must not stop those behind it
         reading.truncated.append(f"the mail could not be read to its end ({error!r}): please report this as a bug")
     return reading

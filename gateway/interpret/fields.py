@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 from datetime import datetime, timedelta
-from email.utils import parsedate_tz
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -172,6 +171,8 @@ def parameter(found: dict[bytes, bytes], name: bytes, hint: str = "") -> str:
 
 def date(value: bytes) -> str | None:
     """A Date field as ISO 8601 in UTC; None if it says no point in time. Without a zone it is taken as UTC."""
+    from email.utils import parsedate_tz  # brings much, and no event needs it
+
     try:
         parsed = parsedate_tz(unfolded(value)[:100].decode("ascii", "replace"))
         if parsed is None:

@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
-    from gateway.api import Envelope
     from gateway.interpret import Reading
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -54,6 +53,13 @@ class Meaning:
     profile: str | None = None
     device_name: str | None = None
     serial: str | None = None
+
+
+class Greeted(Protocol):
+    """What of an envelope (`gateway.api.Envelope`) tells something."""
+
+    @property
+    def helo(self) -> str: ...
 
 
 class _Rule(NamedTuple):
@@ -117,7 +123,7 @@ def profile(name: str = "generic") -> Profile:
     return Profile(tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8")))
 
 
-def meaning(reading: Reading, envelope: Envelope) -> Meaning:
+def meaning(reading: Reading, envelope: Greeted) -> Meaning:
     """The meaning of a mail by the generic profile. Unknown words make the kind `other`, never an alarm."""
     rules = profile()
     subject = reading.subject or ""
@@ -177,10 +183,8 @@ def _find(table: dict[str, dict[str, list[_Phrase]]], words: tuple[str, ...], ti
     best: _Phrase | None = None
     if table.keys().isdisjoint(words):  # most texts
         return None
-    for at, word in enumerate(words):
-        if word not in table:
-            continue
-        branch = table[word]
+    for at in [at for at, word in enumerate(words) if word in table]:
+        branch = table[words[at]]
         for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
             if best is not None and phrase.rank >= best.rank:
                 continue
@@ -214,7 +218,8 @@ def _line_with(words: tuple[str, ...], text: str) -> str:
 def _data(text: str, rules: Profile) -> dict[str, str]:
     """The `KEY: value` lines of a body, by slugs of their keys; the first of a key wins, empty values are left out."""
     data: dict[str, str] = {}
-    for line in text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]:
+    # What is repeated says nothing new.
+    for line in dict.fromkeys(text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
         key, separator, value = line.partition(":")
         if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
             inside, _, rest = line.partition(")")
@@ -293,7 +298,7 @@ def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str 
 
 
 def _manufacturer(
-    reading: Reading, envelope: Envelope, lowered: dict[str, str], data: dict[str, str], rules: Profile
+    reading: Reading, envelope: Greeted, lowered: dict[str, str], data: dict[str, str], rules: Profile
 ) -> str | None:
     for word in _words_of_line(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
         if word in rules.maker_senders:

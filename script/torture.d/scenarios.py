@@ -58,10 +58,15 @@ class Play:
 
 
 def kill(play: Play) -> None:
-    """kill -9 at the gateway, the broker and the subscriber in turn, also while they start."""
+    """kill -9 at the gateway, its interpreter, the broker and the subscriber in turn, also while they start."""
     world, chance = play.world, play.chance
     while not play.spent():
-        victim = chance.choices((world.gateway, world.broker, world.subscriber), (6, 2, 2))[0]
+        victim = chance.choices((world.gateway, None, world.broker, world.subscriber), (6, 2, 2, 2))[0]
+        if victim is None:
+            world.kill_interpreter()
+            play.fault()
+            time.sleep(chance.expovariate(4))
+            continue
         victim.kill()
         play.fault()
         if chance.random() < 0.3:

@@ -1,7 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
-import gc
+import random
 import sqlite3
 import time
 
@@ -47,12 +47,15 @@ class Bench:
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
 
-    async def kept(self, content, *, tell=True, received=None, **said):
+    async def kept(self, content, *, tell=True, received=None, early=False, **said):
         said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said
         mail = Mail(new_id(), received or time.time(), Envelope("m", **said), len(content), content=content)
         done = asyncio.get_running_loop().create_future()
         self.store.keep(mail, done.set_result)
+        if early:
+            self.pipeline.begun(mail)
         assert await done is None
+        mail.kept = time.monotonic()
         if tell:
             self.pipeline.arrived(mail)
         return mail
@@ -121,8 +124,7 @@ async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
     assert bench.pipeline._queued_bytes == 0
 
 
-@pytest.mark.parametrize("padding", [0, 100_000], ids=["on the loop", "in a thread"])
-async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, padding):
+async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, caplog):
     identify = bench.pipeline.registry.identify
 
     def fails(envelope, sender, subject, now):
@@ -130,16 +132,33 @@ async def test_a_mail_that_we_fail_on_holds_up_no_other(bench, monkeypatch, padd
             raise RuntimeError(subject)
         return identify(envelope, sender, subject, now)
 
-    said = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context["exception"])))
     monkeypatch.setattr(bench.pipeline.registry, "identify", fails)
     for subject in ("before", "poison", "after"):
-        await bench.kept(mail(subject, padding), tell=False)
+        await bench.kept(mail(subject), tell=False)
     bench.pipeline.resume()
     assert await bench.heard(2) == ["before", "after"]
     assert await bench.states() == ["done", "received", "done"]
-    gc.collect()
-    assert said == ["poison"]
+    assert "stays as it is: no event could be made of it" in caplog.text
+    assert "RuntimeError: poison" in caplog.text
+    assert bench.pipeline.interpreter.restarts == 0
+
+
+@pytest.mark.parametrize("failures", [1, 3, 50])
+async def test_a_mail_for_whose_event_there_is_no_memory_is_finished_later_in_its_turn(bench, monkeypatch, failures):
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    identify, troubles = bench.pipeline.registry.identify, [MemoryError()] * failures
+    chance = random.Random(failures)
+
+    def reluctant(*words):
+        if troubles and chance.random() < 0.5:
+            raise troubles.pop()
+        return identify(*words)
+
+    monkeypatch.setattr(bench.pipeline.registry, "identify", reluctant)
+    for number in range(200):
+        await bench.kept(mail(number), tell=False)
+    bench.pipeline.resume()
+    assert await bench.heard(200) == [str(number) for number in range(200)]
 
 
 async def test_a_small_mail_never_overtakes_a_large_one_of_its_peer(bench):
@@ -188,8 +207,8 @@ async def test_a_repeat_is_known_across_a_restart(bench):
     await bench.kept(mail("x"), tell=False)
     again = Pipeline(bench.store, bench.pipeline.registry)
     again.resume()
-    again._turn()
-    await bench.store.flush()
+    await bench.until(lambda: again.duplicates)
+    await again.stop()
     assert await bench.states() == ["done", "duplicate"]
 
 
@@ -219,6 +238,7 @@ async def test_a_replay_that_was_asked_for_while_the_gateway_was_away_happens_on
     bench.store.alter("UPDATE mails SET state = 'replay' WHERE id = ?", [first.id])
     bench.pipeline._read_more()
     bench.pipeline.replay()
+    bench.pipeline.resume()
     await bench.heard(1)
     assert await bench.states() == ["done"]
     assert len(bench.target.heard) == 1
@@ -315,23 +335,6 @@ async def test_a_mail_that_can_not_be_read_now_is_interpreted_later_in_its_turn(
     assert await bench.states() == ["done"] * 3
 
 
-async def test_a_mail_for_which_no_thread_can_be_started_is_interpreted_later(bench, monkeypatch):
-    monkeypatch.setattr(module, "_AGAIN", 0.01)
-    loop = asyncio.get_running_loop()
-    troubles, run = [RuntimeError("can't start new thread")] * 3, loop.run_in_executor
-
-    def reluctant(*words):
-        if troubles:
-            raise troubles.pop()
-        return run(*words)
-
-    monkeypatch.setattr(loop, "run_in_executor", reluctant)
-    bench.pipeline.resume()
-    await bench.kept(mail("large", 300_000))
-    assert await bench.heard(1) == ["large"]
-    assert not troubles
-
-
 async def test_a_store_that_can_not_be_read_now_is_read_later(bench, monkeypatch):
     monkeypatch.setattr(module, "_AGAIN", 0.01)
     troubles, rows = [sqlite3.OperationalError("unable to open database file")] * 3, bench.store.rows
@@ -363,6 +366,56 @@ async def test_a_mail_whose_news_got_lost_is_interpreted_at_the_second_look(benc
     for _ in range(3):
         await bench.pipeline.catch_up()
     assert await bench.heard(2) == ["x", "y"]
+
+
+async def test_a_mail_is_interpreted_while_it_is_being_kept_and_is_an_event_when_it_is(bench):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    early = Mail(new_id(), time.time(), Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"]), 9, content=mail("early"))
+    bench.pipeline.begun(early)
+    await bench.until(lambda: not bench.pipeline.interpreter.depth)
+    assert not bench.target.heard
+    done = asyncio.get_running_loop().create_future()
+    bench.store.keep(early, done.set_result)
+    assert await done is None
+    bench.pipeline.arrived(early)
+    assert await bench.heard(1) == ["early"]
+    assert await bench.states() == ["done"]
+    assert bench.pipeline._queued_bytes == 0
+
+
+async def test_mails_that_are_interpreted_early_keep_their_order_and_are_events_once(bench, monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG", 10)
+    bench.pipeline.resume()
+    for number in range(100):
+        await bench.kept(mail(number), early=True)
+    await asyncio.gather(*[bench.kept(mail(number), early=True) for number in range(100, 300)])
+    await bench.heard(300)
+    assert await bench.states() == ["done"] * 300
+    assert bench.subjects()[:100] == [str(number) for number in range(100)]
+    assert len(bench.target.heard) == len(set(bench.subjects())) == 300
+    assert bench.pipeline._queued_bytes == 0
+
+
+async def test_of_a_mail_that_could_not_be_kept_nothing_is_left(bench):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    bench.pipeline.begun(
+        Mail(new_id(), time.time(), Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"]), 9, content=mail("refused"))
+    )
+    await bench.kept(mail("kept"), early=True)
+    assert await bench.heard(1) == ["kept"]
+    assert not bench.pipeline.interpreter.depth
+
+
+async def test_mails_that_wait_go_on_when_those_before_them_could_not_be_kept(bench, monkeypatch):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    envelope = Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"])
+    while bench.pipeline.interpreter.room:  # a full disk, say
+        bench.pipeline.begun(Mail(new_id(), time.time(), envelope, 9, content=mail("refused")))
+    await bench.kept(mail("kept"))
+    assert await bench.heard(1) == ["kept"]
 
 
 async def test_a_target_may_claim_an_event_that_no_route_gives_it(bench):
