@@ -26,7 +26,7 @@ _parser = importlib.import_module("re._parser")
 
 
 def compiled(pattern: str, flags: int = 0, most: int = LONGEST**3) -> re.Pattern[str]:
-    """Raises ValueError with words, also for a pattern that could run away: one that may take more than `most` steps."""
+    """Raises ValueError with words, also for a pattern that could run away, and take more than `most` steps."""
     try:
         tree = _parser.parse(pattern, flags)
         made = re.compile(pattern, flags)

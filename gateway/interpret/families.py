@@ -358,7 +358,7 @@ def _by_field(rule: Any, data: Mapping[str, Any], otherwise: str | None) -> str 
     for result, words in rule.items():
         if result not in ("field", "otherwise") and said in [word.lower() for word in _listed(words)]:
             return str(result)
-    return rule.get("otherwise", otherwise)
+    return str(rule["otherwise"]) if "otherwise" in rule else otherwise
 
 
 def _lines_with(text: str, needed: Iterable[str], pattern: str) -> Iterator[tuple[int, re.Match[str]]]:
