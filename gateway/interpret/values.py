@@ -191,7 +191,7 @@ def date(text: str, order: str = "ymd") -> str | None:
     """
     text = text[:60]
     if parts := _THREE.search(text):
-        rest = text[parts.end() :]
+        rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
         year, month, day = _ordered(parts[1], parts[2], parts[3], order)
     elif parts := _WORDED.search(text):
         rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
