@@ -21,8 +21,6 @@ from gateway.interpret.values import ORDERS, TYPES, UNITS
 from gateway.problem import Finding, Problem, Wrong, dotted, explain, nearest
 from gateway.wire import event as words
 
-FOLDER = "profiles"
-"""Of a user's own, beside the configuration."""
 GROUPS = ("cameras", "nas", "ups", "printers", "servers", "hosts", "monitoring", "network", "plant")
 ZONES = ("helo", "from", "from_name", "subject", "text", "attachment", *HEADERS)
 

@@ -12,7 +12,6 @@ line, and one that could run away is refused (`gateway.patterns`).
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from gateway.interpret import Reading
 
 OURS = Path(__file__).parents[1] / "profiles"
+OWN = "profiles"
+"""The folder of a user's own, beside the configuration."""
 GENERIC = "generic"
 """The profile of what no family knows; it has a form of its own (`gateway.interpret.meaning`)."""
 
@@ -151,14 +152,12 @@ class _Clue(NamedTuple):
     pattern: str | None
     points: int
 
-    def fits(self, said: Said) -> bool:
-        if not any(said.has(self.zone, phrase) for phrase in self.phrases):
-            return False
-        return self.pattern is None or next(_lines_with(said.zones[self.zone], (), self.pattern), None) is not None
-
-    def __str__(self) -> str:
-        pattern = f", /{self.pattern}/" if self.pattern else ""
-        return f"{self.points} for {self.zone}: {' or '.join(phrase.strip() for phrase in self.phrases)}{pattern}"
+    def fits(self, said: Said) -> str | None:
+        """The phrase that is found; None: it does not fit."""
+        found = next((phrase for phrase in self.phrases if said.has(self.zone, phrase)), None)
+        if found is None or self.pattern is None:
+            return found
+        return found if next(_lines_with(said.zones.get(self.zone, ""), (), self.pattern), None) else None
 
 
 class Family:
@@ -169,7 +168,7 @@ class Family:
         self.path = path
         self._text = text
         self._ready: _Mails | None = None
-        head = tomllib.loads(_HEAD_ENDS.split(text, maxsplit=1)[0])
+        head = _toml(_HEAD_ENDS.split(text, maxsplit=1)[0])
         self.name: str = path.stem
         self.title: str = head["title"]
         self.manufacturer: str | None = head.get("manufacturer")
@@ -181,7 +180,7 @@ class Family:
 
     def source(self) -> dict[str, Any]:
         """The whole file."""
-        return tomllib.loads(self._text)
+        return _toml(self._text)
 
     def match(self, said: Said, lines: Mapping[str, str]) -> Match | None:
         """The first of its mails that this is, with its fields; `lines` are the `KEY: value` lines, by slugs."""
@@ -222,12 +221,16 @@ class Library:
         asked: dict[int, _Clue] = {id(clue): clue for clue in self._unspaced}
         for word in self._by_word.keys() & said.vocabulary():
             asked.update((id(clue), clue) for clue in self._by_word[word])
-        points: dict[str, list[_Clue]] = {}
+        points: dict[str, list[tuple[_Clue, str]]] = {}
         for clue in asked.values():
-            if clue.fits(said):
-                points.setdefault(clue.family.name, []).append(clue)
+            if (phrase := clue.fits(said)) is not None:
+                points.setdefault(clue.family.name, []).append((clue, phrase.strip()))
         found = [
-            Score(sum(clue.points for clue in clues), clues[0].family, [str(clue) for clue in clues])
+            Score(
+                sum(clue.points for clue, _ in clues),
+                clues[0][0].family,
+                [f"{clue.points} for '{phrase}' in {clue.zone.replace('_', ' ')}" for clue, phrase in clues],
+            )
             for clues in points.values()
         ]
         return sorted(
@@ -352,6 +355,12 @@ def picture(glob: str, reading: Reading) -> int | None:
         if one["type"].startswith("image/") and fnmatchcase(one["name"].lower(), glob.lower()):
             return index
     return None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    import tomllib  # only in the process that interprets
+
+    return tomllib.loads(text)
 
 
 def _by_field(rule: Any, data: Mapping[str, Any], otherwise: str | None) -> str | None:

@@ -118,26 +118,31 @@ def profile() -> Profile:
 
 
 def meaning(
-    reading: Reading, envelope: Greeted, library: Library | None = None, why: list[Why] | None = None
+    reading: Reading,
+    envelope: Greeted,
+    library: Library | None = None,
+    *,
+    family: str = "",
+    why: list[Why] | None = None,
 ) -> Meaning:
     """The meaning of a mail. Unknown words make the kind `other`, never an alarm.
 
-    If the profile names the picture among the attachments, `reading.picture` is set to it. `why` is given what led to
-    it, for people.
+    `family`: the name of the one that it is from, if somebody said so; "generic" is one of them. If the profile names
+    the picture among the attachments, `reading.picture` is set to it. `why` is given what led to it, for people.
     """
     rules = profile()
     said = Said(reading, envelope)
     library = library or families.ours()
-    family = library.family(said)
+    chosen = library.families.get(family) if family in library.families or family == GENERIC else library.family(said)
     lines = _data(reading.text, rules)
-    match = library.match(family, said, lines) if family else None
+    match = library.match(chosen, said, lines) if chosen else None
     if why is not None:
-        why.append(Why(library.scores(said), family, match, lines))
+        why.append(Why(library.scores(said), chosen, match, lines))
     result = _generic(said, lines, rules, envelope) if match is None else _of_family(said, lines, match, rules)
-    if family:
-        result.profile = family.name
-        result.manufacturer = family.manufacturer or result.manufacturer
-        result.model = result.model or family.model
+    if chosen:
+        result.profile = chosen.name
+        result.manufacturer = chosen.manufacturer or result.manufacturer
+        result.model = result.model or chosen.model
     return result
 
 
