@@ -66,6 +66,7 @@ class Match(NamedTuple):
     """What a family's profile says of a mail. None where it says nothing; `hints` has those of `HINTS` that are said.
 
     `off_after`: seconds after which an `on` ends by itself; 0: it does not, for the device says when it is over.
+    `spoken`: the slugs of lines that fields are made of, so that nothing is told twice.
     """
 
     mail: str
@@ -78,6 +79,7 @@ class Match(NamedTuple):
     off_after: float | None
     picture: str | None
     found: list[Found]
+    spoken: frozenset[str] = frozenset()
 
 
 class Score(NamedTuple):
@@ -286,6 +288,7 @@ class _Mail:
         self._fields: dict[str, Any] = {**family.get("fields", {}), **mail.get("fields", {})}
         self._patterns = [*mail.get("pattern", ()), *family.get("pattern", ())]
         self._always: dict[str, Any] = mail.get("data", {})
+        self._spoken = frozenset(key for field in self._fields.values() for key in _listed(field.get("key", ())))
 
     def fits(self, said: Said) -> bool:
         return any(
@@ -317,6 +320,7 @@ class _Mail:
             self._off_after,
             self._picture,
             list(found.values()),
+            self._spoken,
         )
 
     def _texts(self, said: Said, lines: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -164,7 +164,8 @@ def _of_family(said: Said, lines: dict[str, str], match: Match, rules: Profile) 
     """What the family says, and the lines that it doesn't speak of."""
     data: dict[str, Any] = dict(match.data)
     for key, value in _measured(lines).items():
-        if key not in data and key.removesuffix("_unit") not in match.data:
+        line = key.removesuffix("_unit")
+        if key not in data and line not in match.data and line not in match.spoken:
             data[key] = value
     reading = said.reading
     result = Meaning(match.kind, match.state, match.severity, "", dict(list(data.items())[:MAX_KEYS]))

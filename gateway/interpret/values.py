@@ -174,7 +174,8 @@ def duration(text: str, unit: str = "s") -> int | float | None:
         return _short((hours * 3600 + minutes * 60 + seconds) / _SECONDS[unit])
     total, any_part = 0.0, False
     for part in _AMOUNT.finditer(text):
-        value, said = number(part[1]), _UNIT.get(part[2].lower())
+        said = "min" if part[2].lower() == "m" else _UNIT.get(part[2].lower())  # here no metre is meant
+        value = number(part[1])
         if value is not None and said in _SECONDS:
             total, any_part = total + value * _SECONDS[said], True
     if any_part:
@@ -190,7 +191,7 @@ def date(text: str, order: str = "ymd") -> str | None:
     """
     text = text[:60]
     if parts := _THREE.search(text):
-        rest = text[parts.end() :]
+        rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
         year, month, day = _ordered(parts[1], parts[2], parts[3], order)
     elif parts := _WORDED.search(text):
         rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
