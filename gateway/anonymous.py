@@ -115,11 +115,15 @@ class _Replacer:
             changed = self._words(text)
             if changed != text:
                 self._names[text] = changed
+                for word in _WORD.findall(text):
+                    other = self._words(word)
+                    if len(word) > 2 and other != word:
+                        self._names.setdefault(word, other)
 
     def text(self, text: str) -> str:
         text = _FORMS.sub(self._form, text)
         for name, other in sorted(self._names.items(), key=lambda item: -len(item[0])):
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other.replace("\\", ""), text)
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?=s?(?!\w))", other.replace("\\", ""), text, flags=re.IGNORECASE)
         return text
 
     def header(self, data: bytes) -> bytes:
@@ -157,7 +161,9 @@ class _Replacer:
                 return f"{self._words(local, scrambled=True)}@{self._host(domain)}"
             case "mac":
                 separator = text[2]
-                return separator.join(["02", "00", "00", "00", "00", f"{self._number('mac', text) % 256:02x}"])
+                return separator.join(
+                    ["02", "00", "00", "00", "00", f"{self._number('mac', text.replace(separator, '')) % 256:02x}"]
+                )
             case "ip6":
                 return f"2001:db8::{self._number('ip6', text):x}"  # RFC 3849
             case "ip4":

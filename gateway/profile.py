@@ -93,7 +93,7 @@ class FieldRule(_Model):
 
     key: _Texts = ()
     type: Annotated[str, AfterValidator(_word_of(TYPES, "type of field"))] = "text"
-    unit: Annotated[str, AfterValidator(_word_of(tuple(UNITS), "unit"))] | None = None
+    unit: Annotated[str, AfterValidator(_word_of(UNITS, "unit"))] | None = None
     order: Annotated[str, AfterValidator(_word_of(ORDERS, "order of a date"))] = "ymd"
     values: dict[str, str] | None = None
 
