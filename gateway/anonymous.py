@@ -123,7 +123,8 @@ class _Replacer:
     def text(self, text: str) -> str:
         text = _FORMS.sub(self._form, text)
         for name, other in sorted(self._names.items(), key=lambda item: -len(item[0])):
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?=s?(?!\w))", other.replace("\\", ""), text, flags=re.IGNORECASE)
+            whole = rf"(?<![^\W_]){re.escape(name)}(?=s?(?![^\W_]))"
+            text = re.sub(whole, other.replace("\\", ""), text, flags=re.IGNORECASE)
         return text
 
     def header(self, data: bytes) -> bytes:

@@ -134,9 +134,9 @@ RUNS_AWAY = (
         (
             "when = [{ subject",
             "when = [{ body",
-            "acme.toml:13: mail[0].when[0].body: 'body' is no zone of a mail. There are helo, from, from_name, subject, "
-            "text, attachment, auto-submitted, importance, list-id, organization, precedence, priority, reply-to, "
-            "sender, user-agent, x-loop, x-mailer, x-priority, anywhere.",
+            "acme.toml:13: mail[0].when[0].body: 'body' is no zone of a mail. There are helo, from, from_name, "
+            "subject, text, attachment, auto-submitted, importance, list-id, organization, precedence, priority, "
+            "reply-to, sender, user-agent, x-loop, x-mailer, x-priority, anywhere.",
         ),
         (
             'kind = "alarm"',
@@ -162,8 +162,8 @@ RUNS_AWAY = (
         (
             'title = "It sounds at {load}"',
             "pattern = [{ regex = 'x' }]",
-            "acme.toml:13: mail[0].pattern[0]: the expression has no named group. Write (?P<name>...) around what is the "
-            "field 'name'.",
+            "acme.toml:13: mail[0].pattern[0]: the expression has no named group. Write (?P<name>...) around what "
+            "is the field 'name'.",
         ),
         (
             'title = "It sounds at {load}"',
@@ -183,8 +183,8 @@ RUNS_AWAY = (
         (
             'title = "It sounds at {load}"',
             "pattern = [{ in = 'subject', regex = '(?P<x>' }]",
-            "acme.toml:13: mail[0].pattern[0].regex: this is no regular expression: missing ), unterminated subpattern at "
-            "position 0.",
+            "acme.toml:13: mail[0].pattern[0].regex: this is no regular expression: missing ), unterminated subpattern "
+            "at position 0.",
         ),
         (
             'title = "It sounds at {load}"',

@@ -132,10 +132,8 @@ def test_new_drafts_what_knows_its_mails(mailwire, own, mails):
     assert (
         'free_space = { key = "free_space", type = "number", unit = "GB" }  # varies: "10 GB", "20 GB"' in result.lines
     )
-    assert (
-        "pattern = [{ in = \"subject\", regex = '^Embedded Net DVR: Motion Detected On Channel (?P<value_1>.{1,60})$' }]"
-        in result.lines
-    )
+    expression = "^Embedded Net DVR: Motion Detected On Channel (?P<value_1>.{1,60})$"
+    assert f"pattern = [{{ in = \"subject\", regex = '{expression}' }}]" in result.lines
     written = mailwire("profile", "new", *mails, "--name", "dvr")
     assert written.code == 0
     assert written.out.startswith("profiles/dvr.toml is a draft that knows these mails.")
