@@ -212,6 +212,16 @@ def date(text: str, order: str = "ymd") -> str | None:
         return None
 
 
+def date_of_stranger(text: str) -> str | None:
+    """`date` where the text leaves no doubt which is the day and which the month."""
+    parts = _THREE.search(text[:60])
+    if parts and len(parts[1]) < 4 and parts[2].isdigit() and "." not in parts[0]:
+        if int(parts[1]) > 12:
+            return date(text, "dmy")
+        return date(text, "mdy") if int(parts[2]) > 12 or parts[1] == parts[2] else None
+    return date(text)
+
+
 def _ordered(first: str, second: str, third: str, order: str) -> tuple[str, str, str]:
     if len(first) == 4:
         return first, second, third
