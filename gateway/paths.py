@@ -1,7 +1,7 @@
 """Where the configuration and the data live: the platform's own folders, unless the environment says otherwise.
 
-`MAILWIRE_CONFIG` names the configuration file, `MAILWIRE_DATA` the data folder. The only file that imports
-platformdirs.
+`MAILWIRE_CONFIG` names the configuration file, `MAILWIRE_DATA` the data folder, `MAILWIRE_CACHE` that of downloads.
+The only file that imports platformdirs.
 """
 
 from __future__ import annotations
@@ -39,3 +39,9 @@ def data_dir() -> Path:
     """The data folder; not made here."""
     named = os.environ.get("MAILWIRE_DATA")
     return Path(named).expanduser() if named else _DIRS.user_data_path
+
+
+def cache_dir() -> Path:
+    """Where what can be had again is kept; not made here."""
+    named = os.environ.get("MAILWIRE_CACHE")
+    return Path(named).expanduser() if named else _DIRS.user_cache_path

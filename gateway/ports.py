@@ -35,6 +35,7 @@ PATIENCE = 0.2  # seconds that a read waits; a port that is to be closed is wait
 _WRITING = 10.0  # seconds without progress after which the other side is taken for stuck
 _READ = 4096
 _PULSE = 0.1  # seconds
+NO_PORT = "No serial port is there at all. Is the board plugged in, with a cable that carries data and not just power?"
 _IDS = re.compile("([0-9A-Fa-f]{4}):([0-9A-Fa-f]{4})")
 _PATH = re.compile(r"[./~]|COM\d+$")
 
@@ -97,6 +98,8 @@ def find(spec: str) -> str:
     """The path or URL of the port that is meant. Raises NoSuchPort, or PortError where several could be meant."""
     if "://" in spec or _PATH.match(spec):
         return os.path.expanduser(spec)  # noqa: PTH111  # a URL is no path
+    if spec.startswith("tty") and Path("/dev", spec).exists():
+        return f"/dev/{spec}"
     ports = list_ports()
     ids = _IDS.fullmatch(spec)
     if ids:
@@ -171,8 +174,13 @@ class Line:
             self._port.rts = True
 
     def close(self) -> None:
+        """Nobody may be reading or writing: the descriptor's number is soon another file's."""
+        self._descriptor = -1 if self._direct else None
+        connection = getattr(self._port, "_socket", None)
         with contextlib.suppress(Exception):  # it may be gone
             self._port.close()
+        if connection:  # pyserial leaves it open where the other side has gone first
+            connection.close()
 
     def __enter__(self) -> Line:
         return self
@@ -204,7 +212,7 @@ def open_port(spec: str, settings: Settings = Settings(), *, reset: bool = False
             rtscts=settings.flow == "rtscts",
             xonxoff=settings.flow == "xonxoff",
             timeout=PATIENCE,
-            write_timeout=_WRITING,
+            write_timeout=None if where.startswith("rfc2217:") else _WRITING,  # it has none
         )
         if _local(port):
             port.exclusive = True
@@ -213,7 +221,7 @@ def open_port(spec: str, settings: Settings = Settings(), *, reset: bool = False
             port.timeout = 0  # it is waited for by `poll`
     except termios.error as error:
         raise PortError(f"{where} can't do {settings}: {error.args[-1]}") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:  # what pyserial raises for a bad URL
+    except (OSError, ValueError, AttributeError, TypeError, NotImplementedError) as error:  # pyserial's, of bad URLs
         raise _explained(where, error) from error
     line = Line(port, where)
     try:
@@ -272,7 +280,9 @@ def _name(port: Any) -> str:
 def _there(ports: list[Port]) -> str:
     if ports:
         return f"There is {_listed(ports)}."
-    return "No serial port is there at all. Is the board plugged in, with a cable that carries data and not just power?"
+    if os.environ.get("INVOCATION_ID"):  # a service of systemd's
+        return f"{NO_PORT} If it is: `mailwire service install` lets the service see the ports of its configuration."
+    return NO_PORT
 
 
 def _listed(ports: list[Port]) -> str:

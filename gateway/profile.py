@@ -80,10 +80,6 @@ class Pattern(_Model):
 
     @model_validator(mode="after")
     def _whole(self) -> Pattern:
-        if self.zone == "text" and not self.has:
-            raise Wrong(
-                "the key 'has' is missing", "Give some letters of the line, so that other lines need not be searched"
-            )
         for one in (self.has,) if isinstance(self.has, str) else self.has:
             if one != one.lower() or not one:
                 raise Wrong(f"'{one}' in 'has' must be in lower case", f"Write '{one.lower()}'" if one else "")
@@ -97,7 +93,7 @@ class FieldRule(_Model):
 
     key: _Texts = ()
     type: Annotated[str, AfterValidator(_word_of(TYPES, "type of field"))] = "text"
-    unit: Annotated[str, AfterValidator(_word_of(tuple(UNITS), "unit"))] | None = None
+    unit: Annotated[str, AfterValidator(_word_of(UNITS, "unit"))] | None = None
     order: Annotated[str, AfterValidator(_word_of(ORDERS, "order of a date"))] = "ymd"
     values: dict[str, str] | None = None
 

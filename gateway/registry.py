@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from gateway.api import Device, Envelope, Event
+from gateway.wire.devices import GENERIC
 from gateway.wire.event import slug
 from gateway.wire.topics import RESERVED_IDS
 
@@ -38,12 +39,7 @@ _LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names b
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
-_GENERIC = {
-    "", "localhost", "localdomain", "local", "lan", "home", "device", "ipc", "ipcamera", "ip_camera", "camera", "cam",
-    "dvr", "nvr", "nas", "printer", "scanner", "ups", "root", "admin", "administrator", "user", "mail", "email", "smtp",
-    "noreply", "no_reply", "donotreply", "alert", "alerts", "alarm", "alarms", "info", "test", "sender", "from",
-    "postmaster", "mailer_daemon", "notification", "notifications", "system", "server", "host", "gateway", "x",
-}  # fmt: skip
+GENERIC_NAMES = frozenset(("", *GENERIC.split()))
 
 
 @dataclasses.dataclass(slots=True)
@@ -359,7 +355,7 @@ class Registry:
             f"{local} {helo}",
             f"{local} {_peer(envelope.peer)}",
         ]
-        telling = [text for text in candidates if slug(text) not in _GENERIC] or ["device"]
+        telling = [text for text in candidates if slug(text) not in GENERIC_NAMES] or ["device"]
         name = telling[0]
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
             tail = slug(extra, _LONGEST_EXTRA)
@@ -380,7 +376,7 @@ def _helo(name: str) -> str:
     try:
         ipaddress.ip_address(bare.partition("%")[0])
     except ValueError:
-        return "" if slug(bare.partition(".")[0]) in _GENERIC else bare[:100]
+        return "" if slug(bare.partition(".")[0]) in GENERIC_NAMES else bare[:100]
     return ""
 
 

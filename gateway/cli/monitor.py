@@ -299,9 +299,7 @@ def _only_port() -> str:
     """The USB device that is there; asks which, if there are several and somebody to ask."""
     found = [port for port in ports.list_ports() if port.vid is not None] or ports.list_ports()
     if not found:
-        show.fail(
-            "No serial port is there. Is the board plugged in, with a cable that carries data and not just power?"
-        )
+        show.fail(ports.NO_PORT)
     if len(found) == 1:
         return found[0].path
     listed = "\n".join(f"  {number}  {port}" for number, port in enumerate(found, 1))

@@ -8,15 +8,20 @@ removed without --force, and then kept beside it as .old. To change a unit's set
 from __future__ import annotations
 
 import argparse
+import contextlib
+import grp
 import hashlib
 import os
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import paths
 from gateway.cli import common, show
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
 
 _UNITS = Path(__file__).parent.parent / "units"
 _HERE = "mailwire.yaml"
@@ -24,6 +29,12 @@ _MARK = "# Written by `mailwire service install`; what follows it had this sum: 
 _SYSTEM, _SYSUSERS = Path("/etc/systemd/system"), Path("/etc/sysusers.d")
 _HOMES = ("/home", "/root", "/run/user")  # what ProtectHome=yes hides
 _STATE = "StateDirectory=mailwire\nStateDirectoryMode=0700\nEnvironment=MAILWIRE_DATA=%S/mailwire"
+
+
+# By what /proc/devices calls them (systemd.resource-control(5)): USB, built in, and on a Raspberry Pi.
+_SERIAL_PORTS = "DevicePolicy=closed\n" + "\n".join(
+    f"DeviceAllow=char-{kind} rw" for kind in ("ttyUSB", "ttyACM", "ttyS", "ttyAMA")
+)
 
 
 class _File(NamedTuple):
@@ -93,21 +104,40 @@ def _service(args: argparse.Namespace, name: str) -> str:
         "@python@": _program_word(Path(sys.executable)),
         "@options@": options,
         "@home@": "read-only" if _in_a_home(args) else "yes",
+        "@devices@": "" if args.user else _devices(args),
         "@data@": f"ReadWritePaths={_quoted(args.data.absolute())}" if args.data else _STATE,
     }
     return _signed(re.sub("@[a-z]+@", lambda word: filled[word[0]], _template(name)))
 
 
-def _socket(args: argparse.Namespace) -> str:
-    """Its ports are those of the configuration as it is now, or of the default."""
+def _settings(args: argparse.Namespace) -> Settings:
+    """The configuration as it is now, or the default."""
     from gateway.config import load
 
     if args.config:
-        settings = common.settings(args).settings
-    else:
-        path = paths.config_file() if args.user else _in_root(args, paths.machines_config_file())
-        settings = load(path if path and path.exists() else None, loader=common.make_loader(path))
-    places = [show.address(one.host, one.port) for one in common.listeners(settings) if one.port]
+        return common.settings(args).settings
+    path = paths.config_file() if args.user else _in_root(args, paths.machines_config_file())
+    return load(path if path and path.exists() else None, loader=common.make_loader(path))
+
+
+def _devices(args: argparse.Namespace) -> str:
+    """Which devices it sees: none, or the serial ports, if the configuration names one of this machine."""
+    configs: list[Any] = [one.config for one in _settings(args).integrations.values() if one.type == "serial"]
+    if all("://" in config.port and not config.port.startswith("hwgrep") for config in configs):
+        return "PrivateDevices=yes\nDevicePolicy=closed"
+    return "\n".join([_SERIAL_PORTS, f"SupplementaryGroups={_group_of_ports()}"])
+
+
+def _group_of_ports() -> str:
+    """Those who may open a serial port: dialout on Debian, uucp elsewhere."""
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam("dialout").gr_name
+    return "uucp"
+
+
+def _socket(args: argparse.Namespace) -> str:
+    """Its ports are those of the configuration."""
+    places = [show.address(one.host, one.port) for one in common.listeners(_settings(args)) if one.port]
     return _signed(_template("mailwire.socket").replace("@listen@", "\n".join(f"ListenStream={one}" for one in places)))
 
 

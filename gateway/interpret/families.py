@@ -174,7 +174,7 @@ class Family:
         self.manufacturer: str | None = head.get("manufacturer")
         self.model: str | None = head.get("model")
         self.clues = [
-            _Clue(self, clue["in"], tuple(map(spaced, _listed(clue["words"]))), clue.get("regex"), clue["points"])
+            _Clue(self, clue["in"], tuple(map(spaced, _listed(clue["words"]))), clue.get("regex"), int(clue["points"]))
             for clue in head["clue"]
         ]
 
@@ -223,7 +223,12 @@ class Library:
             asked.update((id(clue), clue) for clue in self._by_word[word])
         points: dict[str, list[tuple[_Clue, str]]] = {}
         for clue in asked.values():
-            if (phrase := clue.fits(said)) is not None:
+            try:
+                phrase = clue.fits(said)
+            except ValueError as error:  # its expression; nobody checked the file
+                self.broken[clue.family.path] = str(error)
+                continue
+            if phrase is not None:
                 points.setdefault(clue.family.name, []).append((clue, phrase.strip()))
         found = [
             Score(

@@ -146,6 +146,11 @@ def meaning(
     return result
 
 
+def lines_of(text: str) -> dict[str, str]:
+    """The `KEY: value` lines of a text, by slugs of their keys."""
+    return _data(text, profile())
+
+
 class Why(NamedTuple):
     """What led to a meaning: the families that fit, the one that was chosen, what it said; the lines with a key."""
 

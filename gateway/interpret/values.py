@@ -74,7 +74,7 @@ _SPELLINGS = {
     "m³": ("m³", "m3"),
     "pages": ("page", "pages", "sheets", "seiten", "blatt"),
 }
-UNITS = frozenset(_SPELLINGS)
+UNITS = tuple(_SPELLINGS)
 _UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {

@@ -74,7 +74,15 @@ _REMARKS = {
 }
 
 # States. In the first two the session reads lines; in the last four it reads nothing.
-_COMMAND, _LOGIN, _SKIP, _CONTENT, _CHUNK, _MAIL, _VERDICT, _TLS, _CLOSED = range(9)
+_COMMAND = 0
+_LOGIN = 1
+_SKIP = 2
+_CONTENT = 3
+_CHUNK = 4
+_MAIL = 5
+_VERDICT = 6
+_TLS = 7
+_CLOSED = 8
 
 _BEGIN = (BEGIN,)
 _ABORT = (ABORT,)

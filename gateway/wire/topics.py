@@ -42,6 +42,10 @@ class Topics:
     def image(self, device: str) -> str:
         return self.base + "/" + device + "/image"
 
+    def update(self, board: str, part: str = "") -> str:
+        """Of an update over the air: the offer, or its `request`, `data` or `state` (gateway/wire/update.py)."""
+        return self.base + "/" + board + "/update" + ("/" + part if part else "")
+
     def config(self, device: str) -> str:
         """Home Assistant's device-based discovery topic; `bridge` names the gateway itself."""
         return self.discovery + "/device/" + self.node + "_" + device + "/config"

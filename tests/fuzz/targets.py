@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-NAMES = ("smtp", "interpret", "frame", "configuration", "aiosmtpd")
+NAMES = ("smtp", "interpret", "frame", "link", "configuration", "aiosmtpd")
 CRASHES = Path(__file__).parent / "crashes"
 """CRASHES / target / file: every input that once broke a promise. They are played as tests for ever."""
 

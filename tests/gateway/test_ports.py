@@ -10,8 +10,11 @@ import sys
 import termios
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import serial
+import serial.rfc2217
 
 from gateway import ports
 from gateway.ports import PortError, PortGone, Settings
@@ -38,6 +41,7 @@ def plugged(monkeypatch):
     """No USB here: the list of ports is made up."""
 
     def plug(*there):
+        monkeypatch.delenv("INVOCATION_ID", raising=False)
         monkeypatch.setattr(ports, "list_ports", lambda: list(there))
 
     return plug
@@ -76,6 +80,14 @@ def test_what_is_not_there_is_said_with_what_is(plugged):
     assert words(ports.open_port, "/dev/ttyUSB9") == (
         "there is no port /dev/ttyUSB9. No serial port is there at all. "
         "Is the board plugged in, with a cable that carries data and not just power?"
+    )
+
+
+def test_a_service_that_sees_no_ports_is_told_how_it_would(plugged, monkeypatch):
+    plugged()
+    monkeypatch.setenv("INVOCATION_ID", "x")
+    assert words(ports.find, "10C4:EA60").endswith(
+        "and not just power? If it is: `mailwire service install` lets the service see the ports of its configuration."
     )
 
 
@@ -165,6 +177,34 @@ def test_a_socket():
             other.close()
             with pytest.raises(PortGone):
                 line.read()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
+def test_a_port_behind_the_network_with_its_settings():
+    """RFC 2217, with pyserial's own server; its line is a loop."""
+    told = serial.serial_for_url("loop://", timeout=0.05)
+
+    def serve():
+        connection, _ = server.accept()
+        with connection:
+            manager = serial.rfc2217.PortManager(told, SimpleNamespace(write=connection.sendall))
+            while data := connection.recv(1000):
+                told.write(b"".join(manager.filter(data)))
+                connection.sendall(b"".join(manager.escape(told.read(told.in_waiting))))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with ports.open_port(f"rfc2217://127.0.0.1:{server.getsockname()[1]}", Settings(9600, parity="even")) as line:
+            assert (told.baudrate, told.parity) == (9600, "E")
+            line.write(b"round\xff\n")
+            got = b""
+            while len(got) < 7:
+                got += line.read()
+            assert got == b"round\xff\n"
+        thread.join()
+    with pytest.raises(PortGone):
+        line.read()
 
 
 def test_a_loop():

@@ -156,7 +156,8 @@ def test_a_changed_pyproject_is_installed_again_and_a_failure_is_shown(copy: Cop
 @pytest.mark.parametrize("broken", [(), ("mypy",), ("ruff", "pytest"), ("fuzz",)])
 def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[str, ...]) -> None:
     copy.set_up("test", "fuzz")
-    copy.program(f"{copy.root}/script/micropython", "")
+    for script in ("micropython", "mtas", "rp2040-firmware", "firmware-types"):
+        copy.program(f"{copy.root}/script/{script}", "")
     copy.program(f"{copy.root}/script/fuzz", f"echo fuzz says $*; exit {int('fuzz' in broken)}")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
@@ -166,7 +167,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
     assert done.returncode == (1 if broken else 0)
     assert done.stdout.splitlines() == [
         "pytest says --numprocesses auto --dist worksteal",
-        "fuzz says smtp interpret frame configuration --minutes 1 --from-seeds",
+        "fuzz says smtp interpret frame link configuration --minutes 1 --from-seeds",
     ]
     closing = done.stderr.splitlines()[-1]
     assert closing.startswith(f"script/test: {'FAILED' if broken else 'all is well'}")
@@ -177,7 +178,8 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
-    copy.program(f"{copy.root}/script/micropython", "")
+    for script in ("micropython", "mtas", "rp2040-firmware"):
+        copy.program(f"{copy.root}/script/{script}", "")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")
     copy.program(f"{copy.root}/script/fuzz", "echo it fuzzes, too")
@@ -208,6 +210,7 @@ def test_a_second_extra_keeps_the_first(copy: Copy) -> None:
         assert copy.run("script/fuzz", "smtp").returncode == 0
     copy.program(f"{copy.root}/.venv/bin/pytest", "")
     copy.program(f"{copy.root}/script/micropython", "")
+    copy.program(f"{copy.root}/script/mtas", "")
     assert "Installing Mailwire" not in copy.run("script/test", "tests/wire").stderr
     install = f"-m pip install --disable-pip-version-check --editable {copy.root}[fuzz]\n"
     assert (copy.bin / "calls").read_text() == install + 2 * f"{copy.root}/script/fuzz.d smtp\n"

@@ -16,7 +16,7 @@ import time
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from gateway.api import (
     Broken,
@@ -131,6 +131,14 @@ class Config(ConfigModel):
         if self.password is not None and self.user is None:
             raise ValueError("a password needs a user")
         return self
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Of an address that a person typed. Raises ValueError with what is wrong with it."""
+        try:
+            return cls(url=url)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
     def address(self, host: str, port: int) -> Address:
         """With our login; for `url: auto`, where the host is found out."""

@@ -4,8 +4,7 @@ One retained document for each device, with every topic in full: a base topic (`
 refuse the whole device, and so does any mistake outside a component, with one line in its log and none in ours.
 `mistakes` knows these rules, and is asked before anything is published.
 
-Nothing that a mail says may become the name of an attribute: an event entity lets a payload's `event_types`,
-`device_class` or `icon` replace the real ones. So each template picks its keys itself.
+What a board tells about a device as well is in `gateway.wire.discovery`.
 """
 
 from __future__ import annotations
@@ -15,19 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.api import Device, words
+from gateway.wire import discovery as entities
 from gateway.wire.topics import Topics
 
-GREATEST_STATE = 255  # characters; Home Assistant makes a longer state "unknown"
-_GREATEST_TEXT = 1000  # characters of an event's text that are kept with each change of the entity
-
-_EVENT = (
-    "{{ {'event_type': value_json.kind, 'title': value_json.title,"
-    " 'severity': value_json.severity, 'state': value_json.state,"
-    f" 'text': value_json.text[:{_GREATEST_TEXT}], 'data': value_json.data, 'time': value_json.time,"
-    " 'id': value_json.id} | tojson }}"
-)
-_LAST_TITLE = f"{{{{ value_json.last.title[:{GREATEST_STATE}] if value_json.last else '' }}}}"
-_LAST_FACTS = "{{ (value_json.last or {}) | tojson }}"
 _BRIDGE_STATE = "{{ value_json.state }}"
 _PROBLEM = "{{ 'ON' if value_json.problems else 'OFF' }}"
 
@@ -120,29 +109,8 @@ def device_config(topics: Topics, device: Device, version: str, picture_type: st
         "via_device": topics.node,
     }
     components: dict[str, Any] = {
-        # All kinds are declared, for an event of an undeclared type is dropped.
-        "event": {
-            "platform": "event",
-            "unique_id": f"{own}_event",
-            "name": "Event",
-            "icon": "mdi:email-alert",
-            "event_types": list(words.KINDS),
-            "state_topic": topics.event(device.id),
-            "value_template": _EVENT,
-            "qos": 1,
-        },
-        "last": {
-            "platform": "sensor",
-            "unique_id": f"{own}_last",
-            "name": "Last message",
-            "icon": "mdi:email-outline",
-            "entity_category": "diagnostic",
-            "state_topic": topics.state(device.id),
-            "value_template": _LAST_TITLE,
-            "json_attributes_topic": topics.state(device.id),
-            "json_attributes_template": _LAST_FACTS,
-            "qos": 1,
-        },
+        "event": entities.event_entity(topics, own, device.id),
+        "last": entities.last_entity(topics, own, device.id),
     }
     if picture_type:
         components["picture"] = {

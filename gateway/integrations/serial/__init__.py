@@ -26,20 +26,21 @@ from gateway.api import (
     Metric,
     NotReady,
     Refused,
+    Retry,
     Source,
     StoreTrouble,
     Target,
+    ulid,
 )
 from gateway.integrations.serial import lines
 from gateway.integrations.serial.frames import Frames
 from gateway.integrations.serial.noise import Noise
 from gateway.ports import Line, NoSuchPort, PortError
-from gateway.ulid import UlidMaker
 from gateway.wire import frame, link
 
 _ABSENT_WAIT = 1.0  # seconds between looks for a port that is not there: it may be plugged in at any moment
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between tries to open one that can't be opened
-_new_id = UlidMaker().new
+_new_id = ulid.UlidMaker().new
 _STORE_WAIT = 1.0  # seconds before a line is offered again to a store that can't write
 
 
@@ -64,7 +65,7 @@ class Config(lines.Settings):
         default=frame.MAX_LINE, ge=frame.LINE, le=frame.MAX_LINE, description="Octets of the longest frame taken"
     )
     device: str | None = Field(
-        default=None, min_length=1, description="The device of events that name none. Default: the name of this entry"
+        default=None, min_length=1, description="The device of events that name none. Default: the board, or this entry"
     )
 
     @model_validator(mode="after")
@@ -78,6 +79,10 @@ class Config(lines.Settings):
             raise ValueError("line is for 'format: frames'; the longest line that is written is its width")
         if self.format == "lines" and self.direction == "out" and self.write is None:
             raise ValueError("with 'direction: out' there must be a template to write, such as write: '{{ title }}'")
+        if "expect_within" in given and self.expect is None:
+            raise ValueError("expect_within is how long the answer may take; say with expect what that is")
+        if self.expect is not None and self.write is None:
+            raise ValueError("expect is the answer to what is written, and there is no template to write")
         if self.direction == "in" and self.write is not None:
             raise ValueError("write says what goes out, and 'direction: in' that nothing does")
         if self.direction == "out" and self.read:
@@ -105,6 +110,7 @@ class Serial(Source, Target):
         self._trouble = "not opened yet"
         self._events = 0
         self._order = asyncio.Lock()  # lines are written one event after the other
+        self._answered = asyncio.Event()
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._writing = ThreadPoolExecutor(1, f"serial {context.name}")
@@ -122,7 +128,7 @@ class Serial(Source, Target):
             keep = self._keep if config.direction != "out" else None
             self._frames = Frames(self.context, self._noise, config.line, rate, self._wake.set, keep)
         else:
-            self._reader = lines.Reader(self.context, self._noise, config)
+            self._reader = lines.Reader(self.context, self._noise, config, self._answered.set)
             self._writer = lines.Writer(self.context, config)
         self._runner = asyncio.create_task(self._run(), name=f"serial {self.context.name}")
         await self._tried.wait()
@@ -179,8 +185,20 @@ class Serial(Source, Target):
             await self._frames.deliver(event)
         elif self._writer:
             data = self._writer.written(event)
-            async with self._order:
-                await self._write(data)
+            if data:
+                async with self._order:
+                    await self._write_line(data)
+
+    async def _write_line(self, data: bytes) -> None:
+        """Until the system has taken it, or the other side has answered."""
+        self._answered.clear()
+        await self._write(data)
+        if self.config.expect is not None:
+            try:
+                async with asyncio.timeout(self.config.expect_within):
+                    await self._answered.wait()
+            except TimeoutError:
+                raise Retry(f"no answer in {self.config.expect_within:g} s that looks like what is expected") from None
 
     async def _write(self, data: bytes) -> None:
         """Until the system has taken it."""
@@ -218,7 +236,8 @@ class Serial(Source, Target):
                 self._say(f"the serial line failed ({type(error).__name__}: {error})")
             finally:
                 self._line = None
-                await asyncio.to_thread(line.close)
+                # In the thread that writes, so after what it is writing.
+                await asyncio.get_running_loop().run_in_executor(self._writing, line.close)
                 if self._frames:
                     self._frames.lost()
                 if self._reader:
@@ -276,15 +295,22 @@ class Serial(Source, Target):
         """Take in what was read."""
         if self._frames:
             await self._frames.came(data)
-        elif self._reader and self.config.direction != "out":
+        elif self._reader:
             for draft in self._reader.came(data):
-                await self._keep_at_last(draft)
+                if self.config.direction != "out":
+                    await self._keep_at_last(draft)
 
     async def _keep(self, draft: Mapping[str, Any]) -> None:
         """Returns when the event is durable. Raises StoreTrouble."""
-        device = {} if draft.get("device") else {"device": self.config.device or self.context.name}
-        await self.context.emit({**draft, **device})
+        await self.context.emit(draft if draft.get("device") else {**draft, "device": self._own_device()})
         self._events += 1
+
+    def _own_device(self) -> str | dict[str, Any]:
+        """Of events that name none: what the configuration says, else the board itself, else this entry."""
+        peer = self._frames.peer if self._frames else None
+        if not self.config.device and peer and (peer.get("id") or peer.get("name")):
+            return {key: peer.get(key) for key in ("id", "name")}
+        return self.config.device or self.context.name
 
     async def _keep_at_last(self, draft: Mapping[str, Any]) -> None:
         """Equipment that prints does not repeat itself: what it said waits here until it can be kept."""

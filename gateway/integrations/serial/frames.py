@@ -14,14 +14,17 @@ from typing import Any
 
 import gateway
 from gateway import ports
-from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble
+from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTrouble, notification, ulid
 from gateway.integrations.serial.noise import Noise
-from gateway.ulid import UlidMaker
 from gateway.wire import link
 
 Keep = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-_new_id = UlidMaker().new
+_new_id = ulid.UlidMaker().new
+_FIELDS = (
+    "id", "time", "device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail",
+)  # fmt: skip
+_AT_ONCE = 100  # messages that are being kept
 _NOTED = 100  # outcomes that nobody has asked for
 _CUT = "the text was cut for a serial line"
 
@@ -60,6 +63,8 @@ class Frames:
     async def came(self, data: bytes) -> None:
         """These bytes were read."""
         self._handle(self._link.feed(data, ports.milliseconds()))
+        if len(self._tasks) > _AT_ONCE:  # of senders that wait for no answer
+            await asyncio.wait(self._tasks)
 
     def lost(self) -> None:
         """The line was lost."""
@@ -98,9 +103,11 @@ class Frames:
         if self._keep is None:
             self._handle(self._link.refuse(boot, n, link.BAD, "nothing is taken in on this line"))
             return
-        draft = body if kind == "event" else _of_notification(body)
-        if not draft.get("device") and self.peer and (self.peer.get("id") or self.peer.get("name")):
-            draft = draft | {"device": {key: self.peer.get(key) for key in ("id", "name")}}
+        try:
+            draft = _of_event(body) if kind == "event" else notification.of_object(body)
+        except (ValueError, TypeError) as error:
+            self._handle(self._link.refuse(boot, n, link.BAD, str(error)))
+            return
         # A sender that gives no ids repeats what could not be kept, and that is to be one event, too.
         if not draft.get("id"):
             draft = draft | {"id": self._ids.setdefault((boot, n), _new_id()) if n else _new_id()}
@@ -110,6 +117,9 @@ class Frames:
             events = self._link.refuse(boot, n, link.FULL, str(error))
         except StoreTrouble as error:
             events = self._link.refuse(boot, n, link.BUSY, str(error))
+        except Exception:  # a fault of ours is no reason to lose an event, nor to leave a board without an answer
+            self._context.log.exception("a message could not be taken in: %s", body)
+            events = self._link.refuse(boot, n, link.BUSY, "the gateway failed on this")
         else:
             self._ids.pop((boot, n), None)
             events = self._link.accept(boot, n)
@@ -215,6 +225,6 @@ def _takes(hello: Mapping[str, Any]) -> list[str]:
     return takes if isinstance(takes, list) else list(link.KINDS)
 
 
-def _of_notification(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"title", "message", "severity", "data"}` (DESIGN §4.2) as a draft."""
-    return {**body, "text": body.get("message", body.get("text"))}
+def _of_event(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A draft with what a board may say of an event: it does not choose who is told."""
+    return {key: body[key] for key in _FIELDS if key in body}

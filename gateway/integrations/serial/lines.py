@@ -15,14 +15,13 @@ import contextlib
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel, Context, Event, Refused, template_check, words
+from gateway.api import ConfigModel, Context, Event, Refused, patterns, template_check, words
 from gateway.integrations.serial.noise import Noise
-from gateway.integrations.serial.patterns import LONGEST, compiled
 
 Filled = Annotated[str, template_check("line")]
 
@@ -62,7 +61,7 @@ class Pattern(ConfigModel):
     @field_validator("pattern")
     @classmethod
     def _is_bounded(cls, value: str) -> str:
-        compiled(value)
+        patterns.compiled(value)
         return value
 
 
@@ -75,8 +74,19 @@ class Settings(ConfigModel):
     write: Annotated[str, template_check()] | None = Field(
         default=None, description="What is written of an event; a blank one is not written"
     )
+    expect: str | None = Field(
+        default=None, description="A regular expression of what the other side answers to what it has taken"
+    )
+    expect_within: float = Field(default=5.0, gt=0, le=600, description="Seconds that it has for its answer")
     width: int | None = Field(default=None, ge=1, le=1000, description="Characters that fit on a line")
     too_long: Literal["cut", "wrap"] = Field(default="cut", description="What is done with more than that")
+
+    @field_validator("expect")
+    @classmethod
+    def _is_bounded(cls, value: str | None) -> str | None:
+        if value is not None:
+            patterns.compiled(value)
+        return value
 
     @field_validator("charset")
     @classmethod
@@ -90,12 +100,16 @@ class Settings(ConfigModel):
 
 
 class Reader:
-    """Bytes in, drafts of events out."""
+    """Bytes in, drafts of events out. `answered` is called for each line that is an answer to what was written."""
 
-    def __init__(self, context: Context, noise: Noise, settings: Settings) -> None:
+    def __init__(
+        self, context: Context, noise: Noise, settings: Settings, answered: Callable[[], None] = lambda: None
+    ) -> None:
         self._noise = noise
+        self._answered = answered
+        self._answer = patterns.compiled(settings.expect) if settings.expect is not None else None
         self._charset = settings.charset
-        self._patterns = [(compiled(one.pattern), one, _templates(context, one)) for one in settings.read]
+        self._patterns = [(patterns.compiled(one.pattern), one, _templates(context, one)) for one in settings.read]
         ends = {"\r\n", "\n", "\r", settings.line_end}
         encoded = sorted((re.escape(end.encode(self._charset, "replace")) for end in ends), key=len, reverse=True)
         self._end = re.compile(b"|".join(encoded))
@@ -125,10 +139,13 @@ class Reader:
         line = "".join(letter if letter.isprintable() else " " for letter in line).strip()
         if not line:
             return None
+        if self._answer and self._answer.search(line[: patterns.LONGEST]):
+            self._answered()
+            return None
         if not self._patterns:
             return {"kind": "report", "title": line, "text": line}
         for pattern, settings, templates in self._patterns:
-            if found := pattern.search(line[:LONGEST]):
+            if found := pattern.search(line[: patterns.LONGEST]):
                 return None if settings.ignore else _event(line, found, templates)
         self._noise.heard(line)
         return None
@@ -229,6 +246,7 @@ def _spelled(text: str, charset: str) -> str:
 
 def _letter(letter: str, charset: str) -> str:
     bare = "".join(one for one in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(one))
+    bare = bare.replace("\u2044", "/")  # of ½
     for form in (letter, _SPELLED.get(letter, bare)):
         with contextlib.suppress(UnicodeEncodeError):
             form.encode(charset)

@@ -166,6 +166,21 @@ def test_a_path_with_blanks_and_signs(mailwire, root, tmp_path, monkeypatch):
     assert not (root / "etc/xdg").exists()
 
 
+def test_a_serial_port_that_is_configured_is_seen_by_the_service(install, root, tmp_path):
+    config = tmp_path / "mailwire.yaml"
+    config.write_text("integrations: {panel: {type: serial, port: 'socket://127.0.0.1:4000'}}\n")
+    install("--config", config)
+    assert settings(root / UNIT)["PrivateDevices"] == "yes"
+    config.write_text("integrations: {panel: {type: serial, port: '10C4:EA60'}}\n")
+    install("--config", config)
+    written = settings(root / UNIT)
+    assert "PrivateDevices" not in written
+    assert written["SupplementaryGroups"] == service._group_of_ports()
+    assert "DevicePolicy=closed\nDeviceAllow=char-ttyUSB rw\nDeviceAllow=char-ttyACM rw\n" in (root / UNIT).read_text()
+    done = analyze("verify", "--man=no", root / UNIT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_somebody_changed_is_kept(install, root):
     install()
     unit, config = root / UNIT, root / "etc/xdg/mailwire/mailwire.yaml"

@@ -125,6 +125,11 @@ class Board:
                 assert kind in (NOISE, ACKED), (kind, values)
 
 
+def owed(running) -> list[dict]:
+    """What a gateway's queue holds; the command fails where something in it has failed."""
+    return [json.loads(line) for line in running.cli("queue", "--json", check=False).stdout.splitlines()]
+
+
 LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 

@@ -10,7 +10,7 @@ from email.message import EmailMessage
 
 import pytest
 
-from tests.integrations.serial.board import Board, Port, event
+from tests.integrations.serial.board import Board, Port, event, owed
 from tests.live import Gateway, until
 from tests.mosquitto import Listener, mosquitto
 
@@ -78,6 +78,13 @@ def test_a_board_that_gives_neither_id_nor_device_is_a_device_itself(tmp_path, p
         water, come = running.events()
         assert (water["device"]["id"], water["kind"], water["state"]) == ("attic", "leak", "on")
         assert (come["title"], come["text"], come["severity"], come["kind"]) == ("Come", "please", "critical", "other")
+
+
+def test_the_configuration_may_name_the_device(tmp_path, port):
+    with gateway(tmp_path, port, extra=", device: pump") as running, Board(port, id="attic_1") as board:
+        board.send({"title": "Water"}, {"title": "Fire", "device": "oven"})
+        until(lambda: board.acked == [1, 2])
+        assert [one["device"]["id"] for one in running.events()] == ["pump", "oven"]
 
 
 def test_a_sender_that_can_not_read_is_heard(tmp_path, port):
@@ -173,9 +180,9 @@ def test_events_go_out_until_they_are_acknowledged(tmp_path, port):
         board.answer = lambda link, boot, n, _: link.refuse(boot, n, "busy")
         mail(running, "Hello")
         until(lambda: board.taken)
-        assert until(lambda: running.json("queue"))[0]["target"] == "panel"
+        assert until(lambda: owed(running))[0]["target"] == "panel"
         board.answer = lambda link, boot, n, _: link.accept(boot, n)
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
         first = board.taken[0]
         assert all(one == first for one in board.taken)
         assert first["title"] == running.events()[0]["title"]
@@ -186,7 +193,7 @@ def test_what_a_board_refuses_for_good_is_a_dead_letter(tmp_path, port):
         until(lambda: board.hellos)
         board.answer = lambda link, boot, n, _: link.refuse(boot, n, "bad", "no display here")
         mail(running, "Hello")
-        dead = until(lambda: [one for one in running.json("queue") if one["state"] == "dead"])
+        dead = until(lambda: [one for one in owed(running) if one["state"] == "dead"])
         assert dead[0]["reason"] == "no display here"
 
 
@@ -203,7 +210,7 @@ def test_a_long_text_is_cut_for_the_line(tmp_path, port):
         assert whole.startswith(got["text"])
         assert 100 < len(got["text"]) < 1024
         assert got["data"]["truncated"] == ["the text was cut for a serial line"]
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
 
 
 def test_a_board_that_takes_no_events_is_sent_none(tmp_path, port):
@@ -211,7 +218,7 @@ def test_a_board_that_takes_no_events_is_sent_none(tmp_path, port):
         until(lambda: board.hellos)
         mail(running, "Hello")
         until(running.events)
-        until(lambda: not running.json("queue"))
+        until(lambda: not owed(running))
         assert not board.taken
 
 

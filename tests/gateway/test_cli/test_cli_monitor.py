@@ -242,7 +242,7 @@ def test_the_port_is_found_or_asked_for(plugged, capsys, monkeypatch):
         monitor._only_port()
     assert caught.value.code == 1
     assert capsys.readouterr().err == (
-        "No serial port is there. Is the board plugged in, with a cable that carries data and not just power?\n"
+        "No serial port is there at all. Is the board plugged in, with a cable that carries data and not just power?\n"
     )
 
 

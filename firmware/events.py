@@ -1,0 +1,172 @@
+"""Drafts to events: what a source found, completed to the JSON of an event (DESIGN §4.1) that fits into a serial frame.
+
+An event is kept as the bytes that every target sends, so it is made once and never read again here. Its fields stand
+in a fixed order, `time` among the first: an event that was kept before the clock was set has `"time":null` there, and
+gets its time when it is delivered. That is the moment it was kept, worked out from the uptime, if this is still the
+same run of the board, else the moment of its delivery; null stays null if the clock is never set.
+"""
+
+import json
+from binascii import hexlify
+
+from firmware import board
+from gateway.wire import event as words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Draft = dict[str, Any]
+
+LIMIT = 4000
+"""Octets of an event in ASCII: a frame of 4096 with its own words around it."""
+
+_NO_TIME = b'"time":null,'
+_HEAD = 64  # where the time stands at the latest
+_SHORT = 60  # characters that are left of what was too long even without the text
+_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def complete(draft: "Draft", source: str, own: "dict[str, Any]") -> "tuple[str, bytes]":
+    """The id and the JSON of the event; `own` are the facts of the board, for drafts that name no device.
+
+    What is too long is cut, the text first, and `data.truncated` says so.
+    """
+    identifier = ulid()
+    draft["device"] = draft.get("device") or own
+    draft["kind"] = words.known_kind(draft.get("kind") or "other")
+    draft["severity"] = draft.get("severity") or "info"
+    for key, empty in (("state", None), ("title", ""), ("text", ""), ("data", {}), ("attachments", []), ("mail", None)):
+        draft.setdefault(key, empty)
+    moment = board.now()
+    time = "null" if moment is None else '"' + iso(moment) + '"'
+    head = f'{{"v":{words.VERSION},"id":"{identifier}","time":{time},"source":{_json(source)},'
+    return identifier, (head + _fitted(draft, LIMIT - len(head))).encode()
+
+
+def _fitted(draft: "Draft", limit: int) -> str:
+    """The fields behind the head, as JSON without its `{`."""
+    text = draft["text"]
+    if len(text) <= limit:
+        body = _body(draft)
+        if _octets(body) <= limit:
+            return body
+    draft["text"] = ""
+    _note(draft, "the text was cut at 99999 characters")  # as long as the words will be
+    while (room := limit - _octets(_body(draft))) < 0:
+        if not _shorten(draft):
+            break
+    draft["text"] = _cut(text, room)
+    said = draft["data"]["truncated"]
+    said.remove("the text was cut at 99999 characters")
+    if len(draft["text"]) < len(text):
+        said.append(f"the text was cut at {len(draft['text'])} characters")
+    return _body(draft)
+
+
+def _note(draft: "Draft", words: str) -> None:
+    draft["data"] = dict(draft["data"])
+    said = draft["data"].setdefault("truncated", [])
+    if words not in said:
+        said.append(words)
+
+
+def _shorten(draft: "Draft") -> bool:
+    """Give up the least of what is left; False if nothing can be given up."""
+    mail = draft["mail"]
+    if len(draft["attachments"]) > 1:
+        draft["attachments"] = draft["attachments"][: len(draft["attachments"]) // 2]
+        _note(draft, "attachments were left out")
+    elif mail and len(mail["to"]) > 1:
+        mail["to"] = mail["to"][: len(mail["to"]) // 2]
+        _note(draft, "recipients were left out")
+    elif len(draft["data"]) > 1:
+        draft["data"] = {"truncated": draft["data"]["truncated"]}
+        _note(draft, "data was left out")
+    else:
+        for where in (mail or {}, draft, draft["device"]):
+            for key, value in where.items():
+                if isinstance(value, str) and len(value) > _SHORT:
+                    where[key] = value[:_SHORT]
+                    _note(draft, f"{key} was cut")
+                    return True
+        return False
+    return True
+
+
+def _body(draft: "Draft") -> str:
+    keys = ("device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail")
+    return ",".join([f'"{key}":{_json(draft[key])}' for key in keys]) + "}"
+
+
+def _json(value: "Any") -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _octets(text: str) -> int:
+    """The length of JSON once a frame has escaped what is not ASCII."""
+    count = len(text)
+    if len(text.encode()) > count:
+        for letter in text:
+            if letter > "\x7f":
+                count += 5 if letter < "\U00010000" else 11
+    return count
+
+
+def _cut(text: str, room: int) -> str:
+    """As much of its beginning as makes `room` octets of JSON."""
+    at = 0
+    for letter in text:
+        if letter in '"\\\n\r\t\b\f':
+            room -= 2
+        elif letter < " ":
+            room -= 6
+        else:
+            room -= 1 if letter < "\x80" else 6 if letter < "\U00010000" else 12
+        if room < 0:
+            break
+        at += 1
+    return text[:at]
+
+
+def lacks_time(event: bytes) -> bool:
+    """Whether it was made before the clock was set."""
+    return _NO_TIME in event[:_HEAD]
+
+
+def timed(event: bytes, born: "int | None") -> bytes:
+    """With its time, if it has none and the clock is set; `born`: the uptime when it was kept, None in another run."""
+    moment = board.now()
+    if moment is None or not lacks_time(event):
+        return event
+    if born is not None:
+        moment -= board.uptime() - born
+    return event.replace(_NO_TIME, b'"time":"' + iso(moment).encode() + b'",', 1)
+
+
+def iso(moment: int) -> str:
+    """Unix milliseconds as events carry them: UTC with milliseconds."""
+    days, rest = divmod(moment, 86400000)
+    # Years counted from March have their leap day at the end (howardhinnant.github.io/date_algorithms.html).
+    days += 719468
+    era, day = divmod(days, 146097)
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5 - 1
+    month = month + 3 if month < 10 else month - 9
+    year += era * 400 + (1 if month <= 2 else 0)
+    second, thousandth = divmod(rest, 1000)
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}.{thousandth:03d}Z"
+
+
+def ulid() -> str:
+    """26 characters, 48 bits of milliseconds (0 as long as the clock is not set) and 80 of chance."""
+    number = (board.now() or 0) << 80 | int(hexlify(board.random(10)), 16)
+    letters = ""
+    for _ in range(26):
+        letters = _LETTERS[number & 31] + letters
+        number >>= 5
+    return letters

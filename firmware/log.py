@@ -1,0 +1,39 @@
+"""Lines for people: on the console, and the newest ones kept for whoever asks later.
+
+Nothing else prints. A console that nobody reads must not hold the program, and `print` would: so once a part owns the
+console line (`sink`), it is given the lines, and writes them when the line takes them.
+"""
+
+import io
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEPT = 20  # lines
+_LONGEST = 200  # characters of a line that is kept
+
+sink: "Callable[[str], None] | None" = None
+lines: "list[str]" = []
+"""The newest last."""
+
+
+def say(text: str) -> None:
+    """One line; line ends and control characters in it are shown as `?`, for some of it came from outside."""
+    text = "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
+    lines.append(text[:_LONGEST])
+    if len(lines) > KEPT:
+        lines.pop(0)
+    if sink:
+        sink(text)
+    else:
+        print(text)
+
+
+def trace(error: Exception) -> None:
+    """Where a fault of ours was, for whoever mends it."""
+    text = io.StringIO()
+    sys.print_exception(error, text)
+    for line in text.getvalue().strip().split("\n"):
+        say(line)

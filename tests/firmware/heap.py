@@ -1,0 +1,96 @@
+"""How little heap the firmware needs: mails of 16 KiB at several connections at once, to a real broker.
+
+`python -m tests.firmware.heap` prints the table of README.md (script/heap calls it). The interpreter is the one with
+words of 32 bits. "in ROM": bytecode is executed where it lies, as with firmware that has the application frozen or a
+ROMFS partition; "in heap": as on a board with MicroPython as it is released, which loads it. TLS takes memory besides
+from the C library, which `-X heapsize` does not bound.
+"""
+
+import contextlib
+import itertools
+import smtplib
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.firmware.board import Board, free_port
+from tests.firmware.test_dialogs import certificate
+from tests.firmware.test_mail import mail
+from tests.live import until
+from tests.mosquitto import Mosquitto
+
+SIZE = 16 * 1024
+ROUNDS = 3
+
+
+class TooLittle(Exception):
+    """The board ran out of memory."""
+
+
+def holds(broker: Mosquitto, heap: int, connections: int, tls: bool, rom: bool) -> bool:
+    """Whether `heap` KiB are enough: every mail is taken at the first try and acknowledged by the broker."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "flash"
+        folder.mkdir()
+        smtp = {"port": free_port(), "connections": 4}
+        if tls:
+            certificate(folder)
+            smtp["tls"] = "implicit"
+        settings = {"smtp": smtp, "mqtt": {"url": f"mqtt://127.0.0.1:{broker.port}"}, "ntp": False}
+        board = Board(folder, settings, build="i386", heap=f"{heap}K", rom=rom)
+        client = smtplib.SMTP_SSL if tls else smtplib.SMTP
+
+        def send(number: int) -> None:
+            with client("127.0.0.1", smtp["port"], timeout=30) as line:
+                line.send_message(mail(f"mail {number}", b"\xff\xd8\xff" + bytes(SIZE * 3 // 4 - 700)))
+
+        try:
+            board.started()
+            board.wait_for("mqtt: connected")
+            for _ in range(ROUNDS):
+                with ThreadPoolExecutor(connections) as pool:
+                    list(pool.map(send, range(connections)))
+            until(lambda: _alive(board) and not board.spool(), "delivery")
+        except (AssertionError, OSError, smtplib.SMTPException, TooLittle):
+            return False
+        finally:
+            with contextlib.suppress(Exception):
+                board.kill()
+        return b"emory" not in board.output
+
+
+def _alive(board: Board) -> bool:
+    board.read()
+    if board.process.poll() is not None or b"emory" in board.output:
+        raise TooLittle
+    return True
+
+
+def least(broker: Mosquitto, connections: int, tls: bool, rom: bool) -> int:
+    """The least KiB that hold, to two; what fails once is tried again, for where holes in the heap lie is chance."""
+    low, high = (48, 128) if rom else (88, 168)
+    while high - low > 2:
+        middle = (low + high) // 2
+        if holds(broker, middle, connections, tls, rom) or holds(broker, middle, connections, tls, rom):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def main() -> None:
+    sys.stdout.write("| least heap, KiB | 1 connection | 2 | 4 |\n|---|---|---|---|\n")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        broker = Mosquitto(Path(folder)).start()
+        stack.callback(broker.stop)
+        for rom, tls in itertools.product((True, False), (False, True)):
+            row = [str(least(broker, connections, tls, rom)) for connections in (1, 2, 4)]
+            sys.stdout.write(
+                f"| {'code in ROM' if rom else 'code in heap'}, {'TLS' if tls else 'plain'} | {' | '.join(row)} |\n"
+            )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
