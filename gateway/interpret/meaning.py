@@ -298,7 +298,7 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
         if not slug or (slug in data and not unit):
             continue
         value = value.strip()
-        if not separator or not value or value.startswith("//"):
+        if not separator or value.startswith("//") or not any(map(str.isalnum, value)):
             continue
         if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
             continue  # prose, or a time of day
