@@ -93,6 +93,7 @@ _WHOLE = re.compile(r"([+-]?\d[\d.,']*)\s{0,3}(%|°\s?[CF]|[^\W\d_]{1,12}(?:/[a-
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{2})")
 _THREE = re.compile(r"(\d{1,4})[-/.](\d{1,2}|[^\W\d_]{3})[-/.](\d{1,4})")
 _WORDED = re.compile(r"(?:(\d{1,2})\.? ([^\W\d_]{3})[^\W\d_]{0,6}|([^\W\d_]{3})[^\W\d_]{0,6} (\d{1,2}),?)\.? (\d{4})")
+_COMPACT = re.compile(r"(20\d{2})([01]\d)([0-3]\d)[T_ -]?([0-2]\d)([0-5]\d)([0-5]\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?(?:\.\d+)? ?([ap]m)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ONE_LETTER = {"V": "V", "A": "A", "W": "W", "C": "°C", "F": "°F"}  # as units of a stranger; in capitals only
@@ -190,6 +191,8 @@ def date(text: str, order: str = "ymd") -> str | None:
     `order` decides only where the text itself does not: a year of four digits and a month in letters do.
     """
     text = text[:60]
+    if compact := _COMPACT.fullmatch(text.strip()):
+        text = "{}-{}-{} {}:{}:{}".format(*compact.groups())
     if parts := _THREE.search(text):
         rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
         year, month, day = _ordered(parts[1], parts[2], parts[3], order)
