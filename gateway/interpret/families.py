@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway import patterns
 from gateway.interpret import values
+from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
     from gateway.interpret import Reading
@@ -304,7 +305,7 @@ class _Mail:
             [(zone, tuple(map(spaced, _listed(phrases)))) for zone, phrases in one.items()] for one in mail["when"]
         ]
         self._unless = tuple(map(spaced, mail.get("unless", ())))
-        self._kind: str = mail["kind"]
+        self._kind: str = vocabulary.known_kind(mail["kind"])
         self._state = mail.get("state")
         self._severity = mail.get("severity", "info")
         self._titles = _listed(mail.get("title", ()))
@@ -340,8 +341,8 @@ class _Mail:
         return Match(
             self.name,
             self._kind,
-            _by_field(self._state, data, None),
-            _by_field(self._severity, data, "info") or "info",
+            _by_field(self._state, data, vocabulary.STATES),
+            _by_field(self._severity, data, vocabulary.SEVERITIES) or "info",
             self._title(data | hints),
             data,
             hints,
@@ -388,15 +389,13 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _by_field(rule: Any, data: Mapping[str, Any], otherwise: str | None) -> str | None:
-    """A word, or a table that has words of a field's value for each: {field = "level", critical = ["disaster"]}."""
-    if not isinstance(rule, Mapping):
-        return None if rule is None else str(rule)
-    said = str(data.get(rule["field"], "")).lower()
-    for result, words in rule.items():
-        if result not in ("field", "otherwise") and said in [word.lower() for word in _listed(words)]:
-            return str(result)
-    return str(rule["otherwise"]) if "otherwise" in rule else otherwise
+def _by_field(rule: Any, data: Mapping[str, Any], words: tuple[str, ...]) -> str | None:
+    """One of the words, or none. A table says it by a field: `{field = "level", critical = ["disaster", "high"]}`."""
+    if isinstance(rule, Mapping):
+        said = str(data.get(rule["field"], "")).lower()
+        fitting = (word for word in words if said in [text.lower() for text in _listed(rule.get(word, ()))])
+        rule = next(fitting, rule.get("otherwise"))
+    return str(rule) if rule in words else None
 
 
 @cache
