@@ -63,6 +63,7 @@ _FORMS = re.compile(
 )
 _KINDS = ("address", "mac", "ip6", "ip4", "date", "host", "serial", "token")
 _ENCODED = re.compile(r"=\?([^?\s]{1,60})\?([bBqQ])\?([^?]*)\?=(?:\s+=\?\1\?\2\?[^?]*\?=)*")
+_NO_WORDS = re.compile(r"\\.|\(\?P<\w+>|\{[\d,]*\}|\[[^\]]*\]")  # of an expression
 _PAYLOAD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?([^?]*)\?=")
 _WORD = re.compile(r"[^\W_]+")
 _LONGEST_LINE = 76
@@ -204,18 +205,15 @@ class _Replacer:
         return _WORD.sub(change, text)
 
     def _scrambled(self, text: str) -> str:
-        """A digit for each digit, a letter for each letter, as big as it was."""
+        """A digit for each digit, a letter for each letter, as big as it was; a maker's name within it stays."""
         digest = b"".join(self._digest(f"{part} {text.lower()}") for part in range(1 + len(text) // 32))
-        letters = []
-        for letter, number in zip(text, digest, strict=False):
-            if letter.isdigit():
-                letters.append(str(number % 10))
-            elif letter.isalpha() and letter.isascii():  # the others tell the charset
-                other = chr(97 + number % 26)
-                letters.append(other.upper() if letter.isupper() else other)
+        out = ""
+        for piece in re.findall(r"[^\W\d_]+|\d+|[\W_]+", text):
+            if len(piece) > 3 and piece.lower() in self._kept:
+                out += piece
             else:
-                letters.append(letter)
-        return "".join(letters)
+                out += "".join(map(_other, piece, digest[len(out) :]))
+        return out
 
     def _number(self, kind: str, text: str) -> int:
         """From 1, in the order of coming."""
@@ -253,6 +251,15 @@ class _Replacer:
         pieces[day] = f"{when.day:0{len(pieces[day])}d}"
         pieces[month] = _MONTHS[when.month - 1] if named else f"{when.month:0{len(pieces[month])}d}"
         return "".join(pieces)
+
+
+def _other(letter: str, number: int) -> str:
+    if letter.isdigit():
+        return str(number % 10)
+    if letter.isalpha() and letter.isascii():  # the others tell the charset
+        other = chr(97 + number % 26)
+        return other.upper() if letter.isupper() else other
+    return letter
 
 
 def _through(data: bytes, codec: str, change: Callable[[str], str]) -> bytes:
@@ -305,7 +312,7 @@ def _boundaries(mail: mime.Mail, raw: bytes) -> frozenset[str]:
 def _kept(family: Family | None) -> frozenset[str]:
     """The words that profiles look for: the family's, and those of the generic profile."""
     rules = generic()
-    found: set[str] = set(rules.states) | set(rules.severities)
+    found: set[str] = {*rules.states, *rules.severities, *re.findall("[a-z]{2,}", _PRIVATE.pattern)}
     for branches in rules.phrases.values():
         for phrases in branches.values():
             for phrase in phrases:
@@ -319,10 +326,16 @@ def _kept(family: Family | None) -> frozenset[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Those of clues and of what mails are known by."""
+    """What mails are known by, and where fields are found."""
+    yield value.get("manufacturer", "")
     for clue in value["clue"]:
         yield from [clue["words"]] if isinstance(clue["words"], str) else clue["words"]
+        yield _NO_WORDS.sub(" ", clue.get("regex", ""))
+    for pattern in value.get("pattern", ()):
+        yield _NO_WORDS.sub(" ", pattern["regex"])
     for mail in value["mail"]:
         for one in mail["when"]:
             for phrases in one.values():
                 yield from [phrases] if isinstance(phrases, str) else phrases
+        for pattern in mail.get("pattern", ()):
+            yield _NO_WORDS.sub(" ", pattern["regex"])

@@ -29,6 +29,7 @@ MAX_TITLE = 200
 _MAX_LINES = 200  # of a body that are looked at for keys
 _SHORT = 4  # words
 
+_DATE_KEY = re.compile("(?:^|_)(?:date|time|datetime|timestamp|datum|zeit|zeitpunkt|uhrzeit)(?:_|$)")
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
@@ -191,13 +192,16 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     subject = reading.subject or ""
     body = reading.text[: families.SEARCHED]
     data: dict[str, Any] = _measured(lines)
+    if (moment := _device_time(lines)) and len(data) < MAX_KEYS:
+        data.setdefault("device_time", moment)
     event = _first(lines, rules.keys["event"]) or ""
     dull = " ".join(words_of_line(subject)) in rules.dull
     zones = (("event", words_of_line(event)), ("subject", words_of_line(subject)), ("text", said.text_words))
     found, zone = _search(rules, (*zones[::2], zones[1]) if dull else zones)
     line = event if zone == "event" else subject
     if found is None:
-        result = Meaning("other", None, _severity_of(words_of_line(subject), rules) or "info", "")
+        state = _ending(words_of_line(event or subject), rules)
+        result = Meaning("other", state, _severity_of(words_of_line(subject), rules) or "info", "")
     else:
         rule = rules.rules[found.rank]
         if zone == "text":
@@ -205,7 +209,8 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
         words = words_of_line(line)
         state = rule.state
         if rule.ends:
-            state = next((rules.states[word] for word in words if word in rules.states), state)
+            said_states = {rules.states[word] for word in words if word in rules.states}
+            state = "off" if "off" in said_states else "on" if said_states else state
         severity = "info" if state == "off" else rule.severity or _severity_of(words, rules) or "info"
         result = Meaning(rule.kind, state, severity, "")
     result.severity = _stated_severity(subject, lines, rules) or result.severity
@@ -221,6 +226,22 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     result.manufacturer = _manufacturer(reading, envelope, lowered, lines, rules)
     result.title = _title(reading, "" if dull else subject, event, line if zone == "text" else "", rules)
     return result
+
+
+def _ending(words: tuple[str, ...], rules: Profile) -> str | None:
+    """The state that a short line says with its last word: "pump 3 stopped"."""
+    return rules.states.get(words[-1]) if 0 < len(words) <= _SHORT + 1 else None
+
+
+def _device_time(lines: dict[str, str]) -> str | None:
+    """The first date of the device's own clock, as ISO 8601; its time of day may have a line of its own."""
+    for key, text in lines.items():
+        if _DATE_KEY.search(key) and (moment := values.date_of_stranger(text)):
+            if "T" in moment:
+                return moment
+            clocks = (values.date_of_stranger(f"{moment} {lines[key]}") for key in ("time", "uhrzeit") if key in lines)
+            return next((one for one in clocks if one), moment)
+    return None
 
 
 def _measured(lines: dict[str, str]) -> dict[str, Any]:
