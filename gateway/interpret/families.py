@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway import patterns
 from gateway.interpret import values
+from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ class _Mail:
                 continue
             where = f"line {match[0]} of the text" if zone == "text" else f"the {zone.replace('_', ' ')}"
             for name, text in match[1].groupdict().items():
-                if text and (text := text.strip()[:_LONGEST]):
+                if text and (text := one_line(text)[:_LONGEST]):
                     yield name, text, where
         for name, field in self._fields.items():
             for key in _listed(field.get("key", ())):

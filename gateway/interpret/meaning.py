@@ -250,9 +250,11 @@ def _measured(lines: dict[str, str]) -> dict[str, Any]:
     for key, text in lines.items():
         data[key] = text
         if (text[-1].isalpha() or text[-1] in "%³") and (text[0].isdigit() or text[0] in "+-"):
-            found = values.of_stranger(text)
+            found = values.of_stranger(text) if len(key) + len("_unit") <= MAX_KEY else None
             if found is not None and f"{key}_unit" not in lines:
                 data[key], data[f"{key}_unit"] = found
+        if len(data) >= MAX_KEYS:
+            break
     return data
 
 

@@ -95,6 +95,7 @@ _THREE = re.compile(r"(\d{1,4})[-/.](\d{1,2}|[^\W\d_]{3})[-/.](\d{1,4})")
 _UNIX = re.compile(r"([^\W\d_]{3}) {1,2}(\d{1,2}) (\d{1,2}:\d{2}:\d{2}(?: [AP]M)?)(?: [A-Z+-][A-Z\d:]{1,5})? (\d{4})")
 _YEAR_FIRST = re.compile(r"(\d{4}) ([^\W\d_]{3}) (\d{1,2})\b")
 _WORDED = re.compile(r"(?:(\d{1,2})\.? ([^\W\d_]{3})[^\W\d_]{0,6}|([^\W\d_]{3})[^\W\d_]{0,6} (\d{1,2}),?)\.? (\d{4})")
+_BIGGEST = 1e15  # what has more digits is no quantity, and no number of JSON that everybody reads
 _COMPACT = re.compile(r"(20\d{2})([01]\d)([0-3]\d)[T_ -]?([0-2]\d)([0-5]\d)([0-5]\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?(?:\.\d+)? ?([ap]m)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -159,9 +160,10 @@ def number(text: str) -> int | float | None:
     else:
         text = text.replace(",", "")
     try:
-        return _short(float(text))
+        value = float(text)
     except ValueError:
         return None
+    return _short(value) if abs(value) < _BIGGEST else None
 
 
 def _short(value: float) -> int | float:
