@@ -178,6 +178,7 @@ class Device:
 
     `kinds` are the kinds of event seen so far; `states` maps a kind to its present state (`on` or `off`);
     `last_event` is the newest event without its text; `picture` is (event id, attachment index) of the newest one.
+    `online` is known of a device that reports on a schedule: False when it did not, and nothing else came since.
     """
 
     id: str
@@ -193,6 +194,7 @@ class Device:
     states: dict[str, str] = field(default_factory=dict)
     last_event: dict[str, Any] | None = None
     picture: tuple[str, int] | None = None
+    online: bool | None = None
 
     def facts(self) -> DeviceFacts:
         return {
