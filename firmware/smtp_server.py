@@ -289,7 +289,8 @@ class Connection:
 
 def _forget() -> None:
     """Take the code that reads mails out of memory."""
-    for package, names in ((gateway.wire, ("mime", "charset", "html", "devices")), (firmware, ("mail", "meaning"))):
+    wire = "mime", "charset", "html", "devices", "smtp_remarks"
+    for package, names in ((gateway.wire, wire), (firmware, ("mail", "meaning"))):
         for name in names:
             if sys.modules.pop(package.__name__ + "." + name, None) and hasattr(package, name):
                 delattr(package, name)

