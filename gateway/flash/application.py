@@ -7,6 +7,8 @@ A board has little memory, and compiling source there takes most of it. Bytecode
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -23,9 +25,9 @@ from gateway.flash import FlashError, need, phrases, shipped
 _PACKAGE = Path(__file__).parent.parent
 _MAIN = "main.py"
 _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
-_PRIVATE = re.compile(r"\b_[A-Za-z]\w*")
+_NAME = re.compile(r"\b[A-Za-z_]\w*")
+_PRIVATE = re.compile(r"_[A-Za-z]\w*")
 _BRACES = re.compile(r"\{[^{}]*\}")
-_IMPORT = re.compile(r"from \S+ import ")
 _SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
@@ -48,7 +50,7 @@ def main_py() -> bytes:
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
     sources = sorted(_sources())
-    kept = _imported(sources)
+    kept = _shared([main_py().decode(), *(path.read_text("utf-8") for _, path in sources)])
     with ThreadPoolExecutor() as pool:
         compiled = [*pool.map(_compile, sources, repeat(kept))]
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
@@ -80,36 +82,70 @@ def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes
 def _lean(source: str, kept: frozenset[str]) -> str:
     """The same program for less of a board's memory.
 
-    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are put
-    in where they are used (MicroPython's `const`). The other private names become short ones, the same few in every
-    module: MicroPython keeps each name that it has ever met in the heap. `kept` are those that another module imports.
+    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are
+    put in where they are used (MicroPython's `const`). All names that are this module's own affair become short ones,
+    the same few in every module: MicroPython keeps each name that it has ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
     source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
     source = _NUMBER.sub(r"\1 = const(\2)", source)
+    own = _own(ast.parse(source)) - kept
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
     for token in tokenize.generate_tokens(iter(lines).__next__):
         row, at = token.start
         if token.type == tokenize.NAME:
-            places = _PRIVATE.finditer(token.string)
+            places = _NAME.finditer(token.string)
         elif token.type == tokenize.STRING and "f" in token.string.partition('"')[0].lower():  # before Python 3.12
             places = (
-                name
-                for inner in _BRACES.finditer(token.string)
-                for name in _PRIVATE.finditer(token.string, *inner.span())
+                name for inner in _BRACES.finditer(token.string) for name in _NAME.finditer(token.string, *inner.span())
             )
         else:
             continue
         found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
-    often = Counter(name for *_, name in found if name not in kept)
+    often = Counter(name for *_, name in found if name in own)
     short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
     for row, begin, end, name in reversed(found):
         lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
     return "".join(lines)
 
 
-def _imported(sources: Iterable[tuple[str, Path]]) -> frozenset[str]:
-    """Private names that one module takes from another."""
-    lines = (line for _, path in sources for line in path.read_text("utf-8").splitlines() if _IMPORT.match(line))
-    return frozenset(name for line in lines for name in _PRIVATE.findall(line))
+def _own(module: ast.Module) -> set[str]:
+    """The private names of a module, those of arguments, and those that it defines."""
+    own, words = set(), set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.arg):
+            own.add(node.arg)
+        elif isinstance(node, ast.FormattedValue):  # before Python 3.12 a text, in which any word may be meant
+            inside = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
+            words |= {word for text in inside for word in _NAME.findall(str(text))}
+        elif _PRIVATE.fullmatch(name := _name(node)) or node in module.body:
+            own.add(name)
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            own |= {_name(inner) for target in node.targets for inner in ast.walk(target)}
+    return own - words - {*dir(builtins), "const", ""}
+
+
+def _shared(sources: Iterable[str]) -> frozenset[str]:
+    """Names that matter beyond one module, or may: what is imported, a keyword, a text, and what is public behind a dot
+    or in a class.
+    """
+    shared: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.alias):
+                shared |= {*node.name.split("."), node.asname or ""}
+            elif isinstance(node, ast.keyword):
+                shared.add(node.arg or "")
+            elif isinstance(node, ast.Constant):
+                shared |= {word for word in (str(node.value),) if not _PRIVATE.fullmatch(word)}
+            elif isinstance(node, (ast.Attribute, ast.ClassDef)):
+                inside = [inner for part in getattr(node, "body", ()) for inner in (part, *getattr(part, "targets", ()))]
+                shared |= {name for name in map(_name, (node, *inside)) if not _PRIVATE.fullmatch(name)}
+    return frozenset(shared)
+
+
+def _name(node: ast.AST) -> str:
+    """The name that stands at this node, if one does."""
+    return str(getattr(node, "id", getattr(node, "attr", getattr(node, "name", ""))) or "")
