@@ -140,9 +140,11 @@ def _shared(sources: Iterable[str]) -> frozenset[str]:
                 shared.add(node.arg or "")
             elif isinstance(node, ast.Constant):
                 shared |= {word for word in (str(node.value),) if not _PRIVATE.fullmatch(word)}
-            elif isinstance(node, (ast.Attribute, ast.ClassDef)):
-                inside = [inner for part in getattr(node, "body", ()) for inner in (part, *getattr(part, "targets", ()))]
-                shared |= {name for name in map(_name, (node, *inside)) if not _PRIVATE.fullmatch(name)}
+            elif isinstance(node, ast.ClassDef):
+                places = [place for part in node.body for place in (part, *getattr(part, "targets", ()))]
+                shared |= {name for name in map(_name, (node, *places)) if not _PRIVATE.fullmatch(name)}
+            elif isinstance(node, ast.Attribute) and not _PRIVATE.fullmatch(node.attr):
+                shared.add(node.attr)
     return frozenset(shared)
 
 
