@@ -145,7 +145,7 @@ def _app() -> App:
 
 def main() -> None:
     """What /main.py calls; it does not return."""
-    gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
+    gc.threshold(4096)  # an early sweep leaves wider gaps than one at the last moment
     app = _app()
     try:
         asyncio.run(app.run())

@@ -30,8 +30,8 @@ def heard(topics: "Topics", via: str, facts: "dict[str, Any]") -> "Document":
 
     def pieces() -> "Iterator[str]":
         yield from head(topics, about, via)
-        yield '"event":' + as_json(entities.event_entity(topics, ours, device))
-        yield ',"last":' + as_json(entities.last_entity(topics, ours, device))
+        yield from entity('"event":', entities.event_entity(topics, ours, device))
+        yield from entity(',"last":', entities.last_entity(topics, ours, device))
         yield "}}"
 
     return pieces
@@ -51,6 +51,15 @@ def head(topics: "Topics", about: "dict[str, Any]", board: str) -> "Iterator[str
     """The beginning of a document, up to its components."""
     yield '{"device":' + as_json(about) + ',"origin":' + as_json({"name": "Mailwire", "sw_version": VERSION})
     yield ',"availability":' + as_json([{"topic": availability(topics, board)}]) + ',"components":{'
+
+
+def entity(begin: str, facts: "dict[str, Any]") -> "Iterator[str]":
+    """An entity a fact at a time: as a whole it would need a gap in the heap that there may not be."""
+    begin += "{"
+    for key in facts:
+        yield f'{begin}"{key}":{as_json(facts[key])}'
+        begin = ","
+    yield "}"
 
 
 def as_json(value: "Any") -> str:

@@ -1,7 +1,7 @@
 """What Home Assistant is told about the board itself: its health and its sensors; `discovery` has the rest."""
 
 from firmware import VERSION
-from firmware.discovery import as_json, availability, head, own
+from firmware.discovery import as_json, availability, entity, head, own
 from gateway.wire import discovery as entities
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ def board(topics: "Topics", facts: "dict[str, Any]", wireless: bool, sensors: "l
 
     def pieces() -> "Iterator[str]":
         yield from head(topics, about, device)
-        yield '"event":' + as_json(entities.event_entity(topics, ours, device))
-        yield ',"last":' + as_json(entities.last_entity(topics, ours, device))
+        yield from entity('"event":', entities.event_entity(topics, ours, device))
+        yield from entity(',"last":', entities.last_entity(topics, ours, device))
         for key, title, kind, unit, icon in _DIAGNOSTICS:
             if key != "signal" or wireless:
                 facts = {"entity_category": "diagnostic", "enabled_by_default": key in ("owed", "restart")}

@@ -269,15 +269,13 @@ class Mqtt:
             one.told = True
             await connection.publish(self._topics.config(one.id), self._document(one.facts), retain=True)
 
-    def _document(self, facts: "dict[str, Any]") -> bytearray:
-        """What Home Assistant is told of a device. As a whole, for it is smaller than the code that makes it, which
-        must not stay while a broker takes its time.
+    def _document(self, facts: "dict[str, Any]") -> "Payload":
+        """What Home Assistant is told of a device. All its pieces, for they are smaller than the code that makes them,
+        which must not stay while a broker takes its time.
         """
-        document = bytearray()
         with Borrowed("discovery", "gateway.wire.discovery") as discovery:
-            for piece in discovery.heard(self._topics, self._app.id, facts)():
-                document.extend(piece.encode())
-        return document
+            pieces = list(discovery.heard(self._topics, self._app.id, facts)())
+        return lambda: iter(pieces)
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}

@@ -217,6 +217,7 @@ class Connection:
                     if self.mail:
                         self._read(event[1])
                 elif kind == smtp.BEGIN:
+                    gc.collect()
                     from gateway.wire.mime import Reader
 
                     self.mail = Reader(digest=hashlib.sha256)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from gateway.interpret.meaning import profile
 
+_AT_ONCE = 10  # phrases in a line: a long one needs a gap in the heap that there may not be
+
 
 def table() -> bytes:
     """UTF-8, fields divided by tabs. First `=WORD` and the words that stand for it (a state, a severity; of `=dull` and
-    `=boilerplate` they are phrases). Then a line for each rule and scope, in the order of the rules: kind, state,
+    `=boilerplate` they are phrases). Then lines for each rule and scope, in the order of the rules: kind, state,
     severity, `e` if words of ending and beginning decide its state, `v` if it is vague, the scope's first letter, and
     the phrases as words between single blanks.
     """
@@ -24,6 +26,7 @@ def table() -> bytes:
         flags = "e" * rule.ends + "v" * rule.vague
         for scope in ("anywhere", "title", "short"):
             said = [" ".join(phrase.words) for phrase in phrases if (phrase.rank, phrase.scope) == (rank, scope)]
-            if said:
-                lines.append([rule.kind, rule.state or "", rule.severity or "", flags, scope[0], *said])
+            for at in range(0, len(said), _AT_ONCE):
+                facts = [rule.kind, rule.state or "", rule.severity or "", flags, scope[0]]
+                lines.append([*facts, *said[at : at + _AT_ONCE]])
     return "".join("\t".join(line) + "\n" for line in lines).encode()
