@@ -82,6 +82,8 @@ class Server:
         try:
             while True:
                 await asyncio.sleep(1)
+                if server.task.done():  # memory ran out while it took a connection
+                    raise MemoryError("it does not listen any more")
                 now = board.uptime()
                 reading = False
                 for connection in self.connections:

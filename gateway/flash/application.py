@@ -29,7 +29,7 @@ _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
 _NAME = re.compile(r"\b[A-Za-z_]\w*")
 _PRIVATE = re.compile(r"_[A-Za-z]\w*")
 _TEXT_AT = "from firmware.texts import text_at\n"
-_SENTENCE = 20  # characters; calling for a shorter one takes as much as it does
+_SENTENCE = 16  # characters; calling for a shorter one takes as much as it does
 _BRACES = re.compile(r"\{[^{}]*\}")
 _SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
