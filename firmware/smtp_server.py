@@ -82,7 +82,7 @@ class Server:
         try:
             while True:
                 await asyncio.sleep(1)
-                if server.task.done():  # memory ran out while it took a connection
+                if server.task.done():  # type: ignore[attr-defined]  # memory ran out while it took a connection
                     raise MemoryError("it does not listen any more")
                 now = board.uptime()
                 reading = False

