@@ -42,15 +42,10 @@ def own(topics: "Topics", device: str) -> str:
     return topics.node + "_" + device
 
 
-def availability(topics: "Topics", board: str) -> str:
-    """The topic of the board's availability, which is that of the devices behind it."""
-    return topics.base + "/" + board + "/availability"
-
-
 def head(topics: "Topics", about: "dict[str, Any]", board: str) -> "Iterator[str]":
     """The beginning of a document, up to its components."""
     yield '{"device":' + as_json(about) + ',"origin":' + as_json({"name": "Mailwire", "sw_version": VERSION})
-    yield ',"availability":' + as_json([{"topic": availability(topics, board)}]) + ',"components":{'
+    yield ',"availability":' + as_json([{"topic": topics.availability(board)}]) + ',"components":{'
 
 
 def entity(begin: str, facts: "dict[str, Any]") -> "Iterator[str]":

@@ -1,7 +1,7 @@
 """What Home Assistant is told about the board itself: its health and its sensors; `discovery` has the rest."""
 
 from firmware import VERSION
-from firmware.discovery import as_json, availability, entity, head, own
+from firmware.discovery import as_json, entity, head, own
 from gateway.wire import discovery as entities
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def board(topics: "Topics", facts: "dict[str, Any]", wireless: bool, sensors: "l
         yield ',"connection":' + as_json({
             "platform": "binary_sensor", "unique_id": ours + "_connection", "name": "Connection",
             "device_class": "connectivity", "entity_category": "diagnostic", "availability": [],
-            "state_topic": availability(topics, device), "payload_on": "online", "payload_off": "offline", "qos": 1,
+            "state_topic": topics.availability(device), "payload_on": "online", "payload_off": "offline", "qos": 1,
         })  # fmt: skip
         for key, title, platform, kind, unit in sensors:
             yield _reading(topics, device, key, title, platform, kind, unit, None, {})

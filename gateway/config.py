@@ -33,8 +33,8 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import template
-from gateway.api import ConfigPath
+from gateway import rhythm, template
+from gateway.api import ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
 from gateway.loader import Loader, LoadError
@@ -45,14 +45,11 @@ from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
 DEFAULT_INTEGRATIONS: dict[str, dict[str, Any]] = {"lan-mail": {"type": "smtp_server"}, "broker": {"type": "mqtt"}}
-_OWN_SOURCES = ("sendmail",)  # of mails that no integration brought: `mailwire sendmail`
+_OWN_SOURCES = ("sendmail", "mailwire")  # of what no integration brought: `mailwire sendmail`, and the gateway itself
 
 _T = TypeVar("_T")
 
-_SECONDS = {
-    "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
-}  # fmt: skip
-_TIME = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_SECONDS)})s?")
+_SHORTEST_EXPECTED, _LONGEST_EXPECTED = 60.0, 366 * 86400.0
 
 
 class ConfigErrors(Exception):
@@ -61,15 +58,6 @@ class ConfigErrors(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
-
-
-def _seconds(value: object) -> object:
-    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    if match:
-        return float(match[1]) * _SECONDS[match[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Wrong("must be a number of seconds, or a time such as '90 s', '15 min', '1 h' or '7 days'")
-    return value
 
 
 def _many(value: object) -> object:
@@ -99,12 +87,6 @@ def _template(text: str) -> str:
     return text
 
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema({"type": ["number", "string"], "description": "seconds, or a time such as '15 min'"}),
-]
 _ONE_OR_MANY = (
     BeforeValidator(_many),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
@@ -143,10 +125,12 @@ def _count_per_time(value: object) -> tuple[int, float]:
     match = (
         re.fullmatch(r"([1-9]\d{0,3}) *(?:per|in|/) *(.+)", value.strip().lower()) if isinstance(value, str) else None
     )
-    unit = match and re.sub(r"^(?!\d)", "1 ", match[2])
-    if not match or not _TIME.fullmatch(unit or ""):
-        raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
-    return int(match[1]), float(str(_seconds(unit)))
+    try:
+        if match:
+            return int(match[1]), float(str(seconds(re.sub(r"^(?!\d)", "1 ", match[2]))))
+    except ValueError:
+        pass
+    raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
 
 
 def _zone(text: str) -> str:
@@ -155,6 +139,24 @@ def _zone(text: str) -> str:
     except ValueError as error:
         raise Wrong(*_sentence(str(error))) from None
     return text
+
+
+def _expectation(value: object) -> object:
+    if isinstance(value, bool) or value in ("on", "off"):
+        return value in (True, "on")
+    try:
+        period = float(str(seconds(value)))
+    except ValueError:
+        try:
+            return rhythm.of_text(str(value))
+        except ValueError:
+            raise Wrong(
+                "must say how often a report is expected",
+                "Write it as in 'daily 02:10', 'mon-fri 08:00', 'weekly' or '6 h', or false to expect none",
+            ) from None
+    if not _SHORTEST_EXPECTED <= period <= _LONGEST_EXPECTED:
+        raise Wrong("must be a time from a minute to a year", "Write false to expect none")
+    return rhythm.every(period)
 
 
 _Hours = Annotated[Hours, BeforeValidator(_written_as(hours)), _AS_TEXTS]
@@ -198,6 +200,12 @@ class DeviceSetting(_Model):
     model: _Text | None = None
     off_after: Duration | None = None
     """After so many seconds an `on` ends by itself; 0: never. None: by its kind."""
+    expect: Annotated[
+        rhythm.Rhythm | bool,
+        BeforeValidator(_expectation),
+        WithJsonSchema({"type": ["boolean", "number", "string"], "description": "'daily 02:10', '6 h', … or false"}),
+    ] = True
+    """How often it is to report; True: as it is learned to do, False: nothing is missed."""
 
     def patterns(self) -> dict[str, tuple[str, ...]]:
         return self.match.patterns()

@@ -42,6 +42,10 @@ class Topics:
     def image(self, device: str) -> str:
         return self.base + "/" + device + "/image"
 
+    def availability(self, device: str) -> str:
+        """`online` or `offline`, of a device that reports on a schedule."""
+        return self.base + "/" + device + "/availability"
+
     def update(self, board: str, part: str = "") -> str:
         """Of an update over the air: the offer, or its `request`, `data` or `state` (gateway/wire/update.py)."""
         return self.base + "/" + board + "/update" + ("/" + part if part else "")

@@ -121,12 +121,39 @@ def device_config(topics: Topics, device: Device, version: str, picture_type: st
             "content_type": picture_type,
             "qos": 1,
         }
-    return {
+    document = {
         "device": {key: value for key, value in about.items() if value},
         "origin": _origin(version),
         "availability": _availability(topics),
         "components": components,
     }
+    if device.online is not None:
+        _report_absence(topics, own, device, document)
+    return document
+
+
+def _report_absence(topics: Topics, own: str, device: Device, document: dict[str, Any]) -> None:
+    """What it said last is no longer known to be so while its reports don't come.
+
+    But what tells of that stays: its events, the newest message, and whether reports come.
+    """
+    topic = topics.availability(device.id)
+    components = document["components"]
+    components["reports"] = {
+        "platform": "binary_sensor",
+        "unique_id": f"{own}_reports",
+        "name": "Reports",
+        "device_class": "connectivity",
+        "entity_category": "diagnostic",
+        "state_topic": topic,
+        "payload_on": "online",
+        "payload_off": "offline",
+        "qos": 1,
+    }
+    for key in ("event", "last", "reports"):
+        components[key]["availability"] = _availability(topics)
+    document["availability"] = [*_availability(topics), {"topic": topic}]
+    document["availability_mode"] = "all"
 
 
 def mistakes(topic: str, document: Mapping[str, Any]) -> list[str]:

@@ -43,7 +43,10 @@ class Mirror:
         self._version = ""
         # What this connection's broker has, or will have before anything that is published from now on.
         self._sent: dict[str, int] = {}  # topic -> hash of the payload
-        self._announced: dict[str, tuple[str | None, ...]] = {}  # device -> what its discovery payload is made of
+        self._announced: dict[
+            str, tuple[str | bool | None, ...]
+        ] = {}  # device -> what its discovery payload is made of
+        self._regular: set[str] = set()  # devices whose availability was ever told
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
         self._resend: dict[str, Device] = {}  # still to be sent again
@@ -127,20 +130,31 @@ class Mirror:
         last = device.last_event
         state = {"last": {key: last.get(key) for key in _LAST_KEYS} if last else None, **device.states}
         await self._publish(connection, topic, state, again)
+        await self._publish_availability(connection, device, again)
+
+    async def _publish_availability(self, connection: Connection, device: Device, again: bool) -> None:
+        """Of a device that reports on a schedule; of one that no longer does, it is taken away."""
+        topic = self._topics.availability(device.id)
+        payload = {None: b"", True: b"online", False: b"offline"}[device.online]
+        if payload or device.id in self._regular:
+            self._regular.add(device.id)
+            await self._publish_bytes(connection, topic, payload, again)
 
     async def _publish_config(self, connection: Connection, device: Device, again: bool = False) -> None:
         if not self._announce:
             return
-        facts = (device.name, device.manufacturer, device.model, self._media_type(device))
+        picture_type = self._media_type(device)
+        facts = (device.name, device.manufacturer, device.model, device.online is None, picture_type)
         if again or self._announced.get(device.id) != facts:
             self._announced[device.id] = facts
-            document = discovery.device_config(self._topics, device, self._version, facts[-1])
+            document = discovery.device_config(self._topics, device, self._version, picture_type)
             await self._publish_document(connection, self._topics.config(device.id), document, again)
 
     async def _withdraw(self, connection: Connection, device_id: str) -> None:
         """Empty retained messages take it from the broker, and the first one from Home Assistant."""
         self._announced.pop(device_id, None)
-        for topic in (self._topics.config(device_id), self._topics.state(device_id), self._topics.image(device_id)):
+        levels = (self._topics.config, self._topics.state, self._topics.image, self._topics.availability)
+        for topic in (level(device_id) for level in levels):
             self._sent.pop(topic, None)
             await connection.publish(topic, b"", retain=True)
         self._forgotten.discard(device_id)
@@ -191,6 +205,9 @@ class Mirror:
     async def _publish(self, connection: Connection, topic: str, value: Any, again: bool = False) -> None:
         """Publish, retained, what the broker does not have already."""
         payload = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        await self._publish_bytes(connection, topic, payload, again)
+
+    async def _publish_bytes(self, connection: Connection, topic: str, payload: bytes, again: bool = False) -> None:
         if not again and self._sent.get(topic) == hash(payload):
             return
         self._sent[topic] = hash(payload)
