@@ -99,7 +99,10 @@ class App:
         while True:
             board.uptime()
             gc.collect()
-            slots.report(self.keep("update"))
+            try:
+                slots.report(self.keep("update"))
+            except MemoryError:
+                pass  # there may be more the next time
             if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
                 slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10 if slots.confirmed else 1)
@@ -125,16 +128,24 @@ class App:
             gc.collect()
             if board.uptime() - began > _SETTLED:
                 pause = _FIRST
-            say(f"{name}: starts again in {pause} s")
+            try:
+                say(f"{name}: starts again in {pause} s")
+            except MemoryError:
+                pass  # it does all the same
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST)
 
 
 def _tell(name: str, error: Exception) -> None:
-    """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it."""
-    say(f"{name}: {error or type(error).__name__}")
-    if not isinstance(error, (ValueError, OSError, MemoryError)):
-        trace(error)
+    """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it. Never fails:
+    it must not be what ends a part for good.
+    """
+    try:
+        say(f"{name}: {error or type(error).__name__}")
+        if not isinstance(error, (ValueError, OSError, MemoryError)):
+            trace(error)
+    except MemoryError:
+        gc.collect()
 
 
 def _app() -> App:
@@ -145,7 +156,7 @@ def _app() -> App:
 
 def main() -> None:
     """What /main.py calls; it does not return."""
-    gc.threshold(16384)  # an early sweep leaves wider gaps than one at the last moment
+    gc.threshold(4096)  # an early sweep leaves wider gaps than one at the last moment
     app = _app()
     try:
         asyncio.run(app.run())

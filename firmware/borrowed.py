@@ -22,7 +22,8 @@ class Borrowed:
         self._more = more
 
     def take(self) -> "Any":
-        """The module."""
+        """The module. It is loaded between what lives on: so what does not goes first."""
+        gc.collect()
         return __import__(self._name, None, None, (self._name.rsplit(".", 1)[1],))
 
     def give_back(self) -> None:

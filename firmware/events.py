@@ -10,6 +10,7 @@ import json
 from binascii import hexlify
 
 from firmware import board
+from firmware.borrowed import Borrowed
 from gateway.wire import event as words
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ LIMIT = 4000
 
 _NO_TIME = b'"time":null,'
 _HEAD = 64  # where the time stands at the latest
-_SHORT = 60  # characters that are left of what was too long even without the text
 _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -45,56 +45,17 @@ def complete(draft: "Draft", source: str, own: "dict[str, Any]") -> "tuple[str, 
 
 
 def _fitted(draft: "Draft", limit: int) -> str:
+    """As `body`, of what fits into so many octets."""
+    if len(draft["text"]) <= limit:
+        fields = body(draft)
+        if octets(fields) <= limit:
+            return fields
+    with Borrowed("fit") as fit:
+        return fit.fitted(draft, limit)  # type: ignore[no-any-return]
+
+
+def body(draft: "Draft") -> str:
     """The fields behind the head, as JSON without its `{`."""
-    text = draft["text"]
-    if len(text) <= limit:
-        body = _body(draft)
-        if _octets(body) <= limit:
-            return body
-    draft["text"] = ""
-    _note(draft, "the text was cut at 99999 characters")  # as long as the words will be
-    while (room := limit - _octets(_body(draft))) < 0:
-        if not _shorten(draft):
-            break
-    draft["text"] = _cut(text, room)
-    said = draft["data"]["truncated"]
-    said.remove("the text was cut at 99999 characters")
-    if len(draft["text"]) < len(text):
-        said.append(f"the text was cut at {len(draft['text'])} characters")
-    return _body(draft)
-
-
-def _note(draft: "Draft", words: str) -> None:
-    draft["data"] = dict(draft["data"])
-    said = draft["data"].setdefault("truncated", [])
-    if words not in said:
-        said.append(words)
-
-
-def _shorten(draft: "Draft") -> bool:
-    """Give up the least of what is left; False if nothing can be given up."""
-    mail = draft["mail"]
-    if len(draft["attachments"]) > 1:
-        draft["attachments"] = draft["attachments"][: len(draft["attachments"]) // 2]
-        _note(draft, "attachments were left out")
-    elif mail and len(mail["to"]) > 1:
-        mail["to"] = mail["to"][: len(mail["to"]) // 2]
-        _note(draft, "recipients were left out")
-    elif len(draft["data"]) > 1:
-        draft["data"] = {"truncated": draft["data"]["truncated"]}
-        _note(draft, "data was left out")
-    else:
-        for where in (mail or {}, draft, draft["device"]):
-            for key, value in where.items():
-                if isinstance(value, str) and len(value) > _SHORT:
-                    where[key] = value[:_SHORT]
-                    _note(draft, f"{key} was cut")
-                    return True
-        return False
-    return True
-
-
-def _body(draft: "Draft") -> str:
     keys = ("device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail")
     return ",".join([f'"{key}":{_json(draft[key])}' for key in keys]) + "}"
 
@@ -103,7 +64,7 @@ def _json(value: "Any") -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _octets(text: str) -> int:
+def octets(text: str) -> int:
     """The length of JSON once a frame has escaped what is not ASCII."""
     count = len(text)
     if len(text.encode()) > count:
@@ -111,22 +72,6 @@ def _octets(text: str) -> int:
             if letter > "\x7f":
                 count += 5 if letter < "\U00010000" else 11
     return count
-
-
-def _cut(text: str, room: int) -> str:
-    """As much of its beginning as makes `room` octets of JSON."""
-    at = 0
-    for letter in text:
-        if letter in '"\\\n\r\t\b\f':
-            room -= 2
-        elif letter < " ":
-            room -= 6
-        else:
-            room -= 1 if letter < "\x80" else 6 if letter < "\U00010000" else 12
-        if room < 0:
-            break
-        at += 1
-    return text[:at]
 
 
 def lacks_time(event: bytes) -> bool:

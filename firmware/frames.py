@@ -10,6 +10,7 @@ The law of this file:
 """
 
 import asyncio
+import gc
 import select
 import sys
 import time
@@ -155,15 +156,16 @@ class Frames:
 
     async def _read(self) -> None:
         while True:
-            data = await self._line.read()
-            if not data:
-                return  # there is nobody at this end, and won't be
             try:
+                data = await self._line.read()
+                if not data:
+                    return  # there is nobody at this end, and won't be
                 if b":" in data:
                     self._begin()
                 if self._talk:
                     self._talk.feed(data)
             except MemoryError:
+                gc.collect()
                 log.say("serial: there is not enough memory to talk now")
             self._wake.set()
 

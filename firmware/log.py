@@ -21,14 +21,17 @@ lines: "list[str]" = []
 
 def say(text: str) -> None:
     """One line; line ends and control characters in it are shown as `?`, for some of it came from outside."""
-    text = "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
-    lines.append(text[:_LONGEST])
-    if len(lines) > KEPT:
-        lines.pop(0)
-    if sink:
-        sink(text)
-    else:
-        print(text)
+    try:
+        text = "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
+        lines.append(text[:_LONGEST])
+        if len(lines) > KEPT:
+            lines.pop(0)
+        if sink:
+            sink(text)
+        else:
+            print(text)
+    except MemoryError:
+        pass  # a line less: who says why memory is out must not fail for it
 
 
 def trace(error: Exception) -> None:

@@ -19,7 +19,7 @@ def meaning(subject: str, text: str, attachment: str = "") -> "tuple[str, str | 
     text = text[:_SEARCHED]
     zones = (_words(subject), _words(text))
     dull = False
-    boilerplate = ""
+    boilerplate: list[str] = []
     states: list[str] = []  # what words stand for, and the words
     severities: list[str] = []
     found: list[Rule | None] = [None, None]  # in the subject, in the text
@@ -30,9 +30,9 @@ def meaning(subject: str, text: str, attachment: str = "") -> "tuple[str, str | 
                 if found[0] and not dull and "v" not in found[0][3]:
                     break
             elif line[:6] == "=dull\t":
-                dull = f"\t{zones[0][1:-1]}\t" in line[5:-1] + "\t"
+                dull = dull or f"\t{zones[0][1:-1]}\t" in line[5:-1] + "\t"
             elif line[:13] == "=boilerplate\t":
-                boilerplate = line[13:-1]
+                boilerplate.append(line[13:-1])
             else:
                 words = line[1:-1].replace("\t", " ") + " "
                 (states if line[:2] == "=o" else severities).append(words)
@@ -115,9 +115,10 @@ def _bracketed(subject: str) -> str:
     return " ".join([piece.split("]")[0] for piece in subject.split("[")[1:] if "]" in piece])
 
 
-def _first_line(text: str, boilerplate: str) -> str:
+def _first_line(text: str, boilerplate: "list[str]") -> str:
     for line in text.split("\n"):
         line = line.strip()
-        if line and not [1 for words in boilerplate.split("\t") if line.lower().startswith(words)]:
+        said = line.lower()
+        if line and not [1 for some in boilerplate for words in some.split("\t") if said.startswith(words)]:
             return line
     return ""

@@ -256,7 +256,7 @@ class Mqtt:
             sensors = self._app.parts.get("sensors")
             facts = self._app.own()
             wireless = self._app.settings["wifi"] is not None
-            with _borrowed_discovery() as discovery:
+            with Borrowed("discovery_board", "firmware.discovery", "gateway.wire.discovery") as discovery:
                 document = discovery.board(self._topics, facts, wireless, sensors.describe() if sensors else [])
                 await connection.publish(self._topics.config(self._app.id), document, retain=True)
         await self._introduce(connection, list(self._heard))
@@ -265,11 +265,17 @@ class Mqtt:
         """Tell Home Assistant of devices, before their events."""
         if not self._own["discovery"] or not heard:
             return
-        with _borrowed_discovery() as discovery:
-            for one in heard:
-                one.told = True
-                document = discovery.heard(self._topics, self._app.id, one.facts)
-                await connection.publish(self._topics.config(one.id), document, retain=True)
+        for one in heard:
+            one.told = True
+            await connection.publish(self._topics.config(one.id), self._document(one.facts), retain=True)
+
+    def _document(self, facts: "dict[str, Any]") -> "Payload":
+        """What Home Assistant is told of a device. All its pieces, for they are smaller than the code that makes them,
+        which must not stay while a broker takes its time.
+        """
+        with Borrowed("discovery", "gateway.wire.discovery") as discovery:
+            pieces = list(discovery.heard(self._topics, self._app.id, facts)())
+        return lambda: iter(pieces)
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}
@@ -343,10 +349,6 @@ def _head(event: bytes) -> "dict[str, Any]":
     """
     end = event.find(b',"text":')
     return json.loads(event[:end] + b"}" if end > 0 else event)
-
-
-def _borrowed_discovery() -> Borrowed:
-    return Borrowed("discovery", "gateway.wire.discovery")
 
 
 def _json(value: "Any") -> bytes:

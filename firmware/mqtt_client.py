@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PATIENCE = 10  # seconds for TCP and TLS, and once more for the broker's answer
 WINDOW = 4  # publishes under way
 LARGEST = 4096  # octets of a packet that we take; what is longer is skipped
-PIECE = 512  # octets written at a time
+PIECE = 256  # octets written at a time
 
 # Packet types (MQTT 5 §2.1.2)
 _PUBLISH, _PUBACK, _SUBSCRIBE, _SUBACK, _PING, _PONG, _DISCONNECT = 3, 4, 8, 9, 12, 13, 14

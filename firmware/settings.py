@@ -344,6 +344,14 @@ def check(data: "Settings") -> "tuple[Settings, list[str]]":
             "mqtt.ca: mqtts:// needs the certificate of whoever signed the broker's, to know it by. "
             'Put the file (PEM) on the board and name it here, or write "verify": false.'
         )
+    serial = settings["serial"]
+    if not serial["frames"] and (serial["events"] or not mqtt):
+        if mqtt:
+            words = "with false, no event leaves over this line, but serial.events is true. Take one of both out."
+        else:
+            words = "with false, events go nowhere, for there is no section 'mqtt'. Add one, or take this out."
+        mistakes.append("serial.frames: " + words)
+        serial["frames"] = True
     if settings["sensors"] != []:
         from firmware.borrowed import Borrowed
 

@@ -5,7 +5,8 @@ The law of this file:
 - 250 is said when `keep` has returned, and the event is in flash then. A full spool is 452, any other trouble 451.
 - Memory is bounded: so many connections (one more is told 421), so many octets read at a time, shorter lines than the
   gateway takes, and of a mail what `gateway.wire.mime` keeps. A connection that memory runs out for is told 421.
-  The code that reads mails is in memory while some come, and leaves it a little later.
+  The code that reads mails is in memory while some come, and leaves it a little later; what makes an event of one
+  is there only while it does.
 - Time is bounded: a command, the silence within a mail, and a whole mail have their limits.
 - Only peers on private networks are answered, unless the settings say otherwise.
 """
@@ -15,9 +16,9 @@ import gc
 import hashlib
 import sys
 
-import firmware
 import gateway.wire
 from firmware import board, events
+from firmware.borrowed import Borrowed
 from firmware.log import say, trace
 from firmware.spool import Full
 from gateway.wire import smtp
@@ -35,6 +36,7 @@ SILENCE = 60  # seconds within a mail
 WHOLE = 900  # seconds for a mail
 LINGER = 10  # seconds after a mail in which another may come that needs the same code
 _NO_ROOM = (452, "4.3.1", "Not enough storage now, try again later")
+_NO_MEMORY = (452, "4.3.1", "Not enough memory now, try again later")
 
 # A board has less to spare than the gateway: RFC 5321 §4.5.3.1.4 asks for 512 octets, and passwords are short.
 smtp.COMMAND_LINE = 1024
@@ -80,6 +82,8 @@ class Server:
         try:
             while True:
                 await asyncio.sleep(1)
+                if server.task.done():  # type: ignore[attr-defined]  # memory ran out while it took a connection
+                    raise MemoryError("it does not listen any more")
                 now = board.uptime()
                 reading = False
                 for connection in self.connections:
@@ -215,6 +219,7 @@ class Connection:
                     if self.mail:
                         self._read(event[1])
                 elif kind == smtp.BEGIN:
+                    gc.collect()
                     from gateway.wire.mime import Reader
 
                     self.mail = Reader(digest=hashlib.sha256)
@@ -241,32 +246,35 @@ class Connection:
             self.mail.feed(data)  # type: ignore[union-attr]
         except MemoryError:
             self.mail = None
-            gc.collect()
-            self.session.fail_mail(452, "4.3.1", "Not enough memory now, try again later")
+            self.session.fail_mail(*self._too_little())
 
     def _keep(self) -> "list[Any]":
         """A mail is complete: into flash with its event, and only then 250."""
         mail, self.mail = self.mail, None
         session = self.session
         self.server.latest = board.uptime()
-        if mail is None:
-            return session.mail_failed(452, "4.3.1", "Not enough memory now, try again later")
+        if mail is None:  # memory ran out at its beginning
+            return session.mail_failed(*_NO_MEMORY)
         app = self.server.app
         try:
-            from firmware.mail import draft
-
             mail.close()
-            identifier = self.server.keep(draft(mail, session, self.peer, app.id))
+            identifier = self.server.keep(_draft(mail, session, self.peer, app.id))
         except Full:
             say(f"smtp: a mail of {self.peer} was sent back: the spool is full")
             return session.mail_failed(*_NO_ROOM)
         except MemoryError:
-            gc.collect()
-            return session.mail_failed(452, "4.3.1", "Not enough memory now, try again later")
+            mail = None
+            return session.mail_failed(*self._too_little())
         except Exception as error:  # noqa: BLE001  # the peer keeps its mail and sends it again
             trace(error)
             return session.mail_failed(451, "4.3.0", "Could not be stored now, try again later")
         return session.mail_done(identifier)
+
+    def _too_little(self) -> "tuple[int, str, str]":
+        """The answer to a mail that memory has run out for."""
+        gc.collect()
+        say(f"smtp: a mail of {self.peer} was sent back: not enough memory")
+        return _NO_MEMORY
 
     def _start_tls(self) -> None:
         """Wrap the running connection. The session has thrown away what came behind STARTTLS."""
@@ -287,12 +295,17 @@ class Connection:
             pass
 
 
+def _draft(mail: "Reader", session: "smtp.Session", peer: str, own_id: str) -> "dict[str, Any]":
+    """A function of its own, so that what is borrowed is gone when the event is made."""
+    with Borrowed("mail", "firmware.meaning", "gateway.wire.devices") as module:
+        return module.draft(mail, session, peer, own_id)  # type: ignore[no-any-return]
+
+
 def _forget() -> None:
     """Take the code that reads mails out of memory."""
-    for package, names in ((gateway.wire, ("mime", "charset", "html", "devices")), (firmware, ("mail", "meaning"))):
-        for name in names:
-            if sys.modules.pop(package.__name__ + "." + name, None) and hasattr(package, name):
-                delattr(package, name)
+    for name in ("mime", "charset", "html", "smtp_remarks"):
+        if sys.modules.pop("gateway.wire." + name, None) and hasattr(gateway.wire, name):
+            delattr(gateway.wire, name)
     gc.collect()
 
 

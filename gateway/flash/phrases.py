@@ -5,17 +5,22 @@ A board can't hold some six hundred phrases in memory, and need not: it reads th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from gateway.interpret.meaning import profile
+
+_AT_ONCE = 10  # phrases in a line: a long one needs a gap in the heap that there may not be
 
 
 def table() -> bytes:
     """UTF-8, fields divided by tabs. First `=WORD` and the words that stand for it (a state, a severity; of `=dull` and
-    `=boilerplate` they are phrases). Then a line for each rule and scope, in the order of the rules: kind, state,
+    `=boilerplate` they are phrases). Then lines for each rule and scope, in the order of the rules: kind, state,
     severity, `e` if words of ending and beginning decide its state, `v` if it is vague, the scope's first letter, and
     the phrases as words between single blanks.
     """
     rules = profile()
-    lines = [["=dull", *sorted(rules.dull)], ["=boilerplate", *rules.boilerplate]]
+    lines = [["=dull", *said] for said in _in_lines(sorted(rules.dull))]
+    lines += [["=boilerplate", *said] for said in _in_lines(rules.boilerplate)]
     for words in (rules.states, rules.severities):
         meanings = dict.fromkeys(words.values())
         lines += [[f"={meaning}", *(word for word in words if words[word] == meaning)] for meaning in meanings]
@@ -24,6 +29,10 @@ def table() -> bytes:
         flags = "e" * rule.ends + "v" * rule.vague
         for scope in ("anywhere", "title", "short"):
             said = [" ".join(phrase.words) for phrase in phrases if (phrase.rank, phrase.scope) == (rank, scope)]
-            if said:
-                lines.append([rule.kind, rule.state or "", rule.severity or "", flags, scope[0], *said])
+            facts = [rule.kind, rule.state or "", rule.severity or "", flags, scope[0]]
+            lines += [[*facts, *some] for some in _in_lines(said)]
     return "".join("\t".join(line) + "\n" for line in lines).encode()
+
+
+def _in_lines(phrases: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (phrases[at : at + _AT_ONCE] for at in range(0, len(phrases), _AT_ONCE))

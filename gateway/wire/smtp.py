@@ -62,17 +62,6 @@ PATH = 256
 REPLIES = 256
 """Replies that may be due before the session says that there is `more`."""
 
-_REMARKS = {
-    "auth-unknown": "It asks for a way to log in that is not offered; PLAIN and LOGIN are.",
-    "display-name": "It sends a display name together with an address: enter the bare address in its settings.",
-    "empty-helo": "It says HELO without a name; its network address stands in for it.",
-    "http": "It speaks HTTP to an SMTP port: check the port number in its settings.",
-    "lf-commands": "Its lines end in LF instead of CRLF.",
-    "lf-end": "It ends its mail with LF.LF, which is no end: set it to CRLF, or list its address under `bare_lf`.",
-    "no-brackets": "It writes addresses without <brackets> around them.",
-    "tls-hello": "It begins TLS on a port without: set it to no encryption or STARTTLS, or to the port that has TLS.",
-}
-
 # States. In the first two the session reads lines; in the last four it reads nothing.
 _COMMAND = 0
 _LOGIN = 1
@@ -100,7 +89,6 @@ _BDAT_SYNTAX = (501, "5.5.4", "Syntax: BDAT size [LAST]")
 _END = b"\r\n.\r\n"
 _BLANKS = b" \t\r\0"  # around a command; NULs because some firmware sends its whole buffer
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@.-_+="  # what most addresses are made of
-_SPECIALS = '<>()[]\\,;:@"'  # RFC 5322 §3.2.3, where the dot is one, too
 _SMALL, _DOTS = 4096, 64  # see _line_dot
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -156,7 +144,7 @@ class Session:
         self._hostname = hostname
         self._tls = tls
         self._login = login
-        self._strict = strict
+        self._strict = _strict_rules() if strict else None
         self._max_size = max_size
         self._max_recipients = max_recipients
         self._max_commands = max_commands
@@ -478,8 +466,10 @@ class Session:
 
     def _remark(self, code: str) -> None:
         if code not in self._remarked:
+            from gateway.wire.smtp_remarks import REMARKS
+
             self._remarked.append(code)
-            self._events.append((REMARK, code, _REMARKS[code]))
+            self._events.append((REMARK, code, REMARKS[code]))
 
     def _reset(self) -> None:
         if self._begun and self._failure is None:
@@ -564,7 +554,7 @@ class Session:
             if found is None:
                 return
             address, params = found
-            size = _number(params["SIZE"]) if "SIZE" in params else 0
+            size = number(params["SIZE"]) if "SIZE" in params else 0
             if size > self._max_size:
                 self._say(*_TOO_BIG)
             elif size > 0 and self._lacks_room(size):
@@ -601,7 +591,7 @@ class Session:
             self._refuse(503, "5.5.1", self._missing())
         elif rest and self._strict:
             self._refuse(501, "5.5.4", "DATA takes no argument")
-        elif self._lacks_room(max(1, _number(self.params["SIZE"])) if "SIZE" in self.params else 1):
+        elif self._lacks_room(max(1, number(self.params["SIZE"])) if "SIZE" in self.params else 1):
             self._say(*_NO_ROOM)
         else:
             self._state = _CONTENT
@@ -613,7 +603,7 @@ class Session:
 
     def _bdat(self, rest: bytes) -> None:
         words = rest.upper().split()
-        size = _number(_text(words[0])) if words else -1
+        size = number(_text(words[0])) if words else -1
         if not self._chunking:
             self._say(502, "5.5.1", "BDAT is not offered")
             self._close("bdat")
@@ -809,7 +799,7 @@ class Session:
             if oddity:
                 self._remark(oddity)
             return address, params
-        elif oddity or not _is_strict(address, sender):
+        elif oddity or not self._strict.is_mailbox(address, sender):
             self._refuse(501, enhanced, "Malformed address")
         elif path and max(path) > 127 and "SMTPUTF8" not in (params if sender else self.params):
             self._refuse(553, "5.6.7", "This address needs SMTPUTF8")
@@ -824,24 +814,20 @@ class Session:
             key, _, value = _text(word).partition("=")
             name = key.upper()
             if self._strict:
-                if not self._takes(name, sender):
+                if not self._strict.offers(name, sender, self._login != "none", self._smtputf8, self._dsn):
                     self._refuse(555, "5.5.4", "Parameter not recognized")
                     return None
-                if name in params or not _is_value(name, value):
+                if name in params or not self._strict.is_value(name, value):
                     self._refuse(501, "5.5.4", "Malformed parameter")
                     return None
             params[name] = value
         return params
 
-    def _takes(self, name: str, sender: bool) -> bool:
-        """Whether EHLO offered this parameter."""
-        if not sender:
-            return self._dsn and name in ("NOTIFY", "ORCPT")
-        if name == "AUTH":
-            return self._login != "none"
-        if name == "SMTPUTF8":
-            return self._smtputf8
-        return name in ("SIZE", "BODY") or (self._dsn and name in ("RET", "ENVID"))
+
+def _strict_rules() -> "Any":
+    from gateway.wire import smtp_strict
+
+    return smtp_strict
 
 
 def _is_tls_hello(start: bytes) -> bool:
@@ -869,7 +855,7 @@ def _split(operand: bytes) -> "tuple[bytes, bytes, str]":
 
     The address is in the last free-standing brackets. Parameters begin after a blank, so `AUTH=<>` is none of these.
     """
-    quoted = _quote_end(operand)
+    quoted = quote_end(operand)
     opened = 0 if quoted else operand.rfind(b" <") + 1 or operand.find(b"<")
     if opened > 0 and operand[opened - 1] == 61:  # "="
         opened = -1
@@ -887,7 +873,7 @@ def _split(operand: bytes) -> "tuple[bytes, bytes, str]":
     return operand[:end].rstrip(b">"), operand[end:], "no-brackets"
 
 
-def _quote_end(operand: bytes) -> int:
+def quote_end(operand: bytes) -> int:
     """Where the quoted local part of `<"…"@…` ends, 0 without one: brackets and blanks mean nothing inside it."""
     if operand[:2] != b'<"':
         return 0
@@ -897,59 +883,7 @@ def _quote_end(operand: bytes) -> int:
     return at + 1 if operand[at + 1 : at + 2] == b"@" else 0
 
 
-def _is_strict(address: str, sender: bool) -> bool:
-    """Mailbox, null sender or postmaster, as RFC 5321 §4.1.2 in its outlines: no special stands outside of quotes."""
-    if not address:
-        return True
-    if "@" not in address:
-        return not sender and address.lower() == "postmaster"
-    at = address.rfind("@")
-    local, domain = address[:at], address[at + 1 :]
-    quoted = _quote_end(b"<" + address.encode()) == len(local.encode()) + 1
-    literal = domain[:1] == "[" and domain[-1:] == "]"
-    inner = domain[1:-1] if literal else domain
-    return (
-        local != ""
-        and inner != ""
-        and (quoted or not _has_any(_SPECIALS + " ", local))
-        and not _has_any("[\\] " if literal else _SPECIALS + " ", inner)
-    )
-
-
-def _has_any(letters: str, text: str) -> bool:
-    return any(letter in letters for letter in text)
-
-
-def _is_value(name: str, value: str) -> bool:
-    """Whether a parameter's value has the form that its extension asks for."""
-    if name == "SIZE":
-        return _number(value) >= 0
-    if name == "BODY":
-        return value.upper() in ("7BIT", "8BITMIME")
-    if name == "SMTPUTF8":
-        return not value
-    if name == "RET":
-        return value.upper() in ("FULL", "HDRS")
-    if name == "NOTIFY":
-        words = value.upper().split(",")
-        return words == ["NEVER"] or not [word for word in words if word not in ("SUCCESS", "FAILURE", "DELAY")]
-    if name == "ORCPT":
-        return value.find(";") > 0 and _is_xtext(value)
-    return (name == "AUTH" and value == "<>") or (value != "" and _is_xtext(value))
-
-
-def _is_xtext(value: str) -> bool:
-    """RFC 3461 §4, and nothing in it stands for a control character."""
-    at = value.find("+")
-    while at >= 0:
-        code = value[at + 1 : at + 3]
-        if len(code) < 2 or code.strip("0123456789ABCDEF") or code < "20" or code == "7F":
-            return False
-        at = value.find("+", at + 3)
-    return True
-
-
-def _number(digits: str) -> int:
+def number(digits: str) -> int:
     """The value of decimal digits; -1 for anything else."""
     return int(digits) if digits and not digits.strip("0123456789") else -1
 

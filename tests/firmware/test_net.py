@@ -20,7 +20,7 @@ BEGIN = """
 import sys
 sys.path.insert(0, {root!r})
 import asyncio, network, machine
-from firmware import board, log, net, settings
+from firmware import board, join, log, net, settings
 net.LOOK_MS, net.JOIN_MS, net.FIRST, net.LAST = 1, 20, 0, 0
 
 class App:
@@ -180,16 +180,16 @@ def test_the_clock_is_set(run, time_server) -> None:
     answers += [answer(1800000000), answer(2100000000), b"no time", answer(0, stratum=0)]
     assert run(f"""
 async def ask():
-    print(await net.ask_time("127.0.0.1", {port}))
-    print(await net.ask_time("127.0.0.1", {port}))  # behind 2036, where NTP begins again
+    print(await join.ask_time("127.0.0.1", {port}))
+    print(await join.ask_time("127.0.0.1", {port}))  # behind 2036, where NTP begins again
     for _ in range(2):
         try:
-            await net.ask_time("127.0.0.1", {port})
+            await join.ask_time("127.0.0.1", {port})
         except ValueError as error:
             print(error)
     net.NTP_PATIENCE = 0.01
     try:
-        await net.ask_time("127.0.0.1", 1)
+        await join.ask_time("127.0.0.1", 1)
     except (OSError, asyncio.TimeoutError) as error:
         print(type(error).__name__)
 asyncio.run(ask())

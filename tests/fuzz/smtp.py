@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.wire import smtp
+from gateway.wire.smtp_remarks import REMARKS
 from tests.dialog import LISTENERS, MemoryLine, load_all, play
 from tests.fuzz.cut import cut
 from tests.wire.owner import USERS, Owner
@@ -162,7 +163,7 @@ class Peer:
                 assert re.fullmatch("[a-z-]+", event[1])
                 self.ended = event[1]
             else:
-                assert event == (smtp.REMARK, event[1], smtp._REMARKS[event[1]])
+                assert event == (smtp.REMARK, event[1], REMARKS[event[1]])
                 assert event[1] not in self.remarks
                 self.remarks.add(event[1])
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.wire import smtp
 from gateway.wire.smtp import ABORT, AUTH, BEGIN, BODY, CLOSE, MAIL, REMARK, STARTTLS, Session
+from gateway.wire.smtp_remarks import REMARKS
 from tests.dialog import MemoryLine, load_all, play, stuffed
 from tests.wire.owner import Owner
 
@@ -643,4 +644,4 @@ def test_an_address_is_taken_as_it_is_or_refused(address):
 
 
 def test_all_remarks_can_be_made():
-    assert {remark for dialog in load_all() for remark in dialog.remarks} == set(smtp._REMARKS)
+    assert {remark for dialog in load_all() for remark in dialog.remarks} == set(REMARKS)

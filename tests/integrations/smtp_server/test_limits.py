@@ -8,7 +8,7 @@ import pytest
 
 from gateway.integrations import smtp_server
 from gateway.integrations.smtp_server import access, crowd, protocol
-from gateway.wire import smtp
+from gateway.wire.smtp_remarks import REMARKS
 from tests.integrations.smtp_server.harness import Peer, Serve, eventually
 
 OPENING = (b"EHLO cam", b"MAIL FROM:<cam@lan>", b"RCPT TO:<motion@gw>")
@@ -251,7 +251,7 @@ class TestOneConnection:
         peer = server.connect()
         peer.send(b"POST / HTTP/1.1", b"Host: gw", b"", b"EHLO x", b"MAIL FROM:<a>", b"RCPT TO:<b>", b"DATA")
         assert peer.rest() == ["220 gw.lan ESMTP Mailwire", "421 gw.lan This is SMTP, not HTTP"]
-        server.logged("WARNING 127.0.0.1: " + smtp._REMARKS["http"])
+        server.logged("WARNING 127.0.0.1: " + REMARKS["http"])
 
     def test_remarks_are_logged_once_a_day_and_go_with_each_mail(self, serve: Serve) -> None:
         server = serve()
@@ -260,8 +260,8 @@ class TestOneConnection:
             peer.send(b".")
             peer.reply()
         assert [line for line in server.log.lines if line.startswith("WARNING")] == [
-            "WARNING 127.0.0.1: " + smtp._REMARKS["empty-helo"],
-            "WARNING 127.0.0.1: " + smtp._REMARKS["no-brackets"],
+            "WARNING 127.0.0.1: " + REMARKS["empty-helo"],
+            "WARNING 127.0.0.1: " + REMARKS["no-brackets"],
         ]
         assert [envelope.details["remarks"] for envelope, _ in server.intake.mails] == [
             ["empty-helo", "no-brackets"]
@@ -275,7 +275,7 @@ class TestOneConnection:
         server = serve(bare_lf=["127.0.0.2"])
         peer = server.connect()
         peer.socket.sendall(mail.removesuffix(b"QUIT\n"))
-        server.logged("WARNING 127.0.0.1 (cam): " + smtp._REMARKS["lf-end"])
+        server.logged("WARNING 127.0.0.1 (cam): " + REMARKS["lf-end"])
 
     def test_strict(self, serve: Serve) -> None:
         peer = serve(tolerance="strict").peer()

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gateway.api import StoreFull, StoreTrouble
-from gateway.wire import smtp
+from gateway.wire.smtp_remarks import REMARKS
 from tests.integrations.smtp_server.harness import PATIENCE, Peer, Serve, Server, eventually
 
 MAIL = b"Subject: Motion\r\n\r\nA1\r\n"
@@ -135,7 +135,7 @@ class TestHangUps:
         (envelope, content) = eventually(lambda: server.intake.mails)[0]
         assert content == b"hello\r\n"
         assert envelope.details == {"remarks": ["lf-commands"]}
-        server.logged("WARNING 127.0.0.1 (x): " + smtp._REMARKS["lf-commands"])
+        server.logged("WARNING 127.0.0.1 (x): " + REMARKS["lf-commands"])
 
     def test_what_the_system_still_holds_is_read_when_writing_fails(self, serve: Serve) -> None:
         server = serve()

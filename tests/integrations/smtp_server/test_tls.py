@@ -23,7 +23,7 @@ from gateway.api import Broken
 from gateway.integrations import smtp_server
 from gateway.integrations.smtp_server import protocol
 from gateway.integrations.smtp_server.certificate import self_signed
-from gateway.wire import smtp
+from gateway.wire.smtp_remarks import REMARKS
 from tests.integrations.smtp_server.harness import PATIENCE, Peer, Serve, eventually
 
 OPENING = (b"EHLO cam", b"MAIL FROM:<cam@lan>", b"RCPT TO:<motion@gw>")
@@ -331,7 +331,7 @@ def test_tls_hello_on_a_plain_port(serve: Serve) -> None:
     server = serve()
     with pytest.raises(ssl.SSLError):
         careless().wrap_socket(server.connect().socket)
-    server.logged("WARNING 127.0.0.1: " + smtp._REMARKS["tls-hello"])
+    server.logged("WARNING 127.0.0.1: " + REMARKS["tls-hello"])
 
 
 def test_rubbish_inside_tls(serve: Serve) -> None:

@@ -1,0 +1,77 @@
+"""What Home Assistant is told about the board itself: its health and its sensors; `discovery` has the rest."""
+
+from firmware import VERSION
+from firmware.discovery import as_json, entity, head, own
+from gateway.wire import discovery as entities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from firmware.discovery import Document
+    from gateway.wire.topics import Topics
+
+    Sensor = tuple[str, str, str, str | None, str | None]
+    """(key in the board's state, name, platform, device class, unit); "on" and "off" where it is a binary_sensor."""
+
+# The board's own readings, by their key in its state: name, device class, unit, icon.
+_DIAGNOSTICS = (
+    ("signal", "Signal", "signal_strength", "dBm", None),
+    ("heap", "Free memory", "data_size", "B", None),
+    ("uptime", "Uptime", "duration", "s", None),
+    ("owed", "Events waiting", None, None, "mdi:tray-full"),
+    ("restart", "Reason of the last restart", None, None, "mdi:restart-alert"),
+)
+
+
+def board(topics: "Topics", facts: "dict[str, Any]", wireless: bool, sensors: "list[Sensor]") -> "Document":
+    """The board itself, with its health and its sensors. `facts`: as in an event, of a device."""
+    device = facts["id"]
+    ours = own(topics, device)
+    about = {
+        "identifiers": [ours], "name": facts["name"], "manufacturer": "Mailwire", "model": facts["model"],
+        "sw_version": VERSION,
+    }  # fmt: skip
+
+    def pieces() -> "Iterator[str]":
+        yield from head(topics, about, device)
+        yield from entity('"event":', entities.event_entity(topics, ours, device))
+        yield from entity(',"last":', entities.last_entity(topics, ours, device))
+        for key, title, kind, unit, icon in _DIAGNOSTICS:
+            if key != "signal" or wireless:
+                facts = {"entity_category": "diagnostic", "enabled_by_default": key in ("owed", "restart")}
+                yield _reading(topics, device, key, title, "sensor", kind, unit, icon, facts)
+        # Without availability: "off" is what it has to say when the board is away.
+        yield ',"connection":' + as_json({
+            "platform": "binary_sensor", "unique_id": ours + "_connection", "name": "Connection",
+            "device_class": "connectivity", "entity_category": "diagnostic", "availability": [],
+            "state_topic": topics.availability(device), "payload_on": "online", "payload_off": "offline", "qos": 1,
+        })  # fmt: skip
+        for key, title, platform, kind, unit in sensors:
+            yield _reading(topics, device, key, title, platform, kind, unit, None, {})
+        yield "}}"
+
+    return pieces
+
+
+def _reading(
+    topics: "Topics", device: str, key: str, title: str, platform: str, kind: "str | None", unit: "str | None",
+    icon: "str | None", facts: "dict[str, Any]",
+) -> str:  # fmt: skip
+    facts["platform"] = platform
+    facts["unique_id"] = own(topics, device) + "_" + key
+    facts["name"] = title
+    facts["state_topic"] = topics.state(device)
+    facts["value_template"] = "{{ value_json." + key + " }}"
+    facts["qos"] = 1
+    if platform == "binary_sensor":
+        facts["payload_on"], facts["payload_off"] = "on", "off"
+    elif unit:
+        facts["unit_of_measurement"] = unit
+        facts["state_class"] = "measurement"
+    if kind:
+        facts["device_class"] = kind
+    if icon:
+        facts["icon"] = icon
+    return f',"{key}":' + as_json(facts)
