@@ -35,6 +35,7 @@ from gateway.api import (
 from gateway.integrations.mqtt import client
 from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
 from gateway.integrations.mqtt.client import Address, Connection, Lost, Message, Refusal, Will
+from gateway.integrations.mqtt.commands import Commands
 from gateway.integrations.mqtt.inbox import Inbox, Listen
 from gateway.integrations.mqtt.mirror import Mirror
 from gateway.integrations.mqtt.pictures import Pictures
@@ -176,6 +177,7 @@ class Mqtt(Source, Target):
         self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
         self._requests = Requests(context.gateway, self._topics, context.log)
         self._inbox = Inbox(context, self._topics, config.listen)
+        self._commands = Commands(context, self._topics)
         self._broker = LocalBroker(context.data_dir / "broker", context.log)
         self._devices: dict[str, Device] = {}
         # device -> set when its newest event that had to wait for something is on its way
@@ -193,7 +195,9 @@ class Mqtt(Source, Target):
                     raise Broken(f"tls: there is no file {path}")
         self._client_id = self.config.client_id or self._kept_client_id()
         self._devices = {device.id: device for device in self.context.gateway.devices()}
+        self._mirror.load()
         self._inbox.start()
+        self._commands.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
 
     async def stop(self) -> None:
@@ -201,6 +205,7 @@ class Mqtt(Source, Target):
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
         await self._inbox.stop()
+        await self._commands.stop()
         await self._requests.stop()
         await self._broker.stop()
 
@@ -342,7 +347,8 @@ class Mqtt(Source, Target):
     async def _subscribe(self, connection: Connection) -> None:
         # A request that comes late is none that anybody waits for; what is to be told is told late, too.
         at_once = [self._topics.request_filter, *sorted(self._births)]
-        for topic in [*at_once, *self._inbox.filters]:
+        commanded = [self._topics.command_filter] if self._births else []
+        for topic in [*at_once, *commanded, *self._inbox.filters]:
             try:
                 await connection.subscribe([topic], qos=0 if topic in at_once else 1)
             except Refusal as error:
@@ -361,6 +367,8 @@ class Mqtt(Source, Target):
             if self._connection:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
+            return
+        if self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:
             self._mirror.home_assistant_started()

@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway.api import Context, Device
 from gateway.integrations.mqtt import discovery
+from gateway.integrations.mqtt.announced import BRIDGE, Announced, kept_topics
 from gateway.integrations.mqtt.client import Connection, Lost, Refusal
 from gateway.wire.topics import Topics
 
@@ -25,7 +26,6 @@ BRIDGE_PAUSE = 5.0  # seconds between two looks at info, health and devices
 NEWS_PAUSE = 0.5  # seconds before such a look when devices came or went: all that come together, in one
 REFRESH = 60.0  # seconds after which health and devices are sent again with their counts
 
-_LAST_KEYS = ("id", "time", "kind", "state", "severity", "title")
 _ABOUT_KEYS = ("id", "name", "manufacturer", "model", "profile", "learned", "first_seen", "last_seen", "mails", "kinds")
 
 
@@ -40,16 +40,21 @@ class Mirror:
         self._topics = topics
         self._announce = announce
         self._media_type = media_type
+        self._kept = Announced(context.data_dir / "announced", topics)
         self._version = ""
         # What this connection's broker has, or will have before anything that is published from now on.
         self._sent: dict[str, int] = {}  # topic -> hash of the payload
-        self._announced: dict[str, tuple[str | None, ...]] = {}  # device -> what its discovery payload is made of
+        self._announced: dict[str, tuple[object, ...]] = {}  # device -> what its discovery payload is made of
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
         self._resend: dict[str, Device] = {}  # still to be sent again
         self._something_changed = asyncio.Event()
         self._all_again = asyncio.Event()
         self._look = asyncio.Event()
+
+    def load(self) -> None:
+        """What earlier runs told."""
+        self._kept.load()
 
     # --- what the owner tells ----------------------------------------------------------------------------------
 
@@ -79,6 +84,7 @@ class Mirror:
     async def run(self, connection: Connection) -> None:
         """After `begin`: until the connection is lost (then it returns) or this is cancelled."""
         try:
+            await self._withdraw_left_over(connection)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_bridge(connection))
                 tasks.create_task(self._keep_devices(connection))
@@ -124,27 +130,39 @@ class Mirror:
         topic = self._topics.state(device.id)
         if topic not in self._sent and not again:
             self._look.set()  # it is new
-        last = device.last_event
-        state = {"last": {key: last.get(key) for key in _LAST_KEYS} if last else None, **device.states}
+        state = discovery.state(device, self._gateway.muted_until(device.id))
         await self._publish(connection, topic, state, again)
 
     async def _publish_config(self, connection: Connection, device: Device, again: bool = False) -> None:
         if not self._announce:
+            self._note(device.id, {})
             return
-        facts = (device.name, device.manufacturer, device.model, self._media_type(device))
+        media_type = self._media_type(device)
+        facts = (media_type, *discovery.basis(device))
         if again or self._announced.get(device.id) != facts:
             self._announced[device.id] = facts
-            document = discovery.device_config(self._topics, device, self._version, facts[-1])
-            await self._publish_document(connection, self._topics.config(device.id), document, again)
+            document = discovery.device_config(self._topics, device, self._version, media_type)
+            await self._publish_document(connection, device.id, document, again)
 
     async def _withdraw(self, connection: Connection, device_id: str) -> None:
         """Empty retained messages take it from the broker, and the first one from Home Assistant."""
         self._announced.pop(device_id, None)
-        for topic in (self._topics.config(device_id), self._topics.state(device_id), self._topics.image(device_id)):
-            self._sent.pop(topic, None)
-            await connection.publish(topic, b"", retain=True)
+        await self._empty(connection, kept_topics(self._topics, device_id))
+        self._kept.forget(device_id)
         self._forgotten.discard(device_id)
         self._look.set()
+
+    async def _withdraw_left_over(self, connection: Connection) -> None:
+        """What vanished while we were stopped, or was told on other topics."""
+        known = {BRIDGE, *(device.id for device in self._gateway.devices())}
+        for device_id, topics in self._kept.left_over(known):
+            await self._empty(connection, topics)
+            self._kept.forget(device_id)
+
+    async def _empty(self, connection: Connection, topics: list[str]) -> None:
+        for topic in topics:
+            self._sent.pop(topic, None)
+            await connection.publish(topic, b"", retain=True)
 
     # --- the bridge --------------------------------------------------------------------------------------------
 
@@ -176,17 +194,28 @@ class Mirror:
     async def _publish_bridge(self, connection: Connection, again: bool = False) -> None:
         people = [name for name, tells_people in self._gateway.targets().items() if tells_people]
         document = discovery.bridge_config(self._topics, self._version, people)
-        await self._publish_document(connection, self._topics.config("bridge"), document, again)
+        await self._publish_document(connection, BRIDGE, document, again)
 
     # --- publishing --------------------------------------------------------------------------------------------
 
     async def _publish_document(
-        self, connection: Connection, topic: str, document: dict[str, Any], again: bool = False
+        self, connection: Connection, name: str, document: dict[str, Any], again: bool = False
     ) -> None:
+        """A device's, or the bridge's, with what it has no longer; refused here what Home Assistant would refuse."""
+        topic, components = self._topics.config(name), document["components"]
         if found := discovery.mistakes(topic, document):
             self._log.error("not told to Home Assistant, which would refuse it: %s: %s", topic, "; ".join(found))
-        else:
-            await self._publish(connection, topic, document, again)
+            return
+        if gone := self._kept.vanished(name, components):
+            await self._publish(connection, topic, document | {"components": components | gone}, again=True)
+        self._note(name, components)
+        await self._publish(connection, topic, document, again)
+
+    def _note(self, name: str, components: dict[str, Any]) -> None:
+        try:
+            self._kept.note(name, components)
+        except OSError as error:  # it is told all the same, and may be left over some day
+            self._log.warning("what Home Assistant is told of %s can't be written down: %s", name, error.strerror)
 
     async def _publish(self, connection: Connection, topic: str, value: Any, again: bool = False) -> None:
         """Publish, retained, what the broker does not have already."""
