@@ -18,13 +18,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from gateway import bans, mailbox, notification, systemd, ulid, users
 from gateway.wire import event as words
@@ -40,6 +50,7 @@ __all__ = [
     "Device",
     "DeviceFacts",
     "Distribution",
+    "Duration",
     "Envelope",
     "Event",
     "Finding",
@@ -63,6 +74,7 @@ __all__ = [
     "bans",
     "mailbox",
     "notification",
+    "seconds",
     "systemd",
     "template_check",
     "to_json",
@@ -340,6 +352,9 @@ class Gateway(Protocol):
     async def kept_details(self, source: str, limit: int) -> list[dict[str, Any]]:
         """`Envelope.details` of the newest mails that this source has kept, the newest first."""
 
+    def summary(self, events: Sequence[Event]) -> Event:
+        """One event that tells of several (two or more, the oldest first). It is nowhere kept."""
+
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""
 
@@ -379,6 +394,31 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
 
 ConfigPath = Annotated[Path, AfterValidator(_beside)]
 """A path in a configuration; a relative one is meant from the folder of the configuration file."""
+
+
+_SECONDS = {
+    "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
+}  # fmt: skip
+_TIME = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_SECONDS)})s?")
+
+
+def seconds(value: object) -> object:
+    """A time of a configuration in seconds. Raises ValueError for what is none."""
+    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match:
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number of seconds, or a time such as '90 s', '15 min', '1 h' or '7 days'")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"type": ["number", "string"], "description": "seconds, or a time such as '15 min'"}),
+]
+"""Seconds, in a configuration also written as '90 s', '15 min', '1 h' or '7 days'."""
 
 
 class ConfigModel(BaseModel):
@@ -493,6 +533,9 @@ class Integration:
 
 class Source(Integration):
     """Makes events or mail. See `Context.intake` and `Context.emit`."""
+
+    async def acknowledged(self, event: Event) -> None:
+        """A person knows of this event, which came through us: whoever it came from may want to hear of that."""
 
 
 class Service(Integration):

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__, interpret, rescue, template
+from gateway import __version__, care, interpret, rescue, template
 from gateway.api import (
     Broken,
     Context,
@@ -33,6 +33,7 @@ from gateway.api import (
     StoreTrouble,
     Target,
 )
+from gateway.api import seconds as seconds_of
 from gateway.config import ConfigErrors, IntegrationSetting, Settings, load
 from gateway.deliver import Worker
 from gateway.failures import SOURCE, Failures
@@ -40,7 +41,7 @@ from gateway.hours import zone_of
 from gateway.intake import Intake
 from gateway.loader import Loader
 from gateway.observe import Observer, Running
-from gateway.pipeline import Pipeline
+from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
 from gateway.store import LogDamaged, Mail, Store, StoreBroken, StoreDamaged
@@ -51,6 +52,7 @@ _PRUNE_EVERY = 600.0  # seconds
 _CATCH_UP_EVERY = 30.0
 _LOOK_THROUGH = 60.0  # seconds at most that the store is looked through after it was left open
 _FIRST_RETRY, _LONGEST_RETRY = 2.0, 300.0  # seconds between attempts to start an integration
+_MUTE, _LONGEST_MUTE = 3600.0, 365 * 86400.0  # seconds
 _ATTACHMENT_IN_THREAD = 64 * 1024  # bytes of mail
 
 
@@ -233,6 +235,7 @@ class App:
         patience = {name: worker.target.patience for name, worker in workers.items()}
         self.pipeline.router = Router(self.settings.routes, buses, template.condition, patience)
         self.pipeline.workers = workers
+        self.pipeline.noise.people = {name for name, worker in workers.items() if worker.target.for_people}
         self.pipeline.claimants = {
             name: worker.target for name, worker in workers.items() if type(worker.target).claims is not Target.claims
         }
@@ -478,6 +481,10 @@ class App:
         worker = self.pipeline.workers.get(target)
         return worker is not None and await worker.failed(event_id, reason, memo)
 
+    def summary(self, events: Sequence[Event]) -> Event:
+        now = iso_time(time.time())
+        return care.summary(events, events[-1]["id"], now, "came together", self.pipeline.noise.zone)
+
     async def request(self, verb: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         if verb == "reload":
             try:
@@ -514,10 +521,45 @@ class App:
             device, everything = payload.get("device"), payload.get("all") is True
             if not (ids or device or everything):
                 raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
-            return {"acknowledged": self.pipeline.noise.acknowledge(map(str, ids), device, everything=everything)}
+            return {"acknowledged": await self._acknowledge(list(map(str, ids)), device, everything)}
+        if verb == "mute":
+            return self._mute(payload)
         raise RequestRefused(
-            f"no request {verb!r}; there are ack, devices, forget, health, info, reload, rename and replay"
+            f"no request {verb!r}; there are ack, devices, forget, health, info, mute, reload, rename and replay"
         )
+
+    async def _acknowledge(self, ids: list[str], device: str | None, everything: bool) -> list[str]:
+        """Here, and where the events came from: whoever waits for it may be there."""
+        done = self.pipeline.noise.acknowledge(ids, device, everything=everything)
+        for event_id in {*done, *self.pipeline.noise.meant(ids)}:
+            event = self.store.event(event_id)
+            source = self.running.get(event["source"]) if event else None
+            if event and source and isinstance(source.instance, Source):
+                await source.instance.acknowledged(event)
+        return done
+
+    def _mute(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        device = self._on_device(payload, self._known_device)
+        target = payload.get("target", "")
+        if target and not self.targets().get(target):
+            people = ", ".join(name for name, tells in self.targets().items() if tells)
+            raise RequestRefused(
+                f"no target {target!r} tells people; there are {people}" if people else "nobody is told"
+            )
+        try:
+            seconds = float(str(seconds_of(payload.get("seconds", _MUTE))))
+        except (TypeError, ValueError) as error:
+            raise RequestRefused(f"seconds {error}") from None
+        if not 0 <= seconds <= _LONGEST_MUTE:
+            raise RequestRefused("seconds must be between 0, which ends it, and 365 days")
+        until = self.pipeline.noise.mute(device.id, seconds, time.time(), target)
+        return {"device": device.id, "target": target or None, "until": iso_time(until) if seconds else None}
+
+    def _known_device(self, device_id: str) -> Device:
+        device = self.registry.get(device_id)
+        if device is None:
+            raise LookupError
+        return device
 
     def _on_device(self, payload: Mapping[str, Any], act: Any) -> Any:
         device_id = str(payload.get("device", ""))

@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from gateway import template
-from gateway.api import ConfigPath
+from gateway.api import ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
 from gateway.loader import Loader, LoadError
@@ -49,11 +49,6 @@ _OWN_SOURCES = ("sendmail",)  # of mails that no integration brought: `mailwire 
 
 _T = TypeVar("_T")
 
-_SECONDS = {
-    "": 1, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
-}  # fmt: skip
-_TIME = re.compile(rf"(\d+(?:\.\d+)?) *({'|'.join(_SECONDS)})s?")
-
 
 class ConfigErrors(Exception):
     """All that is wrong with a configuration; `str()` has one line for each."""
@@ -61,15 +56,6 @@ class ConfigErrors(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
-
-
-def _seconds(value: object) -> object:
-    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    if match:
-        return float(match[1]) * _SECONDS[match[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Wrong("must be a number of seconds, or a time such as '90 s', '15 min', '1 h' or '7 days'")
-    return value
 
 
 def _many(value: object) -> object:
@@ -106,12 +92,6 @@ def _template(text: str) -> str:
     return text
 
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema({"type": ["number", "string"], "description": "seconds, or a time such as '15 min'"}),
-]
 _ONE_OR_MANY = (
     BeforeValidator(_many),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
@@ -150,10 +130,12 @@ def _count_per_time(value: object) -> tuple[int, float]:
     match = (
         re.fullmatch(r"([1-9]\d{0,3}) *(?:per|in|/) *(.+)", value.strip().lower()) if isinstance(value, str) else None
     )
-    unit = match and re.sub(r"^(?!\d)", "1 ", match[2])
-    if not match or not _TIME.fullmatch(unit or ""):
-        raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
-    return int(match[1]), float(str(_seconds(unit)))
+    try:
+        if match:
+            return int(match[1]), float(str(seconds(re.sub(r"^(?!\d)", "1 ", match[2]))))
+    except ValueError:
+        pass
+    raise Wrong("must say how many in which time", "Write it as in '5 per hour' or '3 per 10 min'")
 
 
 def _zone(text: str) -> str:

@@ -1,5 +1,5 @@
 """Noise control: holds back what a person is not to be told yet, tells it together when its time comes, and goes on
-to others until somebody acknowledges.
+to others until somebody acknowledges. A device that somebody has muted is not told of for that time.
 
 What is decided stands in `gateway.care`; here it is kept in the store and carried out. Nothing is written for events
 whose routes ask for no care.
@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 from itertools import groupby
@@ -28,6 +28,7 @@ from gateway.writer import Statement
 log = logging.getLogger(__name__)
 
 _NEVER = 1e18  # Unix seconds
+_EVERYBODY = ""  # in place of a target: each that tells people
 _PAGE = 5000  # held deliveries that are released at a time
 
 Release = Callable[[Event, str, float], None]
@@ -62,6 +63,7 @@ class NoiseControl:
 
     def __init__(self, store: Store, new_id: Callable[[], str], iso_time: Callable[[float], str]) -> None:
         self.zone: tzinfo | None = None
+        self.people: Container[str] = ()  # targets that tell people: those that a mute concerns
         self.suppressed: Counter[str] = Counter()  # target -> repeats that were not told
         self.release: Release = lambda event, target, expires: None
         self._store = store
@@ -69,22 +71,26 @@ class NoiseControl:
         self._iso_time = iso_time
         self._memories: dict[str, Memory] = {}
         self._open: dict[str, Unacknowledged] = {}
+        self._mutes: dict[tuple[str, str], float] = {}  # (device, target) -> Unix time
         self._next_release = 0.0  # when something held may be due; 0: not known yet
 
     def load(self) -> None:
         """What the store knows; again when somebody else has changed it."""
         self._memories = {key: care.loads(text) for key, text in self._store.rows("SELECT key, document FROM care")}
         self._open = {one.event: one for one in unacknowledged(self._store)}
+        self._mutes = mutes(self._store)
         self._next_release = 0.0
 
     # --- an event ----------------------------------------------------------------------------------------------
 
     def admit(self, event: Event, plan: Plan, now: float) -> tuple[dict[str, float], Held]:
         """Who is told now (target -> seconds till it expires), and who later. What is in neither has been told."""
-        targets, held = dict(plan.targets), Held()
+        targets, held = self._not_muted(event, plan.targets, now), Held()
         if event["state"] == "off":
             self._all_clear(event)
         for target, (label, rule) in plan.cares.items():
+            if target not in targets:
+                continue
             key = f"{label} {target}"
             memory = self._memories.setdefault(key, Memory())
             decision = care.decide(rule, memory, event, now, self.zone)
@@ -104,6 +110,37 @@ class NoiseControl:
             what = held[target][2] if decision.due else f"is not told: {decision.why}"
             log.debug("event %s for %s %s", event["id"], target, what, extra={**about(event), "target": target})
         return targets, held
+
+    # --- muted -------------------------------------------------------------------------------------------------
+
+    @property
+    def mutes_any(self) -> bool:
+        return bool(self._mutes)
+
+    def mute(self, device: str, seconds: float, now: float, target: str = _EVERYBODY) -> float:
+        """People are not told of this device for so long (0: from now on they are again). The Unix time of its end.
+
+        `target`: through this one alone; else through none that tells people.
+        """
+        for key in [key for key, until in self._mutes.items() if until <= now or key == (device, target)]:
+            del self._mutes[key]
+            self._store.note_one("DELETE FROM mutes WHERE device = ? AND target = ?", *key)
+        if seconds > 0:
+            self._mutes[device, target] = now + seconds
+            self._store.note_one(
+                "INSERT INTO mutes (device, target, until) VALUES (?, ?, ?)", device, target, now + seconds
+            )
+        return now + seconds
+
+    def _not_muted(self, event: Event, targets: Mapping[str, float], now: float) -> dict[str, float]:
+        told = dict(targets)
+        for target in targets if self._mutes else ():
+            if target in self.people and muted_until(self._mutes, event["device"]["id"], target, now):
+                del told[target]
+                self.suppressed[target] += 1
+                fields = {**about(event), "target": target}
+                log.debug("event %s for %s is not told: its device is muted", event["id"], target, extra=fields)
+        return told
 
     # --- later -------------------------------------------------------------------------------------------------
 
@@ -226,6 +263,17 @@ def told_of_event(event: Event) -> set[str]:
     """The ids of an event, and of those that it reminds or tells of."""
     data = event["data"]
     return {event["id"], *data.get("events", ()), *([data["of"]] if "of" in data else [])}
+
+
+def mutes(store: Store) -> dict[tuple[str, str], float]:
+    """(device, target) -> Unix time until which it is muted; target "": all that tell people."""
+    return {(device, target): until for device, target, until in store.rows("SELECT device, target, until FROM mutes")}
+
+
+def muted_until(mutes: Mapping[tuple[str, str], float], device: str, target: str, now: float) -> float:
+    """The Unix time until which this target, which tells people, is not told of the device; 0: it is told."""
+    until = max(mutes.get((device, target), 0.0), mutes.get((device, _EVERYBODY), 0.0))
+    return until if until > now else 0.0
 
 
 def unacknowledged(store: Store) -> list[Unacknowledged]:

@@ -436,7 +436,8 @@ class Pipeline:
         self.events[event["kind"]] += 1
         now = time.time()
         plan = self.router.plan_for(told) if told else self.router.plan(event)
-        asked, held = self.noise.admit(event, plan, now) if plan.cares else (plan.targets, None)
+        care = plan.cares or self.noise.mutes_any
+        asked, held = self.noise.admit(event, plan, now) if care else (plan.targets, None)
         targets = {
             name: now + seconds for name, seconds in asked.items() if name in self.workers and name != apart_from
         }

@@ -93,6 +93,15 @@ MIGRATIONS = (
     """,
     # What a target wants to know at the next try, as JSON (`gateway.api.Retry`).
     "ALTER TABLE deliveries ADD COLUMN memo TEXT NOT NULL DEFAULT '';",
+    # Devices of which people are not told till then (Unix seconds); target '': none that tells people.
+    """
+    CREATE TABLE mutes (
+        device TEXT NOT NULL,
+        target TEXT NOT NULL,
+        until REAL NOT NULL,
+        PRIMARY KEY (device, target)
+    ) WITHOUT ROWID;
+    """,
 )
 
 FILE = "mailwire.db"

@@ -1,7 +1,7 @@
-"""List devices; `rename ID NAME` and `forget ID` change what was learned.
+"""List devices; `rename ID NAME` and `forget ID` change what was learned; `mute ID [TIME]` and `unmute ID`.
 
-A running gateway holds its devices in memory, so the two are for when it does not run; it takes the same requests over
-MQTT.
+A running gateway holds its devices in memory, so renaming and forgetting are for when it does not run; it takes the
+same requests over MQTT. Muting is for either: people are not told of the device for that time (an hour).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli import common, show
@@ -19,36 +20,45 @@ if TYPE_CHECKING:
     from gateway.store import Store
 
 
+_UNKNOWN = "{}: no such device is known. `mailwire devices` lists those that are."
+_ACTIONS = ("list", "rename", "forget", "mute", "unmute")
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "rename", "forget"), default="list", help="default: list")
-    parser.add_argument("id", nargs="?", metavar="ID", help="rename, forget: the device")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="rename: what it shall be called")
+    parser.add_argument("action", nargs="?", choices=_ACTIONS, default="list", help="default: list")
+    parser.add_argument("id", nargs="?", metavar="ID", help="all but list: the device")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME|TIME", help="rename: what it shall be called; mute: for how long (1 h)"
+    )
     parser.add_argument("--json", action="store_true", help="list: one device a line")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         if args.id:
-            show.fail(f"mailwire devices lists all; what shall become of {args.id}: rename or forget?", 2)
+            show.fail(f"mailwire devices lists all; what shall become of {args.id}: rename, forget or mute?", 2)
         return _list(args)
     if not args.id or (args.action == "rename" and not args.name):
         show.fail(f"Write: mailwire devices {args.action} ID" + (" NAME" if args.action == "rename" else ""), 2)
-    return _change(args)
+    return _mute(args) if args.action in ("mute", "unmute") else _change(args)
 
 
 def _list(args: argparse.Namespace) -> int:
-    devices = [document["device"] for document in common.open_store(args).devices()]
+    store = common.open_store(args)
+    devices = [document["device"] for document in store.devices()]
+    muted = _muted(store)
     if args.json:
         for device in devices:
             for key in ("first_seen", "last_seen"):
                 device[key] = common.iso_time(device[key]) if device[key] else None
+            device["muted"] = {target: common.iso_time(until) for target, until in muted.get(device["id"], {}).items()}
             print(show.json_line(device))
         return 0
     if not devices:
         print("No devices are known yet: the first mail of each one makes it known.")
         return 0
     show.Table.print(
-        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES"),
+        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES", "MUTED"),
         [
             (
                 device["id"],
@@ -60,10 +70,45 @@ def _list(args: argparse.Namespace) -> int:
                 show.local_time(device["last_seen"]) if device["last_seen"] else "never",
                 str(device["mails"]),
                 ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
+                ", ".join(
+                    f"till {show.local_time(until)}" + (f" ({target})" if target else "")
+                    for target, until in muted.get(device["id"], {}).items()
+                ),
             )
             for device in devices
         ],
     )
+    return 0
+
+
+def _muted(store: Store) -> dict[str, dict[str, float]]:
+    """Device -> target ("": all that tell people) -> Unix time."""
+    from gateway.noise import mutes
+
+    found: dict[str, dict[str, float]] = {}
+    for (device, target), until in mutes(store).items():
+        if until > time.time():
+            found.setdefault(device, {})[target] = until
+    return found
+
+
+def _mute(args: argparse.Namespace) -> int:
+    from gateway.api import seconds
+
+    folder = common.data_folder(args)
+    store = common.open_store_in(folder)
+    if args.id not in [document["device"]["id"] for document in store.devices()]:
+        show.fail(_UNKNOWN.format(args.id))
+    if args.action == "unmute":
+        count = common.alter(store, "DELETE FROM mutes WHERE device = ?", [args.id])
+        print(f"People are told of {args.id} again {common.when(folder)}." if count else f"{args.id} was not muted.")
+        return 0
+    try:
+        until = time.time() + float(str(seconds(args.name or "1 h")))
+    except ValueError as error:
+        show.fail(f"{args.name}: this {error}.", 2)
+    common.alter(store, "INSERT OR REPLACE INTO mutes (device, target, until) VALUES (?, '', ?)", [args.id, until])
+    print(f"People are not told of {args.id} until {show.local_time(until)}, beginning {common.when(folder)}.")
     return 0
 
 
@@ -84,7 +129,7 @@ def _change(args: argparse.Namespace) -> int:
     except StoreBroken as error:
         show.fail(str(error))
     except LookupError:
-        show.fail(f"{args.id}: no such device is known. `mailwire devices` lists those that are.")
+        show.fail(_UNKNOWN.format(args.id))
     except ValueError as error:
         show.fail(f"{error}.")
     finally:

@@ -15,6 +15,7 @@ from gateway import care, interpret, template
 from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
 from gateway.hours import zone_of
+from gateway.noise import muted_until, mutes
 from gateway.pipeline import build_event, sender_of
 from gateway.registry import Registry, Sender
 from gateway.route import Plan, Router
@@ -162,8 +163,16 @@ def _told(chosen: common.Chosen, store: Store | None, event: Event, plan: Plan) 
     rows = store.rows("SELECT key, document FROM care") if store else []
     memories = {key: care.loads(text) for key, text in rows}
     said = []
-    for target, (label, rule) in plan.cares.items():
-        now = time.time()
+    now = time.time()
+    muted = mutes(store) if store else {}
+    told = {}
+    for target in plan.targets:
+        until = muted_until(muted, event["device"]["id"], target, now) if _tells_people(chosen, target) else 0.0
+        if until:
+            said.append(f"{target}: would not be told: the device is muted until {show.local_time(until)}")
+        elif target in plan.cares:
+            told[target] = plan.cares[target]
+    for target, (label, rule) in told.items():
         due, why = care.decide(rule, memories.get(f"{label} {target}", care.Memory()), event, now, zone)
         if due is None:
             what = "would be told now"
@@ -174,6 +183,12 @@ def _told(chosen: common.Chosen, store: Store | None, event: Event, plan: Plan) 
         escalates = f"; then {', '.join(rule.escalate.to)}, if nobody acknowledges" if rule.escalate else ""
         said.append(f"{target}: {what}{escalates}")
     return said
+
+
+def _tells_people(chosen: common.Chosen, target: str) -> bool:
+    setting = chosen.settings.integrations[target]
+    factory = chosen.loader.load(setting.type).factory
+    return issubclass(factory, Target) and factory.for_people
 
 
 def _topics(chosen: common.Chosen, targets: list[str], event: Event, *, picture: bool) -> list[str]:

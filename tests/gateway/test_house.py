@@ -88,7 +88,7 @@ VIOLATIONS = {
     "route.py": "import gateway.registry",
     "interpret/__init__.py": "import gateway.store",
     "app.py": "import aiohttp, aiosmtpd, apprise, cryptography, imap_tools, jinja2, packaging, paho.mqtt, platformdirs",
-    "writer.py": "import ruamel.yaml, serial",
+    "writer.py": "import aiosmtplib, ruamel.yaml, serial",
     "observe.py": "import keyring, littlefs, prometheus_client, uvloop",
     "pipeline.py": "import pydantic",
     "cli/__init__.py": "import gateway.integrations.mqtt",
