@@ -320,7 +320,7 @@ class Gateway(Protocol):
         """The name of each target, and whether it tells people."""
 
     def muted_until(self, device_id: str) -> float:
-        """The Unix time until which people are not told of a device: infinity if somebody must end that; 0: they are."""
+        """The Unix time until which people are not told of a device; infinity: till somebody ends it; 0: they are."""
 
     def acknowledge_url(self, event: Event) -> str | None:
         """Where a person acknowledges it with a click, if it waits for that and something answers there."""

@@ -382,7 +382,12 @@ def _note_quantities(device: Device, event: Event) -> bool:
     news = False
     data = event["data"]
     for key, value in data.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or slug(key) != key or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or slug(key) != key
+            or not math.isfinite(value)
+        ):
             continue
         if key not in device.quantities and len(device.quantities) >= MOST_QUANTITIES:
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,10 @@ def _list(args: argparse.Namespace) -> int:
         for device in devices:
             for key in ("first_seen", "last_seen"):
                 device[key] = common.iso_time(device[key]) if device[key] else None
-            device["muted"] = {target: common.iso_time(until) for target, until in muted.get(device["id"], {}).items()}
+            device["muted"] = {
+                target: common.iso_time(until) if until < math.inf else None  # it has no end
+                for target, until in muted.get(device["id"], {}).items()
+            }
             print(show.json_line(device))
         return 0
     if not devices:
@@ -71,7 +75,7 @@ def _list(args: argparse.Namespace) -> int:
                 str(device["mails"]),
                 ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
                 ", ".join(
-                    f"till {show.local_time(until)}" + (f" ({target})" if target else "")
+                    show.till(until) + (f" ({target})" if target else "")
                     for target, until in muted.get(device["id"], {}).items()
                 ),
             )

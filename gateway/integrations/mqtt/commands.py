@@ -7,6 +7,7 @@ but for a test. A retained one is not obeyed: it would be, again, at each connec
 from __future__ import annotations
 
 import asyncio
+import time
 
 from gateway.api import Context, RequestRefused, StoreTrouble
 from gateway.integrations.mqtt.client import Message
@@ -47,7 +48,9 @@ class Commands:
             message = await self._waiting.get()
             try:
                 if message.retained:
-                    raise RequestRefused("it is retained, and would be obeyed at each connection: don't retain commands")
+                    raise RequestRefused(
+                        "it is retained, and would be obeyed at each connection: don't retain commands"
+                    )
                 await self._obey(*(self._topics.commanded(message.topic) or ("", "")), message.payload)
             except RequestRefused as error:
                 self._context.log.warning("%s: not obeyed: %s", message.topic, error)
@@ -61,7 +64,8 @@ class Commands:
         if (control, said) in ((ALERTS, ON), (ALERTS, OFF)):
             await request("alerts", {"device": device_id, "alerts": said == ON})
         elif (control, said) == (MUTE, PRESS):
-            await request("mute", {"device": device_id, "seconds": MUTE_SECONDS})
+            if self._context.gateway.muted_until(device_id) < time.time() + MUTE_SECONDS:
+                await request("mute", {"device": device_id, "seconds": MUTE_SECONDS})
         elif (control, said) == (CLEAR, PRESS):
             await request("clear", {"device": device_id})
         elif (control, said) == (TEST, PRESS):
