@@ -86,7 +86,7 @@ class House:
     async def start(self) -> None:
         with (self.folder / "hass.log").open("ab") as log:
             command = [self._program, "-c", self.folder, "--skip-pip"]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
         self._session = aiohttp.ClientSession(self.url)
         await until(lambda: self._answers("/manifest.json"), "Home Assistant answers")
         if not self._tokens:
