@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from firmware.talk import Talk
 
 PIECE = 64  # octets written at a time: at 115200 baud that holds everything else for 6 ms
-LINES = 4096  # octets of log lines that wait
+LINES = 1024  # octets of log lines that wait
 LEAVE_MS = 600000  # after which nobody is thought to come back
 _STUCK_MS = 20  # until a line that takes nothing is tried again
 _READ = 256  # octets in one go

@@ -64,8 +64,8 @@ async def greet(own: "Connection", where: str, user: str, password: str) -> None
     facts = _properties(body, 2) if size > 2 else {}
     if code:
         # Not authorized: Mosquitto means the login
-        words = "user or password is wrong" if code == 0x87 else reason(code)
-        raise Refused(f"{where} refuses us", code, facts.get(_REASON) or words)
+        said = "user or password is wrong" if code == 0x87 else reason(code)
+        raise Refused(f"{where} refuses us", code, facts.get(_REASON) or said)
     own.keepalive = facts.get(_KEEP_ALIVE, own.keepalive)
     own.window = max(1, min(WINDOW, facts.get(_RECEIVE_MAXIMUM, WINDOW)))
     own.largest = facts.get(_LARGEST_PACKET, own.largest)

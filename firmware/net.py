@@ -12,6 +12,7 @@ import asyncio
 import socket
 
 from firmware import board
+from firmware.borrowed import Borrowed
 from firmware.log import say
 
 TYPE_CHECKING = False
@@ -46,6 +47,7 @@ class Net:
         self.address: str | None = None
         self._app = app
         self._wlan: Any = None
+        self._hint = ""
         self._up: list[str] = []  # of wifi and ethernet
         self._ready = asyncio.Event()
 
@@ -157,18 +159,18 @@ class Net:
                     return words.replace("{}", f"'{ssid}'")
         return ""
 
-    @staticmethod
-    def _seen(wlan: "Any", words: str, ssid: str, tries: int) -> str:
-        """The nearest name of those in the air, once: to look takes seconds in which nothing else runs."""
-        if tries != 1 or not words.startswith(_NO_SUCH):
+    def _seen(self, wlan: "Any", words: str, ssid: str, tries: int) -> str:
+        """The nearest name of those in the air; looked for once, for that takes seconds in which nothing else runs."""
+        if not words.startswith(_NO_SUCH):
             return ""
-        from firmware.settings import nearest
-
-        try:
-            names = sorted({found[0].decode() for found in wlan.scan() if found[0]})
-        except (OSError, UnicodeError):
-            return ""
-        return ". " + (nearest(ssid, names, "There are ") or "None is in reach")
+        if tries == 1:
+            try:
+                names = sorted({found[0].decode() for found in wlan.scan() if found[0]})
+            except (OSError, UnicodeError):
+                names = []
+            with Borrowed("settings") as settings:
+                self._hint = ". " + settings.nearest(ssid, names, "There are ") if names else ""
+        return self._hint
 
     # --- Ethernet ----------------------------------------------------------------------------------------------
 

@@ -143,7 +143,7 @@ class Connection:
         self.task: Any = asyncio.current_task()
         self.leaving = False
         self.deadline = board.uptime() + COMMAND * 1000
-        self._latest = 0  # when the mail must be complete
+        self._latest = 0  # when the mail must be complete; 0: not told yet
         self.mail: Reader | None = None
         """That is coming."""
         self.session = smtp.Session(
@@ -195,10 +195,13 @@ class Connection:
                 break
             happened = session.go_on()
         now = board.uptime()
-        if session.in_mail:
+        if session.in_mail:  # or in a chunk that is no part of one, and has no BEGIN
+            self._latest = self._latest or now + WHOLE * 1000
             self.deadline = min(now + SILENCE * 1000, self._latest)
-        elif out:
-            self.deadline = now + COMMAND * 1000
+        else:
+            self._latest = 0
+            if out:
+                self.deadline = now + COMMAND * 1000
         return True
 
     def _handle(self, happened: "list[Any]") -> int:
@@ -215,7 +218,7 @@ class Connection:
                     from gateway.wire.mime import Reader
 
                     self.mail = Reader(digest=hashlib.sha256)
-                    self._latest = board.uptime() + WHOLE * 1000
+                    self._latest = 0
                 elif kind == smtp.ABORT:
                     self.mail = None
                 elif kind == smtp.MAIL:

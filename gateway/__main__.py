@@ -20,6 +20,7 @@ COMMANDS = {
     "send": "send a test mail to any SMTP server",
     "events": "list events, or follow them as they come",
     "mails": "list the mails that are kept, or show one",
+    "profile": "list, test and draft profiles: what the mails of a device mean",
     "replay": "have kept mails interpreted and delivered once more",
     "queue": "list, retry or drop what is still owed to the targets",
     "ack": "list what nobody has acknowledged, or acknowledge it",

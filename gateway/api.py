@@ -36,7 +36,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import bans, mailbox, notification, systemd, ulid, users
+from gateway import bans, mailbox, notification, patterns, systemd, ulid, users
 from gateway.wire import event as words
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "bans",
     "mailbox",
     "notification",
+    "patterns",
     "seconds",
     "systemd",
     "template_check",

@@ -40,6 +40,7 @@ from gateway.deliver import Worker
 from gateway.failures import SOURCE, Failures
 from gateway.hours import zone_of
 from gateway.intake import Intake
+from gateway.interpret.families import OWN
 from gateway.loader import Loader
 from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline, iso_time
@@ -71,6 +72,7 @@ class App:
         self.store = Store(folder)
         self.registry = Registry(self._save_device)
         self.pipeline = Pipeline(self.store, self.registry)
+        self.pipeline.interpreter.profiles = config_file.parent / OWN if config_file else None
         self.failures = Failures(lambda draft, name: self.pipeline.emit(SOURCE, {**draft, "apart_from": name}))
         self.running: dict[str, Running] = {}
         self.damage = ""
@@ -344,6 +346,7 @@ class App:
                     await self._retire(one)
             fresh = [self._make(name, new[name]) for name in changed + added]
             self._configure()
+            self.pipeline.interpreter.read_profiles()
             self._rebuild_router()
             await asyncio.gather(*[self._launch(one) for one in fresh])
             if self._intake:

@@ -37,6 +37,7 @@ from gateway import template
 from gateway.api import ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
+from gateway.interpret.families import OWN
 from gateway.loader import Loader, LoadError
 from gateway.logs import Form
 from gateway.problem import Document, Finding, Place, Problem, Wrong, dotted, explain, nearest
@@ -186,7 +187,7 @@ class DeviceSetting(_Model):
     manufacturer: _Text | None = None
     model: _Text | None = None
     off_after: Duration | None = None
-    """After so many seconds an `on` ends by itself; 0: never. None: by its kind."""
+    """After so many seconds an `on` ends by itself; 0: never. None: as its profile says, else by its kind."""
     url: Annotated[str, AfterValidator(_web_address)] | None = None
     """Where the device is configured. None: at the address that it sends from."""
 
@@ -351,6 +352,7 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
         from gateway import yaml  # only now: most gateways have no file, and it takes its time to import
 
         document = yaml.read(path)
+        document.problems += _profiles(path.parent / OWN)
     data = {} if document.data is None else document.data
     if not isinstance(data, dict):
         _refuse(document, [Finding((), "a configuration is a set of keys", "Begin with 'integrations:'")])
@@ -372,6 +374,15 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
     if findings or document.problems:
         _refuse(document, findings)
     return settings
+
+
+def _profiles(folder: Path) -> list[Problem]:
+    """What is wrong with the user's own profiles."""
+    if not folder.is_dir():
+        return []
+    from gateway.profile import check_folder  # only now: most have none
+
+    return check_folder(folder)
 
 
 def _refuse(document: Document, findings: list[Finding]) -> NoReturn:

@@ -45,7 +45,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to start it
 _STEADY = 1.0  # seconds; after a life of so long the next one begins at once
 _CLOSING = 2.0  # seconds that mails under way have at the end
 _TITLE = "The content of this mail could not be interpreted"
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from gateway.interpret.worker import main; main()"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from gateway.interpret.worker import main; main(*sys.argv[2:])"
 COMMAND = (sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(gateway.__file__).resolve().parents[1]))
 
 Answered = Callable[[Mail, Reading, Meaning], None]
@@ -64,6 +64,8 @@ class Interpreter:
 
     def __init__(self, answered: Answered, command: Sequence[str] = COMMAND) -> None:
         self.answered = answered
+        self.profiles: Path | None = None
+        """The folder of the user's own; set before the start."""
         self.restarts = 0
         self.not_interpreted = 0
         """Mails that it could not interpret, and said so."""
@@ -105,11 +107,17 @@ class Interpreter:
         """Mails without an answer."""
         return len(self._waiting) + len(self._under_way)
 
-    def give(self, mail: Mail, content: bytes | Path) -> None:
-        """`content`: its bytes, or the absolute path of a spooled mail."""
+    def read_profiles(self) -> None:
+        """Take note of changed ones, for the mails that are given from now on."""
+        if self._channel:
+            self._channel.say(message((0, "", None, "")))
+
+    def give(self, mail: Mail, content: bytes | Path, family: str = "") -> None:
+        """`content`: its bytes, or the absolute path of a spooled mail. `family`: the one that it is from, if known."""
         self.start()
         self._number += 1
-        said = message((self._number, mail.envelope.helo, str(content) if isinstance(content, Path) else content))
+        where = str(content) if isinstance(content, Path) else content
+        said = message((self._number, mail.envelope.helo, where, family))
         self._waiting.append(_Question(self._number, mail, said))
         self._bytes += len(said)
         self._idle.clear()
@@ -195,8 +203,13 @@ class Interpreter:
         reason = ""
         try:
             with there:
+                own = [str(self.profiles.absolute())] if self.profiles else []
                 process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=there.fileno(), stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+                    *self._command,
+                    *own,
+                    stdin=there.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
                 )
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=here)
             self._silent = 0

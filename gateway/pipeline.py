@@ -146,7 +146,7 @@ class Pipeline:
         free = not (self._queue or self._behind or self._stopped) and self.interpreter.room
         if free and mail.content is not None and mail.envelope.peer not in self._held_up:
             with suppress(MemoryError):  # there is time for it when it is kept
-                self.interpreter.give(mail, mail.content)
+                self.interpreter.give(mail, mail.content, self.registry.profile_of(mail.envelope))
                 mail.early = _ASKED
 
     def arrived(self, mail: Mail) -> None:
@@ -318,7 +318,8 @@ class Pipeline:
             return
         try:
             if (content := self._content(mail)) is not None:
-                self.interpreter.give(mail, (self.store.spool / mail.file).absolute() if mail.file else content)
+                where = (self.store.spool / mail.file).absolute() if mail.file else content
+                self.interpreter.give(mail, where, self.registry.profile_of(mail.envelope))
             if mail.content is not None:
                 self._queued_bytes -= mail.size
                 mail.content = None
@@ -382,7 +383,7 @@ class Pipeline:
             mail.envelope, sender_of(reading, meaning), reading.subject or "", mail.received
         )
         event = build_event(mail, reading, meaning, device)
-        self.registry.saw(device, event, reading.picture, mail.received)
+        self.registry.saw(device, event, reading.picture, mail.received, meaning.off_after)
         self.on_device(device)
         made = time.monotonic()
         self.interpreting.observe(made - mail.kept)

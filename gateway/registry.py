@@ -43,7 +43,7 @@ _LONGEST_UNIT = 16
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
-_GENERIC = frozenset(("", *GENERIC.split()))
+GENERIC_NAMES = frozenset(("", *GENERIC.split()))
 
 
 @dataclasses.dataclass(slots=True)
@@ -161,6 +161,16 @@ class Registry:
                 return moved.device, f"the same sender and HELO name {key[1]}, now at {key[2]}"
         return None, f"never seen: {_words(key)}"
 
+    def profile_of(self, envelope: Envelope) -> str:
+        """The profile that the configuration says for who sends this; "" if none.
+
+        It is asked before the mail is read, so it counts for devices that the envelope alone tells.
+        """
+        for setting in self._configured.values():
+            if setting.profile and _matches(setting.patterns(), envelope, Sender("", "")):
+                return setting.profile
+        return ""
+
     # --- learning ----------------------------------------------------------------------------------------------
 
     def identify(self, envelope: Envelope, sender: Sender, subject: str, now: float) -> tuple[Device, bool]:
@@ -205,8 +215,14 @@ class Registry:
         self._describe(known, facts)
         return known.device
 
-    def saw(self, device: Device, event: Event, picture: int | None, now: float) -> bool:
-        """Take note of an event of this device. True if a kind, a state, a quantity, a picture or a trouble is new."""
+    def saw(
+        self, device: Device, event: Event, picture: int | None, now: float, off_after: float | None = None
+    ) -> bool:
+        """Take note of an event of this device. True if a kind, a state, a quantity, a trouble or a picture is new.
+
+        `off_after`: the seconds after which this `on` ends by itself, 0 if never; None: by its kind. What the
+        configuration says of the device counts before it.
+        """
         known = self._known[device.id]
         device.last_seen = now
         device.mails += 1
@@ -222,7 +238,7 @@ class Registry:
             news |= device.states.get(event["kind"]) != event["state"]
             device.states[event["kind"]] = event["state"]
             known.ends.pop(event["kind"], None)
-            if event["state"] == "on" and (seconds := self._off_after(device.id, event["kind"])):
+            if event["state"] == "on" and (seconds := self._off_after(device.id, event["kind"], off_after)):
                 known.ends[event["kind"]] = now + seconds
         if news:
             self._write(known)
@@ -348,11 +364,11 @@ class Registry:
             known.device.url = url
             self._write(known)
 
-    def _off_after(self, device_id: str, kind: str) -> float | None:
+    def _off_after(self, device_id: str, kind: str, said: float | None) -> float | None:
         setting = self._configured.get(device_id)
         if setting and setting.off_after is not None:
             return setting.off_after
-        return ENDS_BY_ITSELF.get(kind)
+        return ENDS_BY_ITSELF.get(kind) if said is None else said
 
     def _name(self, envelope: Envelope, sender: Sender) -> tuple[str, str]:
         """A sensible id and name: the first thing the mail says that is not what every device says."""
@@ -367,7 +383,7 @@ class Registry:
             f"{local} {helo}",
             f"{local} {_peer(envelope.peer)}",
         ]
-        telling = [text for text in candidates if slug(text) not in _GENERIC] or ["device"]
+        telling = [text for text in candidates if slug(text) not in GENERIC_NAMES] or ["device"]
         name = telling[0]
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
             tail = slug(extra, _LONGEST_EXTRA)
@@ -431,7 +447,7 @@ def _helo(name: str) -> str:
     try:
         ipaddress.ip_address(bare.partition("%")[0])
     except ValueError:
-        return "" if slug(bare.partition(".")[0]) in _GENERIC else bare[:100]
+        return "" if slug(bare.partition(".")[0]) in GENERIC_NAMES else bare[:100]
     return ""
 
 
@@ -468,7 +484,9 @@ def _words(key: tuple[str, str, str]) -> str:
     return f"{sender or 'no sender'}" + (f", HELO {helo}" if helo else "") + f", at {peer}"
 
 
-def _matches(patterns: Mapping[str, Iterable[str]], envelope: Envelope, sender: Sender, subject: str) -> str | None:
+def _matches(
+    patterns: Mapping[str, Iterable[str]], envelope: Envelope, sender: Sender, subject: str = ""
+) -> str | None:
     """All keys must match, each by one of its globs; the words say by what. None if not, or if there are none."""
     values = {
         "from": [sender.sender, envelope.mail_from],

@@ -137,8 +137,9 @@ class Gateway:
         return done
 
     def json(self, *args):
-        """A list command's rows."""
-        return [json.loads(line) for line in self.cli(*args, "--json").stdout.splitlines()]
+        """A list command's rows. (`queue` exits with 1 while something has failed, and lists it all the same.)"""
+        done = self.cli(*args, "--json", check=args[0] != "queue")
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def mails(self):
         return self.json("mails", "--limit", "100000")

@@ -17,6 +17,7 @@ from gateway.cli.show import fail, number
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.interpret.families import Library
     from gateway.loader import Loader
     from gateway.store import Mail, Store
 
@@ -59,6 +60,14 @@ def make_loader(path: Path | None) -> Loader:
     from gateway.loader import CUSTOM_DIR, Loader
 
     return Loader((path.parent if path else Path()) / CUSTOM_DIR)
+
+
+def library(path: Path | None) -> Library:
+    """The families of devices that go with this configuration file."""
+    from gateway.interpret import families
+
+    own = path.parent / families.OWN if path else None
+    return families.Library(families.OURS, own) if own and own.is_dir() else families.ours()
 
 
 def settings(args: argparse.Namespace) -> Chosen:

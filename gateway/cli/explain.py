@@ -15,9 +15,11 @@ from gateway import care, interpret, template
 from gateway.api import Device, Envelope, Event, Target
 from gateway.cli import common, show
 from gateway.hours import zone_of
+from gateway.interpret.families import ENOUGH, Found
+from gateway.interpret.meaning import Why
 from gateway.noise import muted_until, mutes
 from gateway.pipeline import build_event, sender_of
-from gateway.registry import Registry, Sender
+from gateway.registry import ENDS_BY_ITSELF, Registry, Sender
 from gateway.route import Plan, Router
 from gateway.store import Mail, Store
 from gateway.ulid import UlidMaker
@@ -41,8 +43,12 @@ def run(args: argparse.Namespace) -> int:
     mail, content = _mail(args, chosen, store)
     reading = interpret.read(content)
     _complete(mail.envelope, args, reading)
-    meaning = interpret.meaning(reading, mail.envelope)
     registry = _registry(chosen, store)
+    told_family = registry.profile_of(mail.envelope)
+    whys: list[Why] = []
+    library = common.library(chosen.path)
+    meaning = interpret.meaning(reading, mail.envelope, library, family=told_family, why=whys)
+    why_so = whys[0]
     device, why, learned = _device(registry, mail, sender_of(reading, meaning), reading.subject or "")
     event = build_event(mail, reading, meaning, device)
     verdict = _router(chosen).verdict(event)
@@ -61,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
                 "picture": reading.picture,
                 "truncated": reading.truncated,
             },
+            "profiles": [
+                {"profile": score.family.name, "score": score.points, "clues": score.clues} for score in why_so.scores
+            ],
+            "mail": why_so.match.mail if why_so.match else None,
+            "fields": [one._asdict() for one in _fields(why_so, meaning)],
             "device": {"id": device.id, "name": device.name, "new": learned, "why": why},
             "event": event,
             "targets": list(verdict.targets),
@@ -70,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         print(show.json_line(said))
         return 0
     _print_reading(reading)
+    _print_profile(why_so, meaning, told_family)
     print("\nMeaning")
     show.facts(
         [
@@ -77,10 +89,8 @@ def run(args: argparse.Namespace) -> int:
             ("state", event["state"] or "none"),
             ("severity", event["severity"]),
             ("title", event["title"]),
-            *[
-                (f"data.{key}", value if isinstance(value, str) else show.json_line(value))
-                for key, value in meaning.data.items()
-            ],
+            ("ends", _end(meaning)),
+            *[(f"data.{one.name}", f"{_shown(one.value)}  ({one.where})") for one in _fields(why_so, meaning)],
         ]
     )
     print("\nDevice")
@@ -202,6 +212,50 @@ def _topics(chosen: common.Chosen, targets: list[str], event: Event, *, picture:
             device = event["device"]["id"]
             found += [topics.event(device), topics.state(device), *([topics.image(device)] if picture else [])]
     return found
+
+
+def _fields(why: Why, meaning: interpret.Meaning) -> list[Found]:
+    """What is in `data`, in its order, and where in the mail it was found."""
+    places = {one.name: one.where for one in why.match.found} if why.match else {}
+    found = []
+    for key, value in meaning.data.items():
+        base = key.removesuffix("_unit")
+        where = places.get(key) or places.get(base)
+        if where is None:
+            where = f"the line {base.replace('_', ' ')}" if key in why.lines or base in why.lines else "the words"
+        found.append(Found(key, value, where))
+    return found
+
+
+def _print_profile(why: Why, meaning: interpret.Meaning, told: str) -> None:
+    print("\nProfile")
+    for score in why.scores:
+        chosen = " <- it is one of these" if why.family is score.family and not told else ""
+        print(show.plain(f"{score.points:>4}  {score.family.name}: {', '.join(score.clues)}{chosen}"))
+    if told:
+        print(show.plain(f"      the configuration says that it is one of {told}"))
+    elif why.family is None:
+        best = f"no more than {why.scores[0].points} points of the {ENOUGH} needed" if why.scores else "nothing"
+        print(f"      {best} speaks for a family that is known: the generic words decide")
+    if why.family and why.match:
+        print(show.plain(f"      the mail '{why.match.mail}' of {why.family.path.name}"))
+    elif why.family:
+        print(show.plain(f"      none of the mails in {why.family.path.name}: the generic words decide"))
+
+
+def _end(meaning: interpret.Meaning) -> str:
+    if meaning.state != "on":
+        return "nothing to end"
+    if meaning.off_after is None:
+        seconds = ENDS_BY_ITSELF.get(meaning.kind)
+        return f"by itself, {seconds:.0f} seconds after the last" if seconds else "when the device says so"
+    return (
+        f"by itself, {meaning.off_after:.0f} seconds after the last" if meaning.off_after else "when the device says so"
+    )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else show.json_line(value)
 
 
 def _print_reading(reading: interpret.Reading) -> None:

@@ -1,4 +1,7 @@
-"""List the mails that are kept, the newest last; with an ID show that one, or with --raw its very bytes."""
+"""List the mails that are kept, the newest last; with an ID show that one, or with --raw its very bytes.
+
+With --anonymous the bytes have other addresses, names, numbers and dates, so that they can be shown to somebody.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli import common, show
 
 if TYPE_CHECKING:
+    from gateway.interpret import Meaning
+    from gateway.interpret.families import Library
     from gateway.store import Mail, Store
 
 _PIECE = 1024 * 1024  # bytes written at once: a mail may be larger than the memory that is free
@@ -17,6 +22,9 @@ _PIECE = 1024 * 1024  # bytes written at once: a mail may be larger than the mem
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="this mail only, with all that is known of it")
     parser.add_argument("--raw", action="store_true", help="with an ID: its bytes, exactly as they came")
+    parser.add_argument(
+        "--anonymous", action="store_true", help="with an ID: its bytes without who and where, to share as a sample"
+    )
     parser.add_argument("--json", action="store_true", help="one mail a line")
     parser.add_argument("--device", metavar="ID", help="only those of this device")
     parser.add_argument("--limit", "-n", type=common.count, default=50, metavar="N", help="how many (default 50)")
@@ -25,6 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.raw and not args.id:
         show.fail("Which mail? Write: mailwire mails ID --raw", 2)
+    if args.anonymous and (args.raw or not args.id):
+        show.fail("Which mail? Write: mailwire mails ID --anonymous", 2)
     store = common.open_store(args)
     if args.id:
         mail = store.mail(args.id)
@@ -32,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
             show.fail(f"{args.id}: no such mail is kept. `mailwire mails` lists those that are.")
         if args.raw:
             return _write_raw(store, mail)
+        if args.anonymous:
+            return _write_anonymous(store, mail, common.library(common.config_path(args)))
         return _show(store, mail, as_json=args.json)
     mails = _of_device(store, args.device, args.limit) if args.device else store.mails(args.limit)
     mails.reverse()
@@ -92,6 +104,35 @@ def _write_raw(store: Store, mail: Mail) -> int:
         sys.stdout.buffer.write(content[start : start + _PIECE])
     sys.stdout.buffer.flush()
     return 0
+
+
+def _write_anonymous(store: Store, mail: Mail, library: Library) -> int:
+    """Fails if a profile would take the result for something else: as a sample it would be of no use."""
+    import secrets
+
+    from gateway import interpret
+    from gateway.anonymous import anonymous
+    from gateway.interpret.families import Said
+
+    content = common.content(store, mail)[:]
+    reading = interpret.read(content)
+    family = library.family(Said(reading, mail.envelope))
+    changed = anonymous(content, family, secrets.token_bytes(32))
+    before = _kind(interpret.meaning(reading, mail.envelope, library))
+    after = _kind(interpret.meaning(interpret.read(changed), mail.envelope, library))
+    sys.stdout.buffer.write(changed)
+    sys.stdout.buffer.flush()
+    told = "Read it before you give it away: a name in a sentence may be left"
+    if before != after:
+        print(f"It was {before}, and would now be {after}. {told}.", file=sys.stderr)
+        return 1
+    print(f"It is {after}, as before. {told}.", file=sys.stderr)
+    return 0
+
+
+def _kind(meaning: Meaning) -> str:
+    state = f" {meaning.state}" if meaning.state else ""
+    return f"{meaning.kind}{state}, {meaning.severity}, by the profile {meaning.profile}"
 
 
 def _show(store: Store, mail: Mail, *, as_json: bool) -> int:

@@ -1,8 +1,9 @@
 """What a mail means: kind, state, severity, title and data of its event, by a profile.
 
-A profile is data (`gateway/profiles/*.toml`, explained there); this file only knows how to apply one. Whatever a
-profile says, the work is bounded: texts are cut before they are searched, words are found by looking each one up, and
-data has a limited number of short keys that no mail can choose freely (they are slugs).
+If it is from a family that is known, and a mail that the family's profile names, that profile says it (`families`).
+Everything else is said by the generic profile, `gateway/profiles/generic.toml`, which this file applies. The work is
+bounded: texts are cut before they are searched, words are found by looking each one up, and data has a limited number
+of short keys that no mail can choose freely (they are slugs).
 """
 
 from __future__ import annotations
@@ -11,27 +12,23 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gateway.interpret import families, values
+from gateway.interpret.families import GENERIC, Greeted, Library, Match, Said, words_of, words_of_line
 from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
     from gateway.interpret import Reading
 
-PROFILES = Path(__file__).parents[1] / "profiles"
-
 MAX_KEYS = 40
 MAX_KEY = 40  # characters
 MAX_VALUE = 200
 MAX_TITLE = 200
 _MAX_LINES = 200  # of a body that are looked at for keys
-_MAX_SEARCHED = 4096  # characters of a body that are searched for words
 _SHORT = 4  # words
 
-_WORD = re.compile(r"\w+")
-_PUNCTUATION = {number: " " for number in range(128) if not (chr(number).isalnum() or chr(number) == "_")}
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
@@ -41,25 +38,22 @@ _RESERVED = frozenset(("truncated",))  # ours, in `data`
 
 @dataclass(slots=True)
 class Meaning:
-    """`device_name` and `serial` are hints for whoever names the device; None where the mail says nothing."""
+    """`device_name` and `serial` are hints for whoever names the device; None where the mail says nothing.
+
+    `off_after`: seconds after which an `on` ends by itself, 0 if it never does; None: the profile doesn't say.
+    """
 
     kind: str
     state: str | None
     severity: str
     title: str
-    data: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     manufacturer: str | None = None
     model: str | None = None
     profile: str | None = None
     device_name: str | None = None
     serial: str | None = None
-
-
-class Greeted(Protocol):
-    """What of an envelope (`gateway.api.Envelope`) tells something."""
-
-    @property
-    def helo(self) -> str: ...
+    off_after: float | None = None
 
 
 class _Rule(NamedTuple):
@@ -95,7 +89,7 @@ class Profile:
             for rule in source["rule"]
         ]
         self.phrases = _by_words(
-            _Phrase(tuple(_words(phrase)), rank, scope)
+            _Phrase(words_of(phrase), rank, scope)
             for rank, rule in enumerate(source["rule"])
             for scope in ("anywhere", "title", "short")
             for phrase in rule.get(scope, ())
@@ -116,57 +110,129 @@ class Profile:
 
 
 @cache
-def profile(name: str = "generic") -> Profile:
-    """A profile of ours by its name; read once, when the first mail needs it."""
+def profile() -> Profile:
+    """The generic one; read once, when the first mail needs it."""
     import tomllib
 
-    return Profile(tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8")))
+    return Profile(tomllib.loads((families.OURS / f"{GENERIC}.toml").read_text("utf-8")))
 
 
-def meaning(reading: Reading, envelope: Greeted) -> Meaning:
-    """The meaning of a mail by the generic profile. Unknown words make the kind `other`, never an alarm."""
+def meaning(
+    reading: Reading,
+    envelope: Greeted,
+    library: Library | None = None,
+    *,
+    family: str = "",
+    why: list[Why] | None = None,
+) -> Meaning:
+    """The meaning of a mail. Unknown words make the kind `other`, never an alarm.
+
+    `family`: the name of the one that it is from, if somebody said so; "generic" is one of them. If the profile names
+    the picture among the attachments, `reading.picture` is set to it. `why` is given what led to it, for people.
+    """
     rules = profile()
+    said = Said(reading, envelope)
+    library = library or families.ours()
+    chosen = library.families.get(family) if family in library.families or family == GENERIC else library.family(said)
+    lines = _data(reading.text, rules)
+    match = library.match(chosen, said, lines) if chosen else None
+    if why is not None:
+        why.append(Why(library.scores(said), chosen, match, lines))
+    result = _generic(said, lines, rules, envelope) if match is None else _of_family(said, lines, match, rules)
+    if chosen:
+        result.profile = chosen.name
+        result.manufacturer = chosen.manufacturer or result.manufacturer
+        result.model = result.model or chosen.model
+    return result
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """The `KEY: value` lines of a text, by slugs of their keys."""
+    return _data(text, profile())
+
+
+class Why(NamedTuple):
+    """What led to a meaning: the families that fit, the one that was chosen, what it said; the lines with a key."""
+
+    scores: list[families.Score]
+    family: families.Family | None
+    match: Match | None
+    lines: dict[str, str]
+
+
+def _of_family(said: Said, lines: dict[str, str], match: Match, rules: Profile) -> Meaning:
+    """What the family says, and the lines that it doesn't speak of."""
+    data: dict[str, Any] = dict(match.data)
+    for key, value in _measured(lines).items():
+        line = key.removesuffix("_unit")
+        if key not in data and line not in match.data and line not in match.spoken:
+            data[key] = value
+    reading = said.reading
+    result = Meaning(match.kind, match.state, match.severity, "", dict(list(data.items())[:MAX_KEYS]))
+    result.off_after = match.off_after
+    result.device_name = _hint("device_name", match.hints, match.kind, lines, rules)
+    result.serial = _hint("serial", match.hints, match.kind, lines, rules)
+    result.model = _hint("model", match.hints, match.kind, lines, rules)
+    if match.picture is not None and (match.picture == "none" or reading.picture is not None):
+        found = families.picture(match.picture, reading)
+        reading.picture = found if found is not None or match.picture == "none" else reading.picture
     subject = reading.subject or ""
-    body = reading.text[:_MAX_SEARCHED]
-    data = _data(reading.text, rules)
-    event = _first(data, rules.keys["event"]) or ""
-    dull = " ".join(_words_of_line(subject)) in rules.dull
-    zones = (("event", event), ("subject", subject), ("text", body))
+    dull = " ".join(words_of_line(subject)) in rules.dull
+    event = _first(lines, rules.keys["event"]) or ""
+    result.title = (
+        _cut(one_line(match.title)) if match.title else _title(reading, "" if dull else subject, event, "", rules)
+    )
+    return result
+
+
+def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greeted) -> Meaning:
+    """By the words of many devices."""
+    reading = said.reading
+    subject = reading.subject or ""
+    body = reading.text[: families.SEARCHED]
+    data: dict[str, Any] = _measured(lines)
+    event = _first(lines, rules.keys["event"]) or ""
+    dull = " ".join(words_of_line(subject)) in rules.dull
+    zones = (("event", words_of_line(event)), ("subject", words_of_line(subject)), ("text", said.text_words))
     found, zone = _search(rules, (*zones[::2], zones[1]) if dull else zones)
     line = event if zone == "event" else subject
     if found is None:
-        result = Meaning("other", None, _severity_of(_words_of_line(subject), rules) or "info", "")
+        result = Meaning("other", None, _severity_of(words_of_line(subject), rules) or "info", "")
     else:
         rule = rules.rules[found.rank]
         if zone == "text":
             line = _line_with(found.words, body)
-        words = _words_of_line(line)
+        words = words_of_line(line)
         state = rule.state
         if rule.ends:
             state = next((rules.states[word] for word in words if word in rules.states), state)
         severity = "info" if state == "off" else rule.severity or _severity_of(words, rules) or "info"
         result = Meaning(rule.kind, state, severity, "")
-    result.severity = _stated_severity(subject, data, rules) or result.severity
+    result.severity = _stated_severity(subject, lines, rules) or result.severity
     result.profile = rules.name
     result.data = data
     lowered = {"subject": subject.lower(), "text": body.lower()}
     hints = _patterns(rules, lowered, {"subject": subject, "text": body}, data)
-    if channel := _first(data, rules.keys["channel"]):
+    if channel := _first(lines, rules.keys["channel"]):
         data.setdefault("channel", channel)
-    result.device_name = _hint("device_name", hints, result, rules)
-    result.serial = _hint("serial", hints, result, rules)
-    result.model = _hint("model", hints, result, rules)
-    result.manufacturer = _manufacturer(reading, envelope, lowered, data, rules)
+    result.device_name = _hint("device_name", hints, result.kind, lines, rules)
+    result.serial = _hint("serial", hints, result.kind, lines, rules)
+    result.model = _hint("model", hints, result.kind, lines, rules)
+    result.manufacturer = _manufacturer(reading, envelope, lowered, lines, rules)
     result.title = _title(reading, "" if dull else subject, event, line if zone == "text" else "", rules)
     return result
 
 
-def _words(text: str) -> tuple[str, ...]:
-    text = text.lower()
-    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text))
-
-
-_words_of_line = lru_cache(maxsize=256)(_words)  # a subject is asked for several times, and devices repeat theirs
+def _measured(lines: dict[str, str]) -> dict[str, Any]:
+    """As `data` has them: a number with a unit is a number, with the unit beside it."""
+    data: dict[str, Any] = {}
+    for key, text in lines.items():
+        data[key] = text
+        if (text[-1].isalpha() or text[-1] in "%³") and (text[0].isdigit() or text[0] in "+-"):
+            found = values.of_stranger(text)
+            if found is not None and f"{key}_unit" not in lines:
+                data[key], data[f"{key}_unit"] = found
+    return data
 
 
 def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]:
@@ -195,11 +261,10 @@ def _find(table: dict[str, dict[str, list[_Phrase]]], words: tuple[str, ...], ti
     return best
 
 
-def _search(rules: Profile, zones: Iterable[tuple[str, str]]) -> tuple[_Phrase | None, str]:
+def _search(rules: Profile, zones: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[_Phrase | None, str]:
     """The phrase that decides, and its zone: the first one found, but a vague one only if no zone has a better one."""
     vague: tuple[_Phrase | None, str] = None, ""
-    for zone, text in zones:
-        words = _words(text) if zone == "text" else _words_of_line(text)
+    for zone, words in zones:
         found = _find(rules.phrases, words, zone != "text")
         if found is not None and not rules.rules[found.rank].vague:
             return found, zone
@@ -219,7 +284,7 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
     """The `KEY: value` lines of a body, by slugs of their keys; the first of a key wins, empty values are left out."""
     data: dict[str, str] = {}
     # What is repeated says nothing new.
-    for line in dict.fromkeys(text[: 4 * _MAX_SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
+    for line in dict.fromkeys(text[: 4 * families.SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
         key, separator, value = line.partition(":")
         if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
             inside, _, rest = line.partition(")")
@@ -266,7 +331,7 @@ def _first(data: dict[str, str], keys: Iterable[str]) -> str | None:
     return None
 
 
-def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], data: dict[str, str]) -> dict[str, str]:
+def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], data: dict[str, Any]) -> dict[str, str]:
     """Named groups into `data`, except hints on the device, which are returned."""
     hints: dict[str, str] = {}
     for zone, needed, pattern in rules.patterns:
@@ -277,12 +342,12 @@ def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], da
     return hints
 
 
-def _hint(name: str, hints: dict[str, str], result: Meaning, rules: Profile) -> str | None:
+def _hint(name: str, hints: dict[str, str], kind: str, lines: dict[str, str], rules: Profile) -> str | None:
     """What the mail says about its device, by a pattern or a key; a factory's default name says nothing."""
-    said = hints.get(name) or _first(result.data, rules.keys[name])
-    if not said and result.kind not in rules.keys["not_about"]:
-        said = _first(result.data, rules.keys[f"{name}_alone"])
-    return said if said and " ".join(_words_of_line(said)) not in rules.dull else None
+    said = hints.get(name) or _first(lines, rules.keys[name])
+    if not said and kind not in rules.keys["not_about"]:
+        said = _first(lines, rules.keys[f"{name}_alone"])
+    return said if said and " ".join(words_of_line(said)) not in rules.dull else None
 
 
 def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
@@ -293,14 +358,14 @@ def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
 
 def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str | None:
     stated = [word.lower() for word in _BRACKETED.findall(subject)]
-    stated += _words_of_line(_first(data, rules.keys["severity"]) or "")
+    stated += words_of_line(_first(data, rules.keys["severity"]) or "")
     return _severity_of(stated, rules)
 
 
 def _manufacturer(
     reading: Reading, envelope: Greeted, lowered: dict[str, str], data: dict[str, str], rules: Profile
 ) -> str | None:
-    for word in _words_of_line(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
+    for word in words_of_line(f"{reading.sender_name} {reading.headers.get('x-mailer', '')} {envelope.helo[:100]}"):
         if word in rules.maker_senders:
             return rules.maker_senders[word]
     subject, text = lowered["subject"], lowered["text"]
@@ -314,8 +379,12 @@ def _title(reading: Reading, subject: str, event: str, line: str, rules: Profile
     """One line that tells a person what it is about: the subject, unless that (given as "") is the same every time."""
     title = subject or event or line
     if not title:
-        lines = (one_line(text) for text in reading.text[:_MAX_SEARCHED].splitlines())
+        lines = (one_line(text) for text in reading.text[: families.SEARCHED].splitlines())
         title = next((text for text in lines if text and not text.lower().startswith(rules.boilerplate)), "")
     if not title:
         title = reading.subject or (reading.attachments[0]["name"] if reading.attachments else "Mail without text")
+    return _cut(title)
+
+
+def _cut(title: str) -> str:
     return title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 1] + "…"

@@ -6,7 +6,8 @@ parent notices, and starts another one. It ends with its parent.
 
 A message is four bytes of length and a value in Python's own `marshal` format, which both ends read in the same
 version of Python, as the first message makes sure. Questions are (number, HELO name, content or path of a spooled
-mail), answers (number, fields of `Reading`, fields of `Meaning`) or (number, None, why), in the same order.
+mail, name of the family that it is from or ""), answers (number, fields of `Reading`, fields of `Meaning`) or (number,
+None, why), in the same order. A question without content means: read the profiles again; it has no answer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway import __version__, interpret
+from gateway.interpret import families
 from gateway.interpret.meaning import profile
 from gateway.spooled import spooled
 
@@ -71,8 +73,9 @@ def messages(pending: bytearray) -> list[Any]:
     return found
 
 
-def main() -> None:
-    """Until the parent closes the socket."""
+def main(folder: str = "") -> None:
+    """Until the parent closes the socket. `folder`: a user's own profiles; it need not be there."""
+    library = _library(folder)
     _settle()
     _write(message(VERSION))
     pending = bytearray()
@@ -80,8 +83,11 @@ def main() -> None:
         pending += piece
         answers: list[bytes] = []
         since = time.perf_counter()
-        for number, helo, content in messages(pending):
-            answers.append(message((number, *answer(helo, content))))
+        for number, helo, content, family in messages(pending):
+            if content is None:
+                library = _library(folder)
+                continue
+            answers.append(message((number, *answer(helo, content, library, family))))
             if (now := time.perf_counter()) - since > _HOLD_BACK:
                 _write(b"".join(answers))
                 answers, since = [], now
@@ -89,11 +95,17 @@ def main() -> None:
             _write(b"".join(answers))
 
 
-def answer(helo: str, content: bytes | str) -> tuple[Any, Any]:
+def _library(folder: str) -> families.Library:
+    """Ours, and those of the user; what is wrong with these the gateway has said before."""
+    return families.Library(families.OURS, Path(folder)) if folder and Path(folder).is_dir() else families.ours()
+
+
+def answer(helo: str, content: bytes | str, library: families.Library, family: str) -> tuple[Any, Any]:
     """What it says and what it means, as plain tuples; or None and why not."""
     try:
         reading = interpret.read(spooled(Path(content)) if isinstance(content, str) else content)
-        return _of_reading(reading), _of_meaning(interpret.meaning(reading, _Greeted(helo)))
+        meaning = interpret.meaning(reading, _Greeted(helo), library, family=family)
+        return _of_reading(reading), _of_meaning(meaning)
     except MemoryError:
         return None, f"it takes more than {MEMORY >> 20} MiB of memory"
     except Exception as error:  # noqa: BLE001  # a fault of ours, or of the disk; the next mail is another one

@@ -6,7 +6,6 @@ import select
 import subprocess
 import time
 import tty
-from pathlib import Path
 
 from gateway.wire import link as protocol
 from gateway.wire.link import Link
@@ -111,7 +110,3 @@ class PC:
         assert answer.pop("id") == before + 1
         assert answer.pop("t") == "done"
         return answer
-
-
-def flash(folder: Path, name: str = "settings.json") -> str:
-    return (folder / name).read_text()

@@ -1,10 +1,12 @@
 """A board on a serial line, under the real MicroPython, over a pty: frames, and the console in them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from gateway.wire import frame
 from tests.firmware.board import BUILDS, free_port
 from tests.firmware.line import PC, Wired
 from tests.firmware.test_mqtt import HEAP, event, settings
@@ -89,12 +91,13 @@ def test_a_pc_that_does_not_read_does_not_hold_the_board(mosquitto: Mosquitto, t
         pc.until(lambda: pc.link.peer)
         # From here on nobody reads; the broker is served all the same, and asked for a sign of life it answers.
         until(lambda: len(listener.payloads("mailwire/front_door/event")) == 300)
-        for number in range(200):
-            listener.publish("mailwire/attic/request/nonsense" + str(number), "{}")  # each a line in the log
+        for number in range(100):  # each a line in the log
+            os.write(board.master, frame.encode({"t": "event", "event": {"title": f"{number} " + "x" * 50}}))
         listener.publish("mailwire/attic/request/status", "{}")
         until(lambda: listener.payloads("mailwire/attic/response/status"))
         pc.until(lambda: not left(board), "for the rest, when it reads again")
         assert [int(one["id"]) for one in pc.events] == list(range(1, 301))
+        pc.until(lambda: b"lines were left out, for nobody read them" in pc.noise)
 
 
 def test_a_line_too_short_for_an_event(tmp_path: Path) -> None:

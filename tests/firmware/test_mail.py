@@ -149,6 +149,21 @@ def test_a_peer_that_takes_its_time(tmp_path, before, letter):
                 heard += line.recv(200)
 
 
+def test_a_chunk_that_is_refused_is_waited_for(tmp_path):
+    with (
+        Board(tmp_path / "flash", settings()).started() as board,
+        socket.create_connection(("127.0.0.1", board.settings["smtp"]["port"]), 1.5) as line,
+    ):
+        line.sendall(b"EHLO x\r\nBDAT 5 LAST\r\nab")
+        heard = b""
+        with contextlib.suppress(TimeoutError):  # longer than the board looks for who is too late
+            while True:
+                heard += line.recv(1000)
+        assert b"421" not in heard
+        line.sendall(b"cde")
+        assert line.recv(100).startswith(b"503 ")
+
+
 def test_full_spool_says_452_and_drains(tmp_path):
     board = Board(tmp_path / "flash", settings() | {"spool": 5 * 4096})
     with board.started():

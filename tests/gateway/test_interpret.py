@@ -2,7 +2,8 @@
 
 A mail is a pair: NAME.eml, byte for byte as it left the device, and NAME.json, what must be read from it. Each key of
 `reading` and `meaning` must be equal; `text_contains` and `data_contains` are the exceptions. What a file doesn't
-mention must be empty where anything else would be a surprise: attachments, remarks on charsets, and repairs.
+mention must be empty where anything else would be a surprise: attachments, remarks on charsets, and repairs. The
+meaning is that of the generic profile; those of families have samples of their own (`test_profile_samples`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def test_mail(name: str) -> None:
         data = attachment(raw, index)
         assert (len(data), hashlib.sha256(data).hexdigest()) == (one["size"], one["sha256"])
 
-    told = meaning(reading, envelope(**expected.get("envelope", {})))
+    told = meaning(reading, envelope(**expected.get("envelope", {})), family="generic")
     wanted = dict(expected.get("meaning", {}))
     for key, value in wanted.pop("data_contains", {}).items():
         assert told.data.get(key) == value

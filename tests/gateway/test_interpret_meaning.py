@@ -12,7 +12,8 @@ import pytest
 
 from gateway.api import Envelope
 from gateway.interpret import Reading, meaning
-from gateway.interpret.meaning import MAX_KEY, PROFILES, Profile, _words, profile
+from gateway.interpret.families import OURS, words_of
+from gateway.interpret.meaning import MAX_KEY, Profile, profile
 from gateway.wire import event as words
 
 
@@ -187,7 +188,7 @@ def test_manufacturer(maker: str | None, mail: dict[str, Any]) -> None:
 
 
 def source(name: str = "generic") -> dict[str, Any]:
-    return tomllib.loads((PROFILES / f"{name}.toml").read_text("utf-8"))
+    return tomllib.loads((OURS / f"{name}.toml").read_text("utf-8"))
 
 
 SHAPE: dict[str, dict[str, type]] = {
@@ -204,7 +205,7 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [OURS / "generic.toml"], ids=lambda path: path.stem)
 def test_schema(path: Any) -> None:
     loaded = source(path.stem)
     assert loaded.keys() == {"name", "dull", "boilerplate", "keys", "states", "severities", *SHAPE}
@@ -229,17 +230,17 @@ def test_phrases_are_written_as_they_are_compared() -> None:
     loaded = source()
     for rule in loaded["rule"]:
         for phrase in (*rule.get("anywhere", ()), *rule.get("title", ()), *rule.get("short", ())):
-            assert " ".join(_words(phrase)) == phrase
+            assert " ".join(words_of(phrase)) == phrase
     for subject in loaded["dull"]:
-        assert " ".join(_words(subject)) == subject
+        assert " ".join(words_of(subject)) == subject
     for listed in (*loaded["states"].values(), *loaded["severities"].values()):
-        assert all(_words(word) == (word,) for word in listed)
+        assert all(words_of(word) == (word,) for word in listed)
     for keys in loaded["keys"].values():
         for key in keys:
             assert re.fullmatch(r"[a-z0-9_.]+", key)
             assert len(key) <= MAX_KEY
     for maker in loaded["maker"]:
-        assert all(_words(word) == (word,) for word in maker.get("sender", ()))
+        assert all(words_of(word) == (word,) for word in maker.get("sender", ()))
         assert all(text == text.lower() for text in maker.get("text", ()))
 
 

@@ -26,6 +26,8 @@ from gateway.api import Envelope
 from gateway.interpret import worker
 from gateway.interpreter import COMMAND, Interpreter
 from gateway.store import Mail
+from tests.gateway.test_families import HEAD
+from tests.gateway.test_families import MAILS as PROFILE_MAILS
 from tests.gateway.test_pipeline import Bench as Pipelined
 from tests.live import Gateway, children, until
 from tests.mosquitto import Listener, Mosquitto, free_port
@@ -127,6 +129,26 @@ async def test_it_answers_what_interpret_says_in_the_order_of_asking(bench):
     assert [int(mail.id) for mail, _, _ in heard] == list(range(len(MAILS)))
     assert one.interpreter.room
     assert one.interpreter.restarts == one.interpreter.not_interpreted == one.interpreter._bytes == 0
+
+
+async def test_it_knows_ones_own_profiles_and_reads_them_again(bench, tmp_path):
+    own = tmp_path / "my profiles"
+    own.mkdir()
+    (own / "acme.toml").write_text(HEAD + PROFILE_MAILS, encoding="utf-8")
+    one = bench()
+    one.interpreter.profiles = own
+    one.give(text("Acme siren sounds"))
+    one.give(text("It sounds"))
+    one.interpreter.give(Mail("0" * 26, 0.0, Envelope("m", "", "", "", []), 9), text("It sounds"), "acme")
+    heard = await one.answers(3)
+    assert [(meaning.profile, meaning.off_after) for _, _, meaning in heard] == [
+        ("acme", 30), ("generic", None), ("acme", 30)
+    ]  # fmt: skip
+    (own / "acme.toml").write_text((HEAD + PROFILE_MAILS).replace("off_after = 30", "off_after = 7"), encoding="utf-8")
+    one.interpreter.read_profiles()
+    one.give(text("Acme siren sounds"))
+    assert (await one.answers(4))[3][2].off_after == 7
+    assert one.interpreter.restarts == 0
 
 
 async def test_a_bounded_number_of_mails_and_bytes_is_under_way(bench):

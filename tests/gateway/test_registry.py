@@ -197,6 +197,38 @@ def test_a_motion_ends_by_itself_and_a_power_cut_does_not(registry):
     assert device.states == {"motion": "off", "power": "on"}
 
 
+def test_a_profile_says_what_ends_by_itself_and_the_configuration_says_it_before(registry):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on"), None, 1000, 0)
+    registry.saw(device, event("power", "on"), None, 1000, 30)
+    registry.saw(device, event("door", "on"), None, 1000, None)
+    assert registry.tick(1029.9) == []
+    assert registry.tick(1030) == [device]
+    assert registry.tick(9999) == []
+    assert device.states == {"motion": "on", "power": "off", "door": "on"}
+    setting = Setting({"from": ["*"]}, off_after=5)
+    registry.configure({device.id: setting}, Learn())
+    registry.saw(device, event("motion", "on"), None, 2000, 0)
+    assert registry.tick(2005) == [device]
+
+
+def test_the_profile_that_the_configuration_says(registry):
+    settings = {
+        "a": Setting({"from": ["cam@*"]}, profile="dahua"),
+        "b": Setting({"peer": ["10.0.0.*"], "helo": ["ipc"]}, profile="reolink"),
+        "c": Setting({"subject": ["?*"]}, profile="axis"),
+        "d": Setting({}, profile="foscam"),
+    }
+    registry.configure(settings, Learn())
+
+    def profile(peer, helo, mail_from):
+        return registry.profile_of(Envelope("m", peer, helo, mail_from, []))
+
+    assert profile("10.0.0.1", "ipc", "cam@lan") == "dahua"
+    assert profile("10.0.0.1", "ipc", "x@lan") == "reolink"
+    assert profile("10.0.0.1", "y", "x@lan") == ""
+
+
 def test_each_new_motion_starts_the_time_again(registry):
     device, _ = who(registry)
     registry.saw(device, event("motion", "on"), None, 1000)

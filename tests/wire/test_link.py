@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.wire import frame, link
@@ -77,6 +77,7 @@ def test_any_line(seed, count, rate, start, left, right):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1 << 32), st.sampled_from([0.0, 0.3, 0.5]))
+@example(127, 0.3)
 def test_sides_that_start_anew(seed, rate):
     """A board forgets what it was doing, but not what it owes; the other side then may have it twice, but never not."""
     chance = random.Random(seed)
@@ -96,10 +97,11 @@ def test_sides_that_start_anew(seed, rate):
         line.sides = (board, other)
     line.run(lambda: all(side.idle for side in line.sides))
     numbers = [body["number"] for _, body in got + other.got]
+    good = [body["number"] for _, body in got + other.got if not body["bad"]]  # a bad one may be refused, or be late
     missing = {number for number in range(20) if number not in numbers}
     assert not other.link.unanswered
     assert all(body["bad"] for _, body in messages(20, random.Random(seed)) if body["number"] in missing)
-    assert numbers[0] == min(numbers)
+    assert good[0] == min(good)
 
 
 @settings(deadline=None)

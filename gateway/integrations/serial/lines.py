@@ -20,9 +20,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel, Context, Event, Refused, template_check, words
+from gateway.api import ConfigModel, Context, Event, Refused, patterns, template_check, words
 from gateway.integrations.serial.noise import Noise
-from gateway.integrations.serial.patterns import LONGEST, compiled
 
 Filled = Annotated[str, template_check("line")]
 
@@ -62,7 +61,7 @@ class Pattern(ConfigModel):
     @field_validator("pattern")
     @classmethod
     def _is_bounded(cls, value: str) -> str:
-        compiled(value)
+        patterns.compiled(value)
         return value
 
 
@@ -86,7 +85,7 @@ class Settings(ConfigModel):
     @classmethod
     def _is_bounded(cls, value: str | None) -> str | None:
         if value is not None:
-            compiled(value)
+            patterns.compiled(value)
         return value
 
     @field_validator("charset")
@@ -108,9 +107,9 @@ class Reader:
     ) -> None:
         self._noise = noise
         self._answered = answered
-        self._answer = compiled(settings.expect) if settings.expect is not None else None
+        self._answer = patterns.compiled(settings.expect) if settings.expect is not None else None
         self._charset = settings.charset
-        self._patterns = [(compiled(one.pattern), one, _templates(context, one)) for one in settings.read]
+        self._patterns = [(patterns.compiled(one.pattern), one, _templates(context, one)) for one in settings.read]
         ends = {"\r\n", "\n", "\r", settings.line_end}
         encoded = sorted((re.escape(end.encode(self._charset, "replace")) for end in ends), key=len, reverse=True)
         self._end = re.compile(b"|".join(encoded))
@@ -140,13 +139,13 @@ class Reader:
         line = "".join(letter if letter.isprintable() else " " for letter in line).strip()
         if not line:
             return None
-        if self._answer and self._answer.search(line[:LONGEST]):
+        if self._answer and self._answer.search(line[: patterns.LONGEST]):
             self._answered()
             return None
         if not self._patterns:
             return {"kind": "report", "title": line, "text": line}
         for pattern, settings, templates in self._patterns:
-            if found := pattern.search(line[:LONGEST]):
+            if found := pattern.search(line[: patterns.LONGEST]):
                 return None if settings.ignore else _event(line, found, templates)
         self._noise.heard(line)
         return None

@@ -31,7 +31,7 @@ def test_the_words_of_a_base64_mail_are_shown(mailwire, mail):
     result = mailwire("explain", mail)
     assert (result.code, result.err) == (0, "")
     headings = [line for line in result.lines if line and " " not in line and line[0].isupper()]
-    assert headings == ["Mail", "Text", "Meaning", "Device", "Event", "Routes", "Topics"]
+    assert headings == ["Mail", "Text", "Profile", "Meaning", "Device", "Event", "Routes", "Topics"]
     assert "subject   Motion Detected 移动侦测" in result.lines
     assert "  报警通道: 2" in result.lines
     assert "kind      motion" in result.lines

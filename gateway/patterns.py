@@ -1,9 +1,9 @@
-"""Regular expressions of a configuration: compiled, and refused where a line could keep them busy for minutes.
+"""Regular expressions that people write: compiled, and refused where a line could keep them busy for minutes.
 
 Python's matcher tries every way to divide a line among the repeats of a pattern, and nothing can interrupt it. So the
 ways are counted beforehand, from above. A repeat of something that may itself be matched in several ways, `(a+)+`, has
 no bound and is refused. Repeats that follow each other multiply, `.*.*.*`, as long as what stands between them could
-belong to either: in `\\d+ \\d+` the blank decides. What is left is at most `_MOST` steps on a line of `LONGEST`.
+belong to either: in `\\d+ \\d+` the blank decides. What is left is at most `most` steps on a line of `LONGEST`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 LONGEST = 512
 """Letters of a line that a pattern is asked about; the rest is cut off."""
-_MOST = LONGEST**3
 _COPIES = 8  # a group that repeats up to so often, `(\\d+\\.){3}`, is looked at as if it were written out
 _BEYOND = 256  # stands for every letter above U+00FF
 _ALL = frozenset(range(_BEYOND + 1))
@@ -26,17 +25,17 @@ _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 _parser = importlib.import_module("re._parser")
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """Raises ValueError with words, also for a pattern that could run away."""
+def compiled(pattern: str, flags: int = 0, most: int = LONGEST**3) -> re.Pattern[str]:
+    """Raises ValueError with words, also for a pattern that could run away, and take more than `most` steps."""
     try:
-        tree = _parser.parse(pattern)
-        made = re.compile(pattern)
+        tree = _parser.parse(pattern, flags)
+        made = re.compile(pattern, flags)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"this is no regular expression: {error}") from None
     items = list(tree)
     ways = _Ways(bool(made.flags & re.IGNORECASE))
     anchored = bool(items) and str(items[0][0]) == "AT" and str(items[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING")
-    if ways.of(items) * (1 if anchored else LONGEST) > _MOST:
+    if ways.of(items) * (1 if anchored else LONGEST) > most:
         raise ValueError(
             "a line could keep this regular expression busy for minutes: its repeats can divide the same letters among "
             "them in too many ways. Put no repeat inside a repeat, such as (a+)+; and between .* and .* something that "

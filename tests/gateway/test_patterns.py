@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gateway.integrations.serial.patterns import LONGEST, compiled
+from gateway.patterns import LONGEST, compiled
 
 GOOD = [
     r"TEMP (?P<data_celsius>-?\d+\.\d+)",
