@@ -138,9 +138,9 @@ def test_a_process_that_fails_is_no_run(tree):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["smpt"], "there is no target smpt; the targets are smtp, interpret, frame, configuration, aiosmtpd"),
+        (["smpt"], "there is no target smpt; the targets are smtp, interpret, frame, link, configuration, aiosmtpd"),
         (["--seconds", "1"], "that is 1.0 s for each target; it needs 3 at least"),
-        (["--minutes", "0.1", "--jobs", "1"], "that is 1.2 s for each target; it needs 3 at least"),
+        (["--minutes", "0.1", "--jobs", "1"], "that is 1.0 s for each target; it needs 3 at least"),
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--minutes", "1", "--seconds", "1"], "not allowed with argument --minutes"),
     ],
