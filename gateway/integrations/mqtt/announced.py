@@ -35,15 +35,19 @@ class Announced:
                 if (told["base"], told["discovery"]) != (self._topics.base, self._topics.discovery):
                     self._elsewhere[path.stem] = Topics(told["base"], told["discovery"])
 
+    def knows(self, device_id: str) -> bool:
+        """Was it told of this one, on these topics?"""
+        return device_id in self._components and device_id not in self._elsewhere
+
     def vanished(self, device_id: str, components: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         """What Home Assistant has, and this document has no longer: sent with its platform alone, it is removed."""
-        told = self._components.get(device_id, {}) if device_id not in self._elsewhere else {}
+        told = self._components[device_id] if self.knows(device_id) else {}
         return {key: {"platform": platform} for key, platform in told.items() if key not in components}
 
     def note(self, device_id: str, components: Mapping[str, Any]) -> None:
         """Before it is told. Raises OSError."""
         platforms = {key: str(component["platform"]) for key, component in components.items()}
-        if self._components.get(device_id) == platforms and device_id not in self._elsewhere:
+        if self.knows(device_id) and self._components[device_id] == platforms:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         document = {"base": self._topics.base, "discovery": self._topics.discovery, "components": platforms}

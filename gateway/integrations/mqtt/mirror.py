@@ -24,6 +24,7 @@ STATE_PAUSE = 0.1  # seconds between two states of one device
 RESEND_PAUSE = 0.02  # seconds between two devices when all are sent again
 BRIDGE_PAUSE = 5.0  # seconds between two looks at info, health and devices
 NEWS_PAUSE = 0.5  # seconds before such a look when devices came or went: all that come together, in one
+MEETING = 0.5  # seconds that Home Assistant is given to subscribe to a device that it never heard of
 REFRESH = 60.0  # seconds after which health and devices are sent again with their counts
 
 _ABOUT_KEYS = ("id", "name", "manufacturer", "model", "profile", "learned", "first_seen", "last_seen", "mails", "kinds")
@@ -45,6 +46,7 @@ class Mirror:
         # What this connection's broker has, or will have before anything that is published from now on.
         self._sent: dict[str, int] = {}  # topic -> hash of the payload
         self._announced: dict[str, tuple[object, ...]] = {}  # device -> what its discovery payload is made of
+        self._meeting: dict[str, float] = {}  # device that was never announced before -> till when it is met
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
         self._resend: dict[str, Device] = {}  # still to be sent again
@@ -94,11 +96,13 @@ class Mirror:
 
     def introduced(self, device: Device) -> bool:
         """Does Home Assistant know of it, or will it before anything that is published from now on?"""
-        return not self._announce or device.id in self._announced
+        return not self._announce or (device.id in self._announced and device.id not in self._meeting)
 
     async def introduce(self, connection: Connection, device: Device) -> None:
-        """Tell Home Assistant of a device whose first event is about to go out. Raises Lost."""
+        """Tell Home Assistant of a device whose first event is about to go out, and let it listen. Raises Lost."""
         await self._publish_config(connection, device)
+        await asyncio.sleep(self._meeting.get(device.id, 0.0) - time.monotonic())
+        self._meeting.pop(device.id, None)
 
     # --- devices -----------------------------------------------------------------------------------------------
 
@@ -140,6 +144,8 @@ class Mirror:
         media_type = self._media_type(device)
         facts = (media_type, *discovery.basis(device))
         if again or self._announced.get(device.id) != facts:
+            if not self._kept.knows(device.id):
+                self._meeting[device.id] = time.monotonic() + MEETING
             self._announced[device.id] = facts
             document = discovery.device_config(self._topics, device, self._version, media_type)
             await self._publish_document(connection, device.id, document, again)
@@ -147,6 +153,7 @@ class Mirror:
     async def _withdraw(self, connection: Connection, device_id: str) -> None:
         """Empty retained messages take it from the broker, and the first one from Home Assistant."""
         self._announced.pop(device_id, None)
+        self._meeting.pop(device_id, None)
         await self._empty(connection, kept_topics(self._topics, device_id))
         self._kept.forget(device_id)
         self._forgotten.discard(device_id)

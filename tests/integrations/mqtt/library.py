@@ -1,4 +1,7 @@
-"""The sample mails, each as a device of its own, and what MQTT is told of it: the gateway's own parts, no gateway."""
+"""The sample mails, and what MQTT is told of their devices: the gateway's own parts, no gateway.
+
+Each comes from an address of its own, and so is a device of its own, but where its HELO name says that it is another's.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,15 @@ def samples() -> list[Path]:
 
 
 def envelope(path: Path, number: int) -> Envelope:
-    """As the sample says; each from an address of its own, so that each is a device of its own."""
+    """As the sample says."""
     told = json.loads(path.with_suffix(".json").read_text("utf-8")) if path.with_suffix(".json").exists() else {}
     peer = f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
     said = told.get("envelope", {})
     return Envelope("lan-mail", peer, said.get("helo", "device"), said.get("mail_from", "device@lan.example"), ["a@gw"])
 
 
-def events() -> Iterator[tuple[Device, Event, bytes | None]]:
-    """Device, event and picture of each sample."""
+def events() -> Iterator[tuple[Device, Event, tuple[str, bytes] | None]]:
+    """Device, event and picture (media type, bytes) of each sample."""
     registry, ids = Registry(lambda *_: None), UlidMaker()
     registry.configure({}, Learn())
     for number, path in enumerate(samples(), 1):
@@ -49,18 +52,26 @@ def events() -> Iterator[tuple[Device, Event, bytes | None]]:
         means = meaning(reading, mail.envelope)
         device, _ = registry.identify(mail.envelope, sender_of(reading, means), reading.subject or "", NOW)
         event = build_event(mail, reading, means, device)
-        registry.saw(device, event, reading.picture, NOW)
-        yield device, event, attachment(content, reading.picture) if reading.picture is not None else None
+        index = reading.picture
+        registry.saw(device, event, index, NOW, means.off_after)
+        yield (
+            device,
+            event,
+            None if index is None else (event["attachments"][index]["type"], attachment(content, index)),
+        )
 
 
 def payloads(topics: Topics) -> list[dict[str, Any]]:
-    """A device each, as `in_home_assistant.py` reads it."""
-    return [_payload(topics, *one) for one in events()]
+    """A device each, after its last mail, as `in_home_assistant.py` reads it."""
+    newest: dict[str, tuple[Device, Event, tuple[str, bytes] | None]] = {}
+    for device, event, picture in events():
+        before = newest.pop(device.id, None)
+        newest[device.id] = (device, event, picture or (before[2] if before else None))
+    return [_payload(topics, *one) for one in newest.values()]
 
 
-def _payload(topics: Topics, device: Device, event: Event, picture: bytes | None) -> dict[str, Any]:
-    picture_type = event["attachments"][device.picture[1]]["type"] if device.picture else None
-    document = discovery.device_config(topics, device, "1.0", picture_type)
+def _payload(topics: Topics, device: Device, event: Event, picture: tuple[str, bytes] | None) -> dict[str, Any]:
+    document = discovery.device_config(topics, device, "1.0", picture[0] if picture else None)
     topic = topics.config(device.id)
     assert discovery.mistakes(topic, document) == []
     state = discovery.state(device, 0.0)
@@ -70,7 +81,7 @@ def _payload(topics: Topics, device: Device, event: Event, picture: bytes | None
         (topics.event(device.id), to_json(event).decode(), False),
     ]
     if picture is not None:
-        messages.append((topics.image(device.id), base64.b64encode(picture).decode(), True))
+        messages.append((topics.image(device.id), base64.b64encode(picture[1]).decode(), True))
     shows = {
         "alerts": "on",
         "problem": state["problem"],
