@@ -539,14 +539,11 @@ class App:
             if not (ids or device or everything):
                 raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
             return {"acknowledged": await self._acknowledge(list(map(str, ids)), device, everything)}
-        if verb == "mute":
-            return self._mute(payload)
-        if verb == "alerts":
-            return self._alerts(payload)
-        if verb == "clear":
-            device = self._on_device(payload, self.registry.clear)
-            self._device_changed(device)
-            return {"device": device.facts()}
+        if verb in ("alerts", "clear", "mute"):
+            done = {"alerts": self._alerts, "clear": self._clear, "mute": self._mute}[verb](payload)
+            if not await self.store.flush():
+                raise RequestRefused("it is done, but the store can't write now: a restart would forget it")
+            return done
         raise RequestRefused(
             f"no request {verb!r}; there are ack, alerts, clear, devices, forget, health, info, mute, reload, rename "
             "and replay"
@@ -588,6 +585,11 @@ class App:
         self.pipeline.noise.mute(device.id, 0 if on else math.inf, time.time())
         self._device_changed(device)
         return {"device": device.id, "alerts": on}
+
+    def _clear(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        device = self._on_device(payload, self.registry.clear)
+        self._device_changed(device)
+        return {"device": device.facts()}
 
     def _known_device(self, device_id: str) -> Device:
         device = self.registry.get(device_id)
