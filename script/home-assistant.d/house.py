@@ -18,6 +18,8 @@ from typing import Any
 import aiohttp
 
 START = 60.0  # seconds that anything may take
+_OF_COURSE = ("The connection was lost", "Connection refused", "No device components to cleanup")
+"""What it says of a broker that is away, and of a device that was removed."""
 CLIENT = "http://127.0.0.1/"
 
 
@@ -171,7 +173,8 @@ class House:
     async def complaints(self) -> list[str]:
         """What it says of MQTT in its log."""
         found = await self.ask("system_log/list")
-        return [f"{one['name']}: {one['message']}" for one in found if "mqtt" in one["name"]]
+        said = [f"{one['name']}: {text}" for one in found if "mqtt" in one["name"] for text in one["message"]]
+        return [line for line in said if not any(words in line for words in _OF_COURSE)]
 
     def browser_tokens(self) -> str:
         """What a browser that is logged in keeps as `hassTokens`."""

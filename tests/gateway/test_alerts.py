@@ -75,7 +75,7 @@ def test_alerts_off_over_a_kill_and_on_again(house, tmp_path):
     house.listener.publish("mailwire/pump/alerts/set", "ON")
     house.shows(alerts="on")
     house.mail("Power failure in the morning")
-    assert house.owed() == {"Power failure", "Power failure in the morning"}
+    until(lambda: house.owed() == {"Power failure", "Power failure in the morning"}, "what is owed, and not the night")
 
 
 def test_mute_from_the_command_line_is_seen_by_all(house):
