@@ -60,6 +60,7 @@ def house(tmp_path, mosquitto):
 
 def test_alerts_off_over_a_kill_and_on_again(house, tmp_path):
     house.mail("Power failure")
+    until(lambda: house.owed() == {"Power failure"}, "it is in the store")
     assert house.ask("alerts", device="pump", alerts=False)["data"] == {"device": "pump", "alerts": False}
     house.shows(alerts="off", muted_until=None)
     house.gateway.kill()
