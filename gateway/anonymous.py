@@ -46,7 +46,7 @@ _FILE = (
     "jpe?g|png|gif|bmp|pdf|txt|log|csv|zip|mp4|avi|tiff?|xps|html?|php|cgi|eml|xml|json|conf|cfg|sh|py|exe|dll|service"
 )
 _FORMS = re.compile(
-    r"(?P<address>[\w.+=-]+@[\w-]+(?:\.[\w-]+)*)"
+    r"(?P<address>[\w.+=-]+@[\w-]*\w(?:\.[\w-]*\w)*)"
     r"|(?P<mac>(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:]))"
     r"|(?P<ip6>(?<![\w:])(?:[0-9a-f]{1,4}:){2,7}(?::?[0-9a-f]{1,4})(?=::|[0-9a-f:]*[a-f]|:)[0-9a-f:]*(?![\w:])"
     r"|(?<![\w:])(?:[0-9a-f]{1,4}:){1,6}:[0-9a-f:]{1,39}(?![\w:]))"
@@ -63,8 +63,11 @@ _FORMS = re.compile(
 )
 _KINDS = ("address", "mac", "ip6", "ip4", "date", "host", "serial", "token")
 _ENCODED = re.compile(r"=\?([^?\s]{1,60})\?([bBqQ])\?([^?]*)\?=(?:\s+=\?\1\?\2\?[^?]*\?=)*")
+_NO_WORDS = re.compile(r"\\.|\(\?P<\w+>|\{[\d,]*\}|\[[^\]]*\]")  # of an expression
 _PAYLOAD = re.compile(r"=\?[^?\s]{1,60}\?[bBqQ]\?([^?]*)\?=")
 _WORD = re.compile(r"[^\W_]+")
+_IP4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_HEX = re.compile("[0-9a-f]+", re.IGNORECASE)
 _LONGEST_LINE = 76
 _SMALL = 4096  # bytes of a picture
 
@@ -79,7 +82,8 @@ def anonymous(raw: bytes, family: Family | None, secret: bytes) -> bytes:
     replacer = _Replacer(_kept(family), _boundaries(mail, raw), secret)
     meaning = interpret.meaning(reading, _Nobody())
     lines = lines_of(reading.text)
-    for name in (reading.sender_name, meaning.device_name, meaning.serial):
+    replacer.name(reading.sender_name, each_word=True)
+    for name in (meaning.device_name, meaning.serial):
         replacer.name(name or "")
     for key, value in lines.items():
         if _PRIVATE.search(key):
@@ -109,13 +113,16 @@ class _Replacer:
         self._numbers: dict[tuple[str, str], int] = {}
         self._back = timedelta(days=7 * (1 + int.from_bytes(self._digest("date")[:2]) % _WEEKS))
 
-    def name(self, text: str) -> None:
-        """Take note of a name; it is replaced wherever it stands, if it is not a word of profiles."""
+    def name(self, text: str, *, each_word: bool = False) -> None:
+        """Take note of a name; it is replaced wherever it stands, but for the words of profiles in it.
+
+        `each_word`: so is each word of it, as a person's first name is.
+        """
         if len(text) > 1 and not _FORMS.fullmatch(text):
             changed = self._words(text)
             if changed != text:
                 self._names[text] = changed
-                for word in _WORD.findall(text):
+                for word in _WORD.findall(text) if each_word else ():
                     other = self._words(word)
                     if len(word) > 2 and other != word:
                         self._names.setdefault(word, other)
@@ -159,7 +166,8 @@ class _Replacer:
         match next((kind for kind in _KINDS if found[kind]), ""):
             case "address":
                 local, _, domain = text.partition("@")
-                return f"{self._words(local, scrambled=True)}@{self._host(domain)}"
+                where = self._ip4(domain) if _IP4.fullmatch(domain) else self._host(domain)
+                return f"{self._words(local, scrambled=True)}@{where}"
             case "mac":
                 separator = text[2]
                 return separator.join(
@@ -204,18 +212,16 @@ class _Replacer:
         return _WORD.sub(change, text)
 
     def _scrambled(self, text: str) -> str:
-        """A digit for each digit, a letter for each letter, as big as it was."""
+        """A digit for each digit, a letter for each letter, as big as it was; a maker's name within it stays."""
         digest = b"".join(self._digest(f"{part} {text.lower()}") for part in range(1 + len(text) // 32))
-        letters = []
-        for letter, number in zip(text, digest, strict=False):
-            if letter.isdigit():
-                letters.append(str(number % 10))
-            elif letter.isalpha() and letter.isascii():  # the others tell the charset
-                other = chr(97 + number % 26)
-                letters.append(other.upper() if letter.isupper() else other)
+        letters = 6 if _HEX.fullmatch(text) else 26
+        out = ""
+        for piece in re.findall(r"[^\W\d_]+|\d+|[\W_]+", text):
+            if len(piece) > 3 and piece.lower() in self._kept:
+                out += piece
             else:
-                letters.append(letter)
-        return "".join(letters)
+                out += "".join(_other(*pair, letters) for pair in zip(piece, digest[len(out) :], strict=False))
+        return out
 
     def _number(self, kind: str, text: str) -> int:
         """From 1, in the order of coming."""
@@ -253,6 +259,15 @@ class _Replacer:
         pieces[day] = f"{when.day:0{len(pieces[day])}d}"
         pieces[month] = _MONTHS[when.month - 1] if named else f"{when.month:0{len(pieces[month])}d}"
         return "".join(pieces)
+
+
+def _other(letter: str, number: int, letters: int) -> str:
+    if letter.isdigit():
+        return str(number % 10)
+    if letter.isalpha() and letter.isascii():  # the others tell the charset
+        other = chr(97 + number % letters)
+        return other.upper() if letter.isupper() else other
+    return letter
 
 
 def _through(data: bytes, codec: str, change: Callable[[str], str]) -> bytes:
@@ -305,7 +320,7 @@ def _boundaries(mail: mime.Mail, raw: bytes) -> frozenset[str]:
 def _kept(family: Family | None) -> frozenset[str]:
     """The words that profiles look for: the family's, and those of the generic profile."""
     rules = generic()
-    found: set[str] = set(rules.states) | set(rules.severities)
+    found: set[str] = {*rules.states, *rules.severities, *re.findall("[a-z]{2,}", _PRIVATE.pattern)}
     for branches in rules.phrases.values():
         for phrases in branches.values():
             for phrase in phrases:
@@ -319,10 +334,16 @@ def _kept(family: Family | None) -> frozenset[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Those of clues and of what mails are known by."""
+    """What mails are known by, and where fields are found."""
+    yield value.get("manufacturer", "")
     for clue in value["clue"]:
         yield from [clue["words"]] if isinstance(clue["words"], str) else clue["words"]
+        yield _NO_WORDS.sub(" ", clue.get("regex", ""))
+    for pattern in value.get("pattern", ()):
+        yield _NO_WORDS.sub(" ", pattern["regex"])
     for mail in value["mail"]:
         for one in mail["when"]:
             for phrases in one.values():
                 yield from [phrases] if isinstance(phrases, str) else phrases
+        for pattern in mail.get("pattern", ()):
+            yield _NO_WORDS.sub(" ", pattern["regex"])

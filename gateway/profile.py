@@ -24,7 +24,7 @@ from gateway.wire import event as words
 GROUPS = ("cameras", "nas", "ups", "printers", "servers", "hosts", "monitoring", "network", "plant")
 ZONES = ("helo", "from", "from_name", "subject", "text", "attachment", *HEADERS)
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,34}")
 _IN_BRACES = re.compile(r"\{(\w*)\}")
 _RESERVED = ("truncated",)
 
@@ -196,7 +196,7 @@ def _of_name(name: str) -> Iterator[Finding]:
     if name == GENERIC:
         yield Finding((), "'generic' is the profile of what no family knows", "Give the file another name")
     elif not _NAME.fullmatch(name):
-        yield Finding((), "the name of the file must be a family's: at most 40 of a-z, 0-9 and '_', a letter first")
+        yield Finding((), "the name of the file must be a family's: at most 35 of a-z, 0-9 and '_', a letter first")
 
 
 def _of_all(profile: Profile, text: str) -> Iterator[Finding]:
@@ -257,7 +257,7 @@ def _of_field(name: str, at: tuple[str | int, ...]) -> Iterator[Finding]:
     if name in _RESERVED:
         yield Finding(at, f"'{name}' is a name of ours", "Take another")
     elif not _NAME.fullmatch(name) or (name.endswith("_unit") and name not in HINTS):
-        yield Finding(at, f"'{name}' can't be the name of a field", "At most 40 of a-z, 0-9 and '_', not *_unit")
+        yield Finding(at, f"'{name}' can't be the name of a field", "At most 35 of a-z, 0-9 and '_', not *_unit")
 
 
 def _of_choice(rule: Any, at: tuple[str | int, ...], options: tuple[str, ...], fields: set[str]) -> Iterator[Finding]:

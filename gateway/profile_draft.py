@@ -144,7 +144,11 @@ def _fields(mails: Sequence[_Mail]) -> list[str]:
     out = []
     for key in keys:
         said = list(dict.fromkeys(mail.lines[key] for mail in mails if key in mail.lines))
-        name = key if re.fullmatch("[a-z][a-z0-9_]{0,39}", key) and not key.endswith("_unit") else f"field_{key}"[:40]
+        name = (
+            key
+            if re.fullmatch("[a-z][a-z0-9_]{0,34}", key) and not key.endswith("_unit")
+            else f"field_{key}"[:35].rstrip("_")
+        )
         out.append(f"{name} = {{ key = {_text(key)}{_type(said)} }}  # {_note(said, len(mails))}")
     return out
 

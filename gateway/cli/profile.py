@@ -171,7 +171,7 @@ def _new(args: argparse.Namespace) -> int:
     if not args.name:
         print(show.plain(text, keep="\n"), end="")
         return 0
-    if not re.fullmatch("[a-z][a-z0-9_]{0,39}", args.name) or args.name == families.GENERIC:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,34}", args.name) or args.name == families.GENERIC:
         show.fail(f"{args.name!r} can't be a profile's name: write a-z, 0-9 and _, such as acme_siren.", 2)
     path = _own_folder(args) / f"{args.name}.toml"
     try:

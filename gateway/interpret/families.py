@@ -12,7 +12,7 @@ line, and one that could run away is refused (`gateway.patterns`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway import patterns
 from gateway.interpret import values
+from gateway.interpret.fields import one_line
+from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
     from gateway.interpret import Reading
@@ -115,6 +117,7 @@ class Said:
         }
         self.text_words = words_of(reading.text[:SEARCHED])
         self._spaced: dict[str, str] = {}
+        self._lines: dict[str, list[tuple[str, str]]] = {}  # with the same in lower case
 
     def vocabulary(self) -> set[str]:
         """Every word of it."""
@@ -129,6 +132,20 @@ class Said:
         if zone == "anywhere":
             return any(phrase in self._in(one) for one in ("subject", "text"))
         return phrase in self._in(zone)
+
+    def find(self, zone: str, needed: tuple[str, ...], pattern: str) -> tuple[int, re.Match[str]] | None:
+        """The first line in which the expression is found: (its number from 1, the match); `needed`: any is in it."""
+        lines = self._lines.get(zone)
+        if lines is None:
+            split = self.zones.get(zone, "").split("\n", _LINES)[:_LINES]
+            lines = self._lines[zone] = [(line[: patterns.LONGEST], line.lower()) for line in split]
+        search = None
+        for number, (line, lowered) in enumerate(lines, 1):
+            if not needed or any(one in lowered for one in needed):
+                search = search or _compiled(pattern)
+                if found := search(line):
+                    return number, found
+        return None
 
     def _in(self, zone: str) -> str:
         found = self._spaced.get(zone)
@@ -157,7 +174,7 @@ class _Clue(NamedTuple):
         found = next((phrase for phrase in self.phrases if said.has(self.zone, phrase)), None)
         if found is None or self.pattern is None:
             return found
-        return found if next(_lines_with(said.zones.get(self.zone, ""), (), self.pattern), None) else None
+        return found if said.find(self.zone, (), self.pattern) else None
 
 
 class Family:
@@ -218,10 +235,30 @@ class Library:
 
     def scores(self, said: Said) -> list[Score]:
         """Those above 0, the best first; of equals the first by name."""
-        asked: dict[int, _Clue] = {id(clue): clue for clue in self._unspaced}
+        found = []
+        for family, clues in self._fitting(said).items():
+            points = sum(clue.points for clue, _ in clues)
+            words = [f"{clue.points} for '{phrase.strip()}' in {clue.zone.replace('_', ' ')}" for clue, phrase in clues]
+            if points > 0:
+                found.append(Score(points, family, words))
+        return sorted(found, key=lambda score: (-score.points, score.family.name))
+
+    def family(self, said: Said) -> Family | None:
+        """The one that this mail is from."""
+        best, most = None, ENOUGH - 1
+        for family, clues in self._fitting(said).items():
+            points = sum([clue.points for clue, _ in clues])
+            if points > most or (best and points == most and family.name < best.name):
+                best, most = family, points
+        return best
+
+    def _fitting(self, said: Said) -> dict[Family, list[tuple[_Clue, str]]]:
+        """The clues that fit, and by which phrase."""
+        asked = {id(clue): clue for clue in self._unspaced}
         for word in self._by_word.keys() & said.vocabulary():
-            asked.update((id(clue), clue) for clue in self._by_word[word])
-        points: dict[str, list[tuple[_Clue, str]]] = {}
+            for clue in self._by_word[word]:
+                asked[id(clue)] = clue
+        found: dict[Family, list[tuple[_Clue, str]]] = {}
         for clue in asked.values():
             try:
                 phrase = clue.fits(said)
@@ -229,23 +266,8 @@ class Library:
                 self.broken[clue.family.path] = str(error)
                 continue
             if phrase is not None:
-                points.setdefault(clue.family.name, []).append((clue, phrase.strip()))
-        found = [
-            Score(
-                sum(clue.points for clue, _ in clues),
-                clues[0][0].family,
-                [f"{clue.points} for '{phrase}' in {clue.zone.replace('_', ' ')}" for clue, phrase in clues],
-            )
-            for clues in points.values()
-        ]
-        return sorted(
-            (score for score in found if score.points > 0), key=lambda score: (-score.points, score.family.name)
-        )
-
-    def family(self, said: Said) -> Family | None:
-        """The one that this mail is from."""
-        best = next(iter(self.scores(said)), None)
-        return best.family if best and best.points >= ENOUGH else None
+                found.setdefault(clue.family, []).append((clue, phrase))
+        return found
 
     def match(self, family: Family, said: Said, lines: Mapping[str, str]) -> Match | None:
         """`Family.match`; a file that was not checked, and is wrong, says nothing, and is never asked again."""
@@ -284,14 +306,17 @@ class _Mail:
             [(zone, tuple(map(spaced, _listed(phrases)))) for zone, phrases in one.items()] for one in mail["when"]
         ]
         self._unless = tuple(map(spaced, mail.get("unless", ())))
-        self._kind: str = mail["kind"]
+        self._kind: str = vocabulary.known_kind(mail["kind"])
         self._state = mail.get("state")
         self._severity = mail.get("severity", "info")
         self._titles = _listed(mail.get("title", ()))
         self._off_after: float | None = mail.get("off_after")
         self._picture: str | None = mail.get("picture", family.get("picture"))
         self._fields: dict[str, Any] = {**family.get("fields", {}), **mail.get("fields", {})}
-        self._patterns = [*mail.get("pattern", ()), *family.get("pattern", ())]
+        self._patterns = [
+            (pattern.get("in", "text"), _listed(pattern.get("has", ())), pattern["regex"])
+            for pattern in (*mail.get("pattern", ()), *family.get("pattern", ()))
+        ]
         self._always: dict[str, Any] = mail.get("data", {})
         self._spoken = frozenset(key for field in self._fields.values() for key in _listed(field.get("key", ())))
 
@@ -317,8 +342,8 @@ class _Mail:
         return Match(
             self.name,
             self._kind,
-            _by_field(self._state, data, None),
-            _by_field(self._severity, data, "info") or "info",
+            _by_field(self._state, data, vocabulary.STATES),
+            _by_field(self._severity, data, vocabulary.SEVERITIES) or "info",
             self._title(data | hints),
             data,
             hints,
@@ -330,16 +355,13 @@ class _Mail:
 
     def _texts(self, said: Said, lines: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         """(field, its text, where it stands): the patterns first, for they say the most exactly."""
-        for pattern in self._patterns:
-            zone = pattern.get("in", "text")
-            for number, match in _lines_with(
-                said.zones.get(zone, ""), _listed(pattern.get("has", ())), pattern["regex"]
-            ):
-                where = f"line {number} of the text" if zone == "text" else f"the {zone.replace('_', ' ')}"
-                for name, text in match.groupdict().items():
-                    if text and (text := text.strip()[:_LONGEST]):
-                        yield name, text, where
-                break
+        for zone, needed, expression in self._patterns:
+            if (match := said.find(zone, needed, expression)) is None:
+                continue
+            where = f"line {match[0]} of the text" if zone == "text" else f"the {zone.replace('_', ' ')}"
+            for name, text in match[1].groupdict().items():
+                if text and (text := one_line(text)[:_LONGEST]):
+                    yield name, text, where
         for name, field in self._fields.items():
             for key in _listed(field.get("key", ())):
                 if key in lines:
@@ -368,26 +390,13 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _by_field(rule: Any, data: Mapping[str, Any], otherwise: str | None) -> str | None:
-    """A word, or a table that has words of a field's value for each: {field = "level", critical = ["disaster"]}."""
-    if not isinstance(rule, Mapping):
-        return None if rule is None else str(rule)
-    said = str(data.get(rule["field"], "")).lower()
-    for result, words in rule.items():
-        if result not in ("field", "otherwise") and said in [word.lower() for word in _listed(words)]:
-            return str(result)
-    return str(rule["otherwise"]) if "otherwise" in rule else otherwise
-
-
-def _lines_with(text: str, needed: Iterable[str], pattern: str) -> Iterator[tuple[int, re.Match[str]]]:
-    """(number from 1, match) of the lines in which the expression is found. `needed`: any of these is in the line."""
-    needed = tuple(needed)
-    if needed and not any(one in text.lower() for one in needed):
-        return
-    search = _compiled(pattern)
-    for number, line in enumerate(text.split("\n", _LINES)[:_LINES], 1):
-        if (not needed or any(one in line.lower() for one in needed)) and (found := search(line[: patterns.LONGEST])):
-            yield number, found
+def _by_field(rule: Any, data: Mapping[str, Any], words: tuple[str, ...]) -> str | None:
+    """One of the words, or none. A table says it by a field: `{field = "level", critical = ["disaster", "high"]}`."""
+    if isinstance(rule, Mapping):
+        said = str(data.get(rule["field"], "")).lower()
+        fitting = (word for word in words if said in [text.lower() for text in _listed(rule.get(word, ()))])
+        rule = next(fitting, rule.get("otherwise"))
+    return str(rule) if rule in words else None
 
 
 @cache

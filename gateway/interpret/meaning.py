@@ -29,6 +29,7 @@ MAX_TITLE = 200
 _MAX_LINES = 200  # of a body that are looked at for keys
 _SHORT = 4  # words
 
+_DATE_KEY = re.compile("(?:^|_)(?:date|time|datetime|timestamp|datum|zeit|zeitpunkt|uhrzeit)(?:_|$)")
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
@@ -191,13 +192,16 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     subject = reading.subject or ""
     body = reading.text[: families.SEARCHED]
     data: dict[str, Any] = _measured(lines)
+    if (moment := _device_time(lines)) and len(data) < MAX_KEYS:
+        data.setdefault("device_time", moment)
     event = _first(lines, rules.keys["event"]) or ""
     dull = " ".join(words_of_line(subject)) in rules.dull
     zones = (("event", words_of_line(event)), ("subject", words_of_line(subject)), ("text", said.text_words))
     found, zone = _search(rules, (*zones[::2], zones[1]) if dull else zones)
     line = event if zone == "event" else subject
     if found is None:
-        result = Meaning("other", None, _severity_of(words_of_line(subject), rules) or "info", "")
+        state = _ending(words_of_line(event or subject), rules)
+        result = Meaning("other", state, _severity_of(words_of_line(subject), rules) or "info", "")
     else:
         rule = rules.rules[found.rank]
         if zone == "text":
@@ -205,7 +209,8 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
         words = words_of_line(line)
         state = rule.state
         if rule.ends:
-            state = next((rules.states[word] for word in words if word in rules.states), state)
+            said_states = {rules.states[word] for word in words if word in rules.states}
+            state = "off" if "off" in said_states else "on" if said_states else state
         severity = "info" if state == "off" else rule.severity or _severity_of(words, rules) or "info"
         result = Meaning(rule.kind, state, severity, "")
     result.severity = _stated_severity(subject, lines, rules) or result.severity
@@ -223,15 +228,33 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     return result
 
 
+def _ending(words: tuple[str, ...], rules: Profile) -> str | None:
+    """The state that a short line says with its last word: "pump 3 stopped"."""
+    return rules.states.get(words[-1]) if 0 < len(words) <= _SHORT + 1 else None
+
+
+def _device_time(lines: dict[str, str]) -> str | None:
+    """The first date of the device's own clock, as ISO 8601; its time of day may have a line of its own."""
+    for key, text in lines.items():
+        if _DATE_KEY.search(key) and (moment := values.date_of_stranger(text)):
+            if "T" in moment:
+                return moment
+            clocks = (values.date_of_stranger(f"{moment} {lines[key]}") for key in ("time", "uhrzeit") if key in lines)
+            return next((one for one in clocks if one), moment)
+    return None
+
+
 def _measured(lines: dict[str, str]) -> dict[str, Any]:
     """As `data` has them: a number with a unit is a number, with the unit beside it."""
     data: dict[str, Any] = {}
     for key, text in lines.items():
         data[key] = text
         if (text[-1].isalpha() or text[-1] in "%³") and (text[0].isdigit() or text[0] in "+-"):
-            found = values.of_stranger(text)
+            found = values.of_stranger(text) if len(key) + len("_unit") <= MAX_KEY else None
             if found is not None and f"{key}_unit" not in lines:
                 data[key], data[f"{key}_unit"] = found
+        if len(data) >= MAX_KEYS:
+            break
     return data
 
 
@@ -298,7 +321,7 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
         if not slug or (slug in data and not unit):
             continue
         value = value.strip()
-        if not separator or not value or value.startswith("//"):
+        if not separator or value.startswith("//") or not any(map(str.isalnum, value)):
             continue
         if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
             continue  # prose, or a time of day

@@ -92,7 +92,11 @@ _AMOUNT = re.compile(r"([+-]?\d[\d.,']*)\s{0,3}(%|°?\s?[^\W\d_][^\W\d_./³0-9]*
 _WHOLE = re.compile(r"([+-]?\d[\d.,']*)\s{0,3}(%|°\s?[CF]|[^\W\d_]{1,12}(?:/[a-z]{1,3})?)")
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{2})")
 _THREE = re.compile(r"(\d{1,4})[-/.](\d{1,2}|[^\W\d_]{3})[-/.](\d{1,4})")
+_UNIX = re.compile(r"([^\W\d_]{3}) {1,2}(\d{1,2}) (\d{1,2}:\d{2}:\d{2}(?: [AP]M)?)(?: [A-Z+-][A-Z\d:]{1,5})? (\d{4})")
+_YEAR_FIRST = re.compile(r"(\d{4}) ([^\W\d_]{3}) (\d{1,2})\b")
 _WORDED = re.compile(r"(?:(\d{1,2})\.? ([^\W\d_]{3})[^\W\d_]{0,6}|([^\W\d_]{3})[^\W\d_]{0,6} (\d{1,2}),?)\.? (\d{4})")
+_BIGGEST = 1e15  # what has more digits is no quantity, and no number of JSON that everybody reads
+_COMPACT = re.compile(r"(20\d{2})([01]\d)([0-3]\d)[T_ -]?([0-2]\d)([0-5]\d)([0-5]\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?(?:\.\d+)? ?([ap]m)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ONE_LETTER = {"V": "V", "A": "A", "W": "W", "C": "°C", "F": "°F"}  # as units of a stranger; in capitals only
@@ -156,9 +160,10 @@ def number(text: str) -> int | float | None:
     else:
         text = text.replace(",", "")
     try:
-        return _short(float(text))
+        value = float(text)
     except ValueError:
         return None
+    return _short(value) if abs(value) < _BIGGEST else None
 
 
 def _short(value: float) -> int | float:
@@ -190,9 +195,16 @@ def date(text: str, order: str = "ymd") -> str | None:
     `order` decides only where the text itself does not: a year of four digits and a month in letters do.
     """
     text = text[:60]
+    if compact := _COMPACT.fullmatch(text.strip()):
+        text = "{}-{}-{} {}:{}:{}".format(*compact.groups())
     if parts := _THREE.search(text):
         rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
         year, month, day = _ordered(parts[1], parts[2], parts[3], order)
+    elif parts := _UNIX.search(text):  # Thu Aug 24 10:14:01 UTC 2017
+        month, day, rest, year = parts.groups()
+    elif parts := _YEAR_FIRST.search(text):  # 2017 Jun 17 21:24:57
+        year, month, day = parts.groups()
+        rest = text[parts.end() :]
     elif parts := _WORDED.search(text):
         rest = text[parts.end() :] if _TIME.search(text[parts.end() :]) else text[: parts.start()]
         year, month, day = parts[5], parts[2] or parts[3], parts[1] or parts[4]
@@ -210,6 +222,16 @@ def date(text: str, order: str = "ymd") -> str | None:
         return datetime(int(year), int(month), int(day), hour, int(clock[2]), int(clock[3] or 0)).isoformat()
     except ValueError:
         return None
+
+
+def date_of_stranger(text: str) -> str | None:
+    """`date` where the text leaves no doubt which is the day and which the month."""
+    parts = _THREE.search(text[:60])
+    if parts and len(parts[1]) < 4 and parts[2].isdigit() and "." not in parts[0]:
+        if int(parts[1]) > 12:
+            return date(text, "dmy")
+        return date(text, "mdy") if int(parts[2]) > 12 or parts[1] == parts[2] else None
+    return date(text)
 
 
 def _ordered(first: str, second: str, third: str, order: str) -> tuple[str, str, str]:

@@ -30,7 +30,7 @@ def shape(raw: bytes) -> tuple[Any, ...]:
     reading = read(raw)
     told = meaning(reading, Nobody())
     return (
-        told.profile, told.kind, told.state, told.severity, told.off_after, sorted(told.data), reading.charsets,
+        told.profile, told.kind, told.state, told.severity, told.off_after, len(told.data), reading.charsets,
         [one["type"] for one in reading.attachments], reading.picture,
     )  # fmt: skip
 

@@ -21,6 +21,28 @@ integrations:
   broker: {{type: mqtt, url: "mqtt://127.0.0.1:{port}"}}
 """
 
+NUMBERS = """\
+title = "Acme counters"
+group = "plant"
+manufacturer = "Acme"
+sources = ["the manual"]
+[[clue]]
+in = "subject"
+words = "number"
+points = 10
+[[pattern]]
+in = "subject"
+regex = '^number (?P<job>\\d{1,9})$'
+[fields]
+size = { type = "number" }
+[[mail]]
+name = "job"
+when = [{ subject = "number" }]
+kind = "job"
+title = "Job {job}"
+data = { size = 10 }
+"""
+
 
 def mail(number, body="Input 3 active"):
     return f"From: plc@lan.example\r\nSubject: number {number}\r\n\r\n{body}\r\n".encode()
@@ -221,6 +243,26 @@ def test_reload_restarts_what_changed_and_keeps_connections(tmp_path):
         assert smtp.data(mail(1))[0] == 250
         assert smtp.getreply()[0] == 421
         assert set(subjects(gateway.settled(2))) == {"number 1", "number 2"}
+
+
+def test_ones_own_profile_counts_and_is_read_again(tmp_path):
+    with Gateway(tmp_path) as gateway:
+        folder = gateway.config.parent / "profiles"
+        folder.mkdir()
+        profile = folder / "numbers.toml"
+        profile.write_text(NUMBERS, encoding="utf-8")
+        gateway.hang_up()
+        gateway.logged("configuration read again")
+        send(gateway.port, [1])
+        (event,) = gateway.settled(1)
+        assert (event["kind"], event["title"], event["data"]["size"]) == ("job", "Job 1", 10)
+        assert (event["device"]["manufacturer"], event["device"]["profile"]) == ("Acme", "numbers")
+        profile.write_text(NUMBERS.replace('"job"', '"jobb"'), encoding="utf-8")
+        gateway.hang_up()
+        gateway.logged("the new configuration is refused, the old one goes on")
+        gateway.logged(r"numbers.toml:14: mail\[0\].kind: 'jobb' is no kind of event. Did you mean 'job'")
+        send(gateway.port, [2])
+        assert {event["title"] for event in gateway.settled(2)} == {"Job 1", "Job 2"}
 
 
 def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(tmp_path):

@@ -91,6 +91,19 @@ def told(subject: str | None, text: str = "", helo: str = "device", **reading: A
         ("The latest contest", "the greatest protest", "other", None, "info"),
         ("Hello", "How are you?", "other", None, "info"),
         (None, "", "other", None, "info"),
+        ("Power failure recovered", "", "power", "off", "info"),
+        ("Recovered: power failure", "", "power", "off", "info"),
+        ("Temperature over limit: high temperature", "", "temperature", "on", "warning"),
+        ("Chiller 2: failure", "", "alarm", "on", "warning"),
+        ("Chiller 2: recovered", "", "alarm", "off", "info"),
+        ("Ausfall Kühlung", "", "alarm", "on", "warning"),
+        ("Kühlung wiederhergestellt", "", "alarm", "off", "info"),
+        ("Pump 3 started", "", "other", "on", "info"),
+        ("Pump 3 stopped", "", "other", "off", "info"),
+        ("Event", "Event: Compressor Start", "other", "on", "info"),
+        ("Event", "Event: Compressor Stop", "other", "off", "info"),
+        ("Start of the new school year", "", "other", None, "info"),
+        ("We have now all seen how it ended", "", "other", None, "info"),
         ("NUT alert", "UPS ups@localhost on battery", "power", "on", "critical"),
         ("NUT alert", "UPS ups@localhost blah", "alarm", None, "warning"),
     ],
@@ -137,6 +150,32 @@ def test_every_kind_has_a_rule_but_other() -> None:
 )
 def test_keys(line: str, data: dict[str, str]) -> None:
     assert told("Hello", line).data == data
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("Load: 45 %", {"load": 45, "load_unit": "%"}),
+        ("Temperature: 22,5 °C", {"temperature": 22.5, "temperature_unit": "°C"}),
+        ("Runtime: 24 minutes", {"runtime": 24, "runtime_unit": "min"}),
+        ("Job: 4711", {"job": "4711"}),
+        ("Load: 45 %\nLoad unit: x", {"load": "45 %", "load_unit": "x"}),
+        (
+            "Event time: 2025-07-26,16:53:09",
+            {"event_time": "2025-07-26,16:53:09", "device_time": "2025-07-26T16:53:09"},
+        ),
+        (
+            "Date: 26.07.2025\nTime: 16:53",
+            {"date": "26.07.2025", "time": "16:53", "device_time": "2025-07-26T16:53:00"},
+        ),
+        ("Datum: 03.04.2025", {"datum": "03.04.2025", "device_time": "2025-04-03"}),
+        ("Date: 07/26/2025", {"date": "07/26/2025", "device_time": "2025-07-26"}),
+        ("Date: 03/04/2025", {"date": "03/04/2025"}),
+        ("Birthday: 2025-07-26", {"birthday": "2025-07-26"}),
+    ],
+)
+def test_quantities_and_dates(text: str, data: dict[str, Any]) -> None:
+    assert told("Hello", text).data == data
 
 
 def test_first_key_wins_and_values_are_cut() -> None:

@@ -123,7 +123,7 @@ RUNS_AWAY = (
         (
             "load = {",
             "load = {}\nload_unit = {",
-            "acme.toml: fields.load_unit: 'load_unit' can't be the name of a field. At most 40 of a-z, 0-9 and '_', "
+            "acme.toml: fields.load_unit: 'load_unit' can't be the name of a field. At most 35 of a-z, 0-9 and '_', "
             "not *_unit.",
         ),
         (
@@ -219,7 +219,7 @@ def test_names_of_files(tmp_path: Path) -> None:
         "generic.toml: 'generic' is the profile of what no family knows. Give the file another name."
     ]
     assert told(tmp_path, GOOD, "Acme-1") == [
-        "Acme-1.toml: the name of the file must be a family's: at most 40 of a-z, 0-9 and '_', a letter first."
+        "Acme-1.toml: the name of the file must be a family's: at most 35 of a-z, 0-9 and '_', a letter first."
     ]
     assert [str(problem).partition("/")[0] for problem in check_folder(tmp_path / "away")] == []
     (tmp_path / "acme.toml").mkdir()

@@ -248,6 +248,9 @@ def test_a_mail_that_is_not_there(mailwire, data, ids):
         assert (result.code, result.err) == (1, "01XY: no such mail is kept. `mailwire mails` lists those that are.\n")
     result = mailwire("mails", "--raw", "--data", data)
     assert (result.code, result.err) == (2, "Which mail? Write: mailwire mails ID --raw\n")
+    for words in (["--anonymous"], ["01XY", "--anonymous", "--raw"]):
+        result = mailwire("mails", *words, "--data", data)
+        assert (result.code, result.err) == (2, "Which mail? Write: mailwire mails ID --anonymous\n")
 
 
 # --- replay --------------------------------------------------------------------------------------------------------
@@ -433,3 +436,15 @@ def test_what_was_retried_is_delivered_by_the_next_gateway(mailwire, data, ids, 
     fill(siren=Taking)
     assert set(delivered) == set(ids)
     assert states(data)[ids[1]] == "done"
+
+
+def test_an_anonymous_mail_says_what_it_is_taken_for(ids, data):
+    done = subprocess.run(
+        [*COMMAND, "mails", ids[0], "--anonymous", "--data", str(data)], capture_output=True, timeout=60, check=True
+    )
+    assert b"Front door" not in done.stdout
+    assert b"@lan" not in done.stdout
+    assert done.stderr.decode() == (
+        "It is motion on, warning, by the profile generic, as before. Read it before you give it away: a name in a "
+        "sentence may be left.\n"
+    )
