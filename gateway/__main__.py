@@ -26,6 +26,7 @@ COMMANDS = {
     "ack": "list what nobody has acknowledged, or acknowledge it",
     "devices": "list, rename or forget devices",
     "integrations": "list integrations, or begin a new one",
+    "desktop": "run it on a desktop, for a person: notifications, and mail out; set that up",
     "boards": "list the boards that can do the same, or show one",
     "flash": "put it on a board: MicroPython, the application, the settings",
     "monitor": "show what a board says on its serial port, and send it commands",

@@ -276,9 +276,11 @@ class App:
         wait = _FIRST_RETRY
         about = {"integration": one.name}
         while one.state in ("starting", "retrying"):
+            before = one.error
             try:
                 await one.instance.start()
-                one.note(None, "running")
+                # What it reported meanwhile, a port that is not there say, stays true.
+                one.note(one.error if one.error != before else None, "running")
                 log.debug("%s: %s", one.name, one.instance.describe(), extra=about)
             except NotReady as error:
                 if one.state != "retrying":

@@ -12,7 +12,7 @@ from pathlib import Path
 from platformdirs import PlatformDirs
 
 _DIRS = PlatformDirs("mailwire", appauthor=False)
-_NAME = "mailwire.yaml"
+_NAME, _DESKTOP = "mailwire.yaml", "desktop.yaml"
 
 
 def config_file() -> Path | None:
@@ -33,6 +33,16 @@ def default_config_file() -> Path:
 def machines_config_file() -> Path:
     """Where the configuration of a gateway for the whole machine belongs."""
     return _DIRS.site_config_path / _NAME
+
+
+def desktop_config_file() -> Path:
+    """Where the configuration of `mailwire desktop` belongs: a gateway may run on the same machine."""
+    return _DIRS.user_config_path / _DESKTOP
+
+
+def desktop_data_dir() -> Path:
+    """The data folder of `mailwire desktop`, unless its configuration names another."""
+    return PlatformDirs("mailwire-desktop", appauthor=False).user_data_path
 
 
 def data_dir() -> Path:

@@ -1,8 +1,9 @@
 """YAML files into plain data, with the line of every value. The only file that imports ruamel.yaml.
 
-YAML 1.2: `no`, `on` and `12:30` are text, and a key is always text as it was written. Three tags reach outside the
-file: `!secret NAME` (from `secrets.yaml` beside the first file), `!env NAME`, `!include FILE` (beside the file that
-says so). What comes from a secret or the environment is remembered, so that no message ever repeats it.
+YAML 1.2: `no`, `on` and `12:30` are text, and a key is always text as it was written. Four tags reach outside the
+file: `!secret NAME` (from `secrets.yaml` beside the first file), `!keyring NAME` (from the system's keyring), `!env
+NAME`, `!include FILE` (beside the file that says so). What comes from a secret, the keyring or the environment is
+remembered, so that no message ever repeats it.
 
 Reading goes on after a mistake where that makes sense: all are collected in `Document.problems`.
 """
@@ -20,6 +21,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from gateway import keyring
 from gateway.problem import Document, Place, Problem, dotted, nearest
 
 SECRETS = "secrets.yaml"
@@ -27,7 +29,7 @@ _MAX_VALUES = 100_000  # a handful of aliases that contain each other can stand 
 _STANDARD = "tag:yaml.org,2002:"
 _TYPED = {_STANDARD + kind for kind in ("null", "bool", "int", "float")}
 _TEXT = {_STANDARD + kind for kind in ("str", "timestamp")}
-_TAGS = ("!secret", "!env", "!include")
+_TAGS = ("!secret", "!keyring", "!env", "!include")
 _DIRECTIVE = re.compile("(?:^|[\n\r\x85\u2028\u2029])(?=%YAML)")
 _HALF = ("this text has half a character, a lone surrogate", "Write the character itself")
 _SYNTAX = (  # what ruamel.yaml says, what it means, what to do
@@ -191,12 +193,29 @@ class _Reader:
             return self._lost(source, node, at, f"{node.tag} needs a name, as in '{node.tag} broker'")
         if node.tag == "!include":
             return self._include(name, node, source, at)
-        value = os.environ.get(name) if node.tag == "!env" else self._secret(name, node, source, at)
+        lookup = {"!env": self._environment, "!keyring": self._from_keyring, "!secret": self._secret}[str(node.tag)]
+        value = lookup(name, node, source, at)
         if value is not None:
             self.document.secrets[at] = value
-        elif at not in self.document.unknown:
+        return value
+
+    def _environment(self, name: str, node: Node, source: _Source, at: Place) -> str | None:
+        value = os.environ.get(name)
+        if value is None:
             hint = nearest(name, os.environ) or "Set it before Mailwire starts"
             self._lost(source, node, at, f"there is no environment variable '{name}'", hint)
+        return value
+
+    def _from_keyring(self, name: str, node: Node, source: _Source, at: Place) -> str | None:
+        try:
+            value = keyring.get(name)
+        except keyring.NoKeyring as error:
+            hint = f"Use '!secret {name}' and a file {SECRETS} instead"
+            self._lost(source, node, at, f"the keyring can't be asked for '{name}': {error}", hint)
+            return None
+        if value is None:
+            hint = f"Put it there: keyring set {keyring.SERVICE} {name}"
+            self._lost(source, node, at, f"there is no '{name}' in the keyring", hint)
         return value
 
     def _include(self, name: str, node: Node, source: _Source, at: Place) -> Any:

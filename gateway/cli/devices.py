@@ -62,7 +62,18 @@ def _list(args: argparse.Namespace) -> int:
         print("No devices are known yet: the first mail of each one makes it known.")
         return 0
     show.Table.print(
-        ("ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES", "MUTED"),
+        (
+            "ID",
+            "NAME",
+            "MANUFACTURER",
+            "MODEL",
+            "PROFILE",
+            "KINDS",
+            "LAST SEEN",
+            "MAILS",
+            "STATES",
+            *(("MUTED",) if muted else ()),
+        ),
         [
             (
                 device["id"],
@@ -74,15 +85,16 @@ def _list(args: argparse.Namespace) -> int:
                 show.local_time(device["last_seen"]) if device["last_seen"] else "never",
                 str(device["mails"]),
                 ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
-                ", ".join(
-                    show.till(until) + (f" ({target})" if target else "")
-                    for target, until in muted.get(device["id"], {}).items()
-                ),
+                *((_till(muted.get(device["id"], {})),) if muted else ()),
             )
             for device in devices
         ],
     )
     return 0
+
+
+def _till(mutes: dict[str, float]) -> str:
+    return ", ".join(show.till(until) + (f" ({target})" if target else "") for target, until in mutes.items())
 
 
 def _muted(store: Store) -> dict[str, dict[str, float]]:

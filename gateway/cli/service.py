@@ -99,13 +99,13 @@ def _service(args: argparse.Namespace, name: str) -> str:
         ("--data", args.data),
     ):
         if path:
-            options += f" {option} {_quoted(path.absolute())}"
+            options += f" {option} {quoted(path.absolute())}"
     filled = {
-        "@python@": _program_word(Path(sys.executable)),
+        "@python@": program_word(Path(sys.executable)),
         "@options@": options,
         "@home@": "read-only" if _in_a_home(args) else "yes",
         "@devices@": "" if args.user else _devices(args),
-        "@data@": f"ReadWritePaths={_quoted(args.data.absolute())}" if args.data else _STATE,
+        "@data@": f"ReadWritePaths={quoted(args.data.absolute())}" if args.data else _STATE,
     }
     return _signed(re.sub("@[a-z]+@", lambda word: filled[word[0]], _template(name)))
 
@@ -141,14 +141,14 @@ def _socket(args: argparse.Namespace) -> str:
     return _signed(_template("mailwire.socket").replace("@listen@", "\n".join(f"ListenStream={one}" for one in places)))
 
 
-def _program_word(path: Path) -> str:
+def program_word(path: Path) -> str:
     """The first word of a command line, in which systemd replaces no `$`, and takes neither quotes nor backslashes."""
     if re.search(r"""["'\\]""", str(path)):
         show.fail(f"{path}: systemd can't start a program whose path has a quote or a backslash. Install it elsewhere.")
-    return _quoted(path).replace("$$", "$")
+    return quoted(path).replace("$$", "$")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """One word of a command line, to systemd (systemd.service(5), "Command lines"; systemd.unit(5), "Specifiers")."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{text}"' if re.search(r"[^\w/.,+@%$:-]", text) else text

@@ -1,18 +1,13 @@
-"""Passwords for a board: from the environment, the keyring, or a person; never from a command line, never shown.
-
-The only file that imports keyring.
-"""
+"""Passwords for a board: from the environment, the keyring, or a person; never from a command line, never shown."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gateway import keyring
 from gateway.flash import FlashError, need
-
-SERVICE = "mailwire"
 
 
 class Wanted(NamedTuple):
@@ -48,22 +43,14 @@ def find(wanted: Wanted, variable: str | None, ask: Callable[[Wanted], str] | No
 def remember(wanted: Wanted, password: str) -> None:
     """Put it into the keyring. Raises FlashError when there is none."""
     need("keyring")
-    import keyring
-    from keyring.errors import KeyringError
-
     try:
-        keyring.set_password(SERVICE, wanted.account, password)
-    except KeyringError as error:
+        keyring.put(wanted.account, password)
+    except keyring.NoKeyring as error:
         raise FlashError(f"The system's keyring does not take {wanted.about}: {error}. Leave out --remember.") from None
 
 
 def _from_keyring(wanted: Wanted) -> str | None:
-    if importlib.util.find_spec("keyring") is None:
-        return None
-    import keyring
-    from keyring.errors import KeyringError
-
     try:
-        return keyring.get_password(SERVICE, wanted.account)
-    except KeyringError:  # none on this machine, or locked
+        return keyring.get(wanted.account)
+    except keyring.NoKeyring:  # none on this machine, or locked
         return None

@@ -77,7 +77,10 @@ def main(folder: str = "") -> None:
     """Until the parent closes the socket. `folder`: a user's own profiles; it need not be there."""
     library = _library(folder)
     _settle()
-    _write(message(VERSION))
+    try:
+        _write(message(VERSION))
+    except BrokenPipeError:  # it has ended before this began
+        return
     pending = bytearray()
     while piece := os.read(_CHANNEL, _PIECE):
         pending += piece

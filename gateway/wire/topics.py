@@ -31,6 +31,9 @@ class Topics:
         start = self.base + "/bridge/request/"
         return topic[len(start) :] if topic.startswith(start) else None
 
+    def request(self, verb: str) -> str:
+        return self.base + "/bridge/request/" + verb
+
     def response(self, verb: str) -> str:
         return self.base + "/bridge/response/" + verb
 

@@ -367,3 +367,44 @@ async def test_others_are_not_told_either_while_a_device_is_muted(bench, monkeyp
     assert one.titles("boss") == []
     await one.wait(NOON + 3601, monkeypatch)
     assert one.titles("boss") == ["Not acknowledged for 15 minutes: Motion"]
+
+
+async def test_a_muted_device_is_not_told_of_till_its_time_is_over_also_over_a_restart(bench, monkeypatch):
+    one = bench(None)
+    one.noise.people = {"phone"}
+    one.noise.mute("cam", 3600, NOON)
+    await one.happens(event(1), monkeypatch, NOON)
+    await one.happens(event(2, device="door"), monkeypatch, NOON)
+    await one.restart()
+    one.noise.people = {"phone"}
+    await one.happens(event(3), monkeypatch, NOON + 3599)
+    await one.happens(event(4), monkeypatch, NOON + 3600)
+    assert [event["id"] for event in one.phone.heard] == ["E0002", "E0004"]
+    assert one.noise.suppressed["phone"] == 1
+    assert one.rows() == []
+
+
+async def test_a_mute_concerns_people_and_of_them_the_one_that_it_names(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(60, ("boss",))))
+    one.pipeline.router = Router([Route(["phone", "boss"])], [], None)
+    one.noise.people = {"phone"}  # the boss is a program
+    one.noise.mute("cam", 3600, NOON)
+    await one.happens(event(1), monkeypatch, NOON)
+    one.noise.people = {"phone", "boss"}
+    one.noise.mute("cam", 0, NOON)
+    one.noise.mute("cam", 3600, NOON, "boss")
+    await one.happens(event(2), monkeypatch, NOON)
+    one.noise.mute("cam", 0, NOON, "boss")
+    await one.happens(event(3), monkeypatch, NOON)
+    assert [event["id"] for event in one.phone.heard] == ["E0002", "E0003"]
+    assert [event["id"] for event in one.boss.heard] == ["E0001", "E0003"]
+    assert not one.noise.mutes_any
+
+
+async def test_what_is_not_told_because_it_is_muted_waits_for_nobody_to_acknowledge_it(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(60, ("boss",))))
+    one.noise.people = {"phone", "boss"}
+    one.noise.mute("cam", 3600, NOON)
+    await one.happens(event(1), monkeypatch, NOON)
+    await one.wait(NOON + 61, monkeypatch)
+    assert one.titles() == one.titles("boss") == []

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keyring.backend import KeyringBackend
+from keyring.backends.fail import Keyring as Fail
+from keyring.errors import KeyringLocked
 
 from gateway import yaml
 from gateway.problem import Document, Place
@@ -177,3 +180,43 @@ def _walk(data: object, place: Place, document: Document) -> None:
     assert place in document.marks
     for key, item in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         _walk(item, (*place, key), document)
+
+
+class Ring(KeyringBackend):
+    priority = 1  # type: ignore[assignment]
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if username == "locked":
+            raise KeyringLocked("The collection is locked\nand more")
+        return {"broker": "hu5h"}.get(username) if service == "mailwire" else None
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("ring", "name", "problem"),
+    [
+        (Ring(), "broker", None),
+        (Ring(), "other", "there is no 'other' in the keyring. Put it there: keyring set mailwire other."),
+        (Ring(), "locked", "the keyring can't be asked for 'locked': The collection is locked. Use '!secret locked'"),
+        (
+            Fail(),
+            "broker",
+            "this machine has no keyring (no desktop is running, or it brings none). Use '!secret broker'",
+        ),
+    ],
+)
+def test_passwords_of_the_keyring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: KeyringBackend, name: str, problem: str | None
+) -> None:
+    monkeypatch.setattr("keyring.core._keyring_backend", ring)
+    document = read(tmp_path, f"key: !keyring {name}\n")
+    if problem:
+        (text,) = said(document)
+        assert text.startswith("main.yaml:1: key: ")
+        assert problem in text
+    else:
+        assert document.data == {"key": "hu5h"}
+        assert document.secrets == {("key",): "hu5h"}
+        assert "hu5h" not in document.hide("it is hu5h")

@@ -4,15 +4,21 @@ notifications for people, and events of any topic.
 A delivery is done when the broker has acknowledged (QoS 1) the event and, before it, its picture. While there is no
 connection every delivery is told `NotReady` and waits in the gateway's store; nothing is queued here. The connection
 is made in the background and made again, with a back-off, for ever. The topics are the table in the README.
+
+With `publish: false` this one only listens: what is on the broker is another gateway's, and its name is not used. What
+a person acknowledges of that gateway's events is requested of it, when there is a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
 import re
 import secrets
 import time
+from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
@@ -79,6 +85,9 @@ class Config(ConfigModel):
         description="Home Assistant's discovery prefix; false: no discovery, true: its usual prefix",
     )
     expiry: int | None = Field(default=None, ge=1, description="Seconds after which a broker forgets an event (MQTT 5)")
+    publish: bool = Field(
+        default=True, description="false: only listen, beside another gateway whose topics these are (mailwire desktop)"
+    )
     listen: tuple[Listen, ...] = Field(default=(), description="Topics whose messages are events")
     image_limit: int = Field(
         default=4 * 1024 * 1024, ge=0, description="Bytes of the largest picture published; 0: none"
@@ -131,6 +140,8 @@ class Config(ConfigModel):
             raise ValueError("user and password are given twice: in url, and beside it")
         if self.password is not None and self.user is None:
             raise ValueError("a password needs a user")
+        if not self.publish and not self.listen:
+            raise ValueError("with 'publish: false' and nothing in listen, there is nothing to do")
         return self
 
     @classmethod
@@ -170,13 +181,16 @@ class Mqtt(Source, Target):
 
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
-        prefix = config.discovery or ""
+        prefix = config.discovery if config.publish and config.discovery else ""
         self._topics = Topics(config.base_topic, str(prefix))
         self._births = {self._topics.status, _BIRTH} if prefix else set()
         self._pictures = Pictures(context.gateway, self._topics, context.log, config.image_limit)
         self._mirror = Mirror(context, self._topics, bool(prefix), self._pictures.media_type)
         self._requests = Requests(context.gateway, self._topics, context.log)
-        self._inbox = Inbox(context, self._topics, config.listen)
+        self._inbox = Inbox(context, self._topics, config.listen, notify=config.publish)
+        # (base topic, event) of which that gateway is still to be told, in order; kept in a file
+        self._acknowledged: dict[tuple[str, str], None] = {}
+        self._to_acknowledge = asyncio.Event()
         self._commands = Commands(context, self._topics)
         self._broker = LocalBroker(context.data_dir / "broker", context.log)
         self._devices: dict[str, Device] = {}
@@ -188,6 +202,10 @@ class Mqtt(Source, Target):
         self._reported: str | None = None  # the kind of trouble that was reported last
         self._trouble = "not connected yet"
 
+    @classmethod
+    def takes_all(cls, config: Config) -> bool:
+        return config.publish
+
     async def start(self) -> None:
         if self.config.tls:
             for path in self.config.tls.files():
@@ -196,6 +214,9 @@ class Mqtt(Source, Target):
         self._client_id = self.config.client_id or self._kept_client_id()
         self._devices = {device.id: device for device in self.context.gateway.devices()}
         self._mirror.load()
+        with contextlib.suppress(OSError, ValueError):  # none, or one that a power cut has emptied
+            self._acknowledged = dict.fromkeys(map(tuple, json.loads(self._pending.read_text("utf-8"))))
+            self._to_acknowledge.set()
         self._inbox.start()
         self._commands.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
@@ -229,6 +250,8 @@ class Mqtt(Source, Target):
     # --- events ------------------------------------------------------------------------------------------------
 
     async def deliver(self, event: Event) -> None:
+        if not self.config.publish:
+            raise Refused("publish: false says that nothing is published here")
         connection = self._connection
         if connection is None:
             raise NotReady(self._trouble)
@@ -243,7 +266,7 @@ class Mqtt(Source, Target):
 
     def begin(self, event: Event) -> asyncio.Future[None] | None:
         """At once, where nothing has to be published or waited for before it."""
-        connection = self._connection
+        connection = self._connection if self.config.publish else None
         device = self._devices.get(event["device"]["id"])
         if connection is None or device is None or event["attachments"] or device.id in self._preparing:
             return None
@@ -272,6 +295,24 @@ class Mqtt(Source, Target):
                 if self._preparing[device_id] is prepared:
                     del self._preparing[device_id]
         return connection.publish(self._topics.event(device_id), payload, expiry=self.config.expiry)
+
+    async def acknowledged(self, event: Event) -> None:
+        bases = [one.base for one in self.config.listen if one.events]
+        if bases:
+            self._acknowledged |= {(base, event["id"]): None for base in bases}
+            self._keep_acknowledged()
+            self._to_acknowledge.set()
+
+    @property
+    def _pending(self) -> Path:
+        return self.context.data_dir / "acknowledged.json"
+
+    def _keep_acknowledged(self) -> None:
+        """What that gateway has not heard of yet is not forgotten when this one ends first."""
+        self.context.data_dir.mkdir(parents=True, exist_ok=True)
+        new = self._pending.with_suffix(".new")
+        new.write_text(json.dumps(list(self._acknowledged)), "utf-8")
+        new.replace(self._pending)
 
     def device_changed(self, device: Device) -> None:
         self._devices[device.id] = device
@@ -310,22 +351,25 @@ class Mqtt(Source, Target):
         address = self.config.named_address()
         if address is None:
             address = self.config.address(*await self._broker.locate())
-        connection = await client.connect(
-            address, self._client_id, Will(self._topics.bridge_state, OFFLINE), self.config.keepalive, self._received
-        )
+        will = Will(self._topics.bridge_state, OFFLINE) if self.config.publish else None
+        connection = await client.connect(address, self._client_id, will, self.config.keepalive, self._received)
+        passing = asyncio.create_task(self._pass_on(connection), name=f"acknowledgements {self.context.name}")
         try:
-            await connection.publish(self._topics.bridge_state, ONLINE, retain=True)
-            self._mirror.begin()
+            if self.config.publish:
+                await connection.publish(self._topics.bridge_state, ONLINE, retain=True)
+                self._mirror.begin()
             self._connection = connection
             await self._subscribe(connection)
             self._report(None, f"connected to {address} with MQTT {'5' if connection.mqtt5 else '3.1.1'}")
             self.context.ready()
-            await self._serve(connection)
+            await (self._serve(connection) if self.config.publish else asyncio.wait({connection.ended}))
         except asyncio.CancelledError:
             await self._say_goodbye(connection)
             raise
         finally:
             self._connection = None
+            passing.cancel()
+            await asyncio.gather(passing, return_exceptions=True)
             await connection.close()
         return connection.ended.result()
 
@@ -344,9 +388,25 @@ class Mqtt(Source, Target):
                 await asyncio.wait({connection.ended}, timeout=LONGEST_WAIT)
                 self._mirror.begin()
 
+    async def _pass_on(self, connection: Connection) -> None:
+        """Tell other gateways of what was acknowledged here, now or while there was no connection."""
+        while not connection.ended.done():
+            await self._to_acknowledge.wait()
+            self._to_acknowledge.clear()
+            for base, event_id in list(self._acknowledged):
+                try:
+                    await connection.publish(Topics(base).request("ack"), json.dumps({"id": event_id}).encode())
+                except Refusal as error:
+                    self.context.log.warning("the gateway of %s can't be told of an acknowledgement: %s", base, error)
+                except Lost:
+                    self._to_acknowledge.set()
+                    return
+                self._acknowledged.pop((base, event_id), None)
+                self._keep_acknowledged()
+
     async def _subscribe(self, connection: Connection) -> None:
         # A request that comes late is none that anybody waits for; what is to be told is told late, too.
-        at_once = [self._topics.request_filter, *sorted(self._births)]
+        at_once = [self._topics.request_filter, *sorted(self._births)] if self.config.publish else []
         commanded = [self._topics.command_filter] if self._births else []
         for topic in [*at_once, *commanded, *self._inbox.filters]:
             try:
@@ -355,6 +415,8 @@ class Mqtt(Source, Target):
                 self.context.log.warning("%s; everything else works", error)
 
     async def _say_goodbye(self, connection: Connection) -> None:
+        if not self.config.publish:
+            return
         try:
             async with asyncio.timeout(GOODBYE):
                 await connection.publish(self._topics.bridge_state, OFFLINE, retain=True)
@@ -362,13 +424,13 @@ class Mqtt(Source, Target):
             return
 
     def _received(self, message: Message) -> None:
-        verb = self._topics.request_verb(message.topic)
+        verb = self._topics.request_verb(message.topic) if self.config.publish else None
         if verb is not None:
             if self._connection:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
             return
-        if self._commands.received(message):
+        if self._births and self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:
             self._mirror.home_assistant_started()

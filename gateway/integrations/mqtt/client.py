@@ -104,7 +104,9 @@ class Message:
 Received = Callable[[Message], None]
 
 
-async def connect(address: Address, client_id: str, will: Will, keepalive: int, received: Received) -> Connection:
+async def connect(
+    address: Address, client_id: str, will: Will | None, keepalive: int, received: Received
+) -> Connection:
     """A connection that the broker has accepted. `received(message)` is called for what comes in.
 
     Raises Lost (in words: nobody there, no answer, not trusted) or Refusal.
@@ -131,7 +133,7 @@ class Connection:
         self,
         address: Address,
         client_id: str,
-        will: Will,
+        will: Will | None,
         keepalive: int,
         received: Received,
         version: MQTTProtocolVersion,
@@ -165,7 +167,8 @@ class Connection:
             manual_ack=True,
         )
         self._paho.connect_timeout = CONNECT_TIMEOUT
-        self._paho.will_set(will.topic, will.payload, qos=1, retain=True)
+        if will:
+            self._paho.will_set(will.topic, will.payload, qos=1, retain=True)
         if address.user is not None:
             self._paho.username_pw_set(address.user, address.password)
 

@@ -3,17 +3,21 @@
 `<base>/notify/<target>` goes to that target, `<base>/notify` where the routes say. The payload is a JSON object or
 plain text: its first line is the title. That is how a Home Assistant automation keeps its subject, for its MQTT notify
 entity sends a message and nothing else. A message is acknowledged when its event is in the store, and not before.
+
+With `events: true` the messages are another gateway's events, taken as they are: with their id, so that a repeat is
+none, their time and their device; and with their picture, which that gateway publishes just before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check
 from gateway.integrations.mqtt.client import Message
@@ -23,7 +27,10 @@ NAMES = ("topic", "payload", "value")
 """What a template may name beside an event's keys: the levels of the topic, its payload, and that read as JSON."""
 _AGAIN = 5.0  # seconds until a store that can't write is asked again
 _FILTER = re.compile(r"(?:[^#+\0]+|\+)(?:/(?:[^#+/\0]*|\+))*(?:/#)?|#")
+_EVENT, _IMAGE = "/event", "/image"  # how the topics of a gateway's events and pictures end
+_PICTURES = 32 * 1024 * 1024  # bytes of pictures whose event has not come yet
 _FIELDS = ("device", "kind", "state", "severity", "title", "text")
+_WHOLE = ("id", "time", *_FIELDS, "data", "attachments", "mail")
 
 _Text = Annotated[str, template_check(*NAMES)]
 
@@ -44,6 +51,9 @@ class Listen(ConfigModel):
     data: tuple[str, ...] = Field(default=(), description="Keys of the JSON object that the event keeps as its data")
     retained: bool = Field(default=False, description="Take what was retained before we came, too")
     to: tuple[str, ...] = Field(default=(), description="Targets; without, the routes say")
+    events: bool = Field(
+        default=False, description="The messages are events of another gateway: 'mailwire/+/event', taken as they are"
+    )
 
     @field_validator("topic")
     @classmethod
@@ -52,12 +62,36 @@ class Listen(ConfigModel):
             raise ValueError("this is no topic filter; '+' stands for one level, '#' at the end for all that follow")
         return value
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.events:
+            if not self.topic.endswith(f"/+{_EVENT}"):
+                raise ValueError(
+                    "with 'events: true' the topic is that of a gateway's events, such as mailwire/+/event"
+                )
+            if foreign := [key for key in ("data", *_FIELDS) if key in self.model_fields_set]:
+                raise ValueError(f"{' and '.join(foreign)}: with 'events: true' events are taken as they are")
+        return self
+
+    @property
+    def pictures(self) -> str | None:
+        """The topic filter of the pictures that belong to them."""
+        return self.topic.removesuffix(_EVENT) + _IMAGE if self.events else None
+
+    @property
+    def base(self) -> str:
+        """Of whole events: the base topic of the gateway that makes them."""
+        return self.topic.removesuffix(f"/+{_EVENT}")
+
 
 class Inbox:
     """Takes messages, and makes events of them, in the order in which they come."""
 
-    def __init__(self, context: Context, topics: Topics, listens: tuple[Listen, ...]) -> None:
+    def __init__(self, context: Context, topics: Topics, listens: tuple[Listen, ...], notify: bool = True) -> None:
+        """`notify`: take what is to be told to people, too."""
         self._context = context
+        self._notify = notify
+        self._pictures: dict[str, tuple[str, bytes]] = {}  # SHA-256 -> (topic, picture), the oldest first
         self._topics = topics
         self._listens = listens
         self._templates: list[dict[str, Template]] = []
@@ -66,9 +100,9 @@ class Inbox:
 
     @property
     def filters(self) -> list[str]:
-        return list(
-            dict.fromkeys([self._topics.notify, f"{self._topics.notify}/+", *(one.topic for one in self._listens)])
-        )
+        own = [self._topics.notify, f"{self._topics.notify}/+"] if self._notify else []
+        pictures = [one.pictures for one in self._listens if one.pictures]
+        return list(dict.fromkeys([*own, *pictures, *(one.topic for one in self._listens)]))
 
     def start(self) -> None:
         make = self._context.gateway.template
@@ -103,18 +137,37 @@ class Inbox:
         try:
             levels = message.topic.split("/")
             drafts = []
-            if message.topic == self._topics.notify or message.topic.startswith(f"{self._topics.notify}/"):
+            if any(one.pictures and matches(one.pictures, levels) for one in self._listens):
+                self._keep_picture(message)
+            if self._notify and f"{message.topic}/".startswith(f"{self._topics.notify}/"):
                 if message.retained:  # it would be told again at each connection
                     self._context.log.warning("%s: a retained notification is ignored: don't retain it", message.topic)
                 else:
                     drafts.append(self._notification(message))
             for one, templates in zip(self._listens, self._templates, strict=True):
                 if matches(one.topic, levels) and (one.retained or not message.retained):
-                    drafts += _listened(one, templates, levels, message)
+                    found = _listened(one, templates, levels, message)
+                    drafts += [self._with_picture(draft) for draft in found] if one.events else found
         except (ValueError, LookupError) as error:
             self._context.log.warning("%s: no event is made of this message: %s", message.topic, error)
             return []
         return drafts
+
+    def _keep_picture(self, message: Message) -> None:
+        """Until its event comes; a newer one of the same topic does not replace it, for several may be on their way."""
+        if message.payload:
+            self._pictures[hashlib.sha256(message.payload).hexdigest()] = message.topic, message.payload
+        while sum(len(picture) for _, picture in self._pictures.values()) > _PICTURES:
+            del self._pictures[next(iter(self._pictures))]
+
+    def _with_picture(self, draft: dict[str, Any]) -> dict[str, Any]:
+        """With those of its attachments that have come; the others are named, and can't be had."""
+        files = []
+        for one in draft.get("attachments") or ():
+            digest = one.get("sha256") if isinstance(one, dict) else None
+            if isinstance(digest, str) and digest in self._pictures:
+                files.append((str(one.get("name")), str(one.get("type")), self._pictures[digest][1]))
+        return draft | ({"files": files} if files else {})
 
     def _notification(self, message: Message) -> dict[str, Any]:
         target = message.topic.removeprefix(self._topics.notify).removeprefix("/")
@@ -135,13 +188,18 @@ def _listened(
     values = {"topic": levels, "payload": payload.strip(), "value": value}
     if templates["when"](values).strip().lower() in ("", "0", "false", "no", "off", "none"):
         return []
+    to = {"targets": list(one.to)} if one.to else {}
+    if one.events:
+        if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+            raise ValueError("this is no event of a gateway: it has no id")
+        return [{key: value[key] for key in _WHOLE if key in value} | to]
     draft: dict[str, Any] = {field: templates[field](values).strip() for field in _FIELDS}
     draft["state"] = {"true": "on", "1": "on", "false": "off", "0": "off"}.get(
         draft["state"].lower(), draft["state"].lower()
     )
     if isinstance(value, dict):
         draft["data"] = {key: value[key] for key in one.data if key in value}
-    return [draft | ({"targets": list(one.to)} if one.to else {})]
+    return [draft | to]
 
 
 def matches(pattern: str, levels: list[str]) -> bool:

@@ -135,3 +135,28 @@ def test_a_hostile_mail_is_shown_harmlessly(mailwire, tmp_path):
         result = mailwire("explain", path, *words)
         assert result.code == 0
         assert all(letter.isprintable() or letter == "\n" for letter in result.out)
+
+
+def test_a_muted_device_is_said_to_be_muted(mailwire, data, ids, here):
+    (here / "mailwire.yaml").write_text(
+        "integrations:\n"
+        "  broker: {type: mqtt}\n"
+        "  phone: {type: apprise, urls: ['json://localhost']}\n"
+        "routes:\n"
+        "  - {to: [broker, phone], repeat: 10 min}\n"
+    )
+    words = ["--data", data]
+    assert mailwire("devices", "mute", "front_door", "soon", *words).code == 2
+    assert mailwire("devices", "mute", "nobody", *words).code == 1
+    assert "was not muted" in mailwire("devices", "unmute", "front_door", *words).out
+    said = mailwire("devices", "mute", "front_door", "30 min", *words)
+    assert said.code == 0
+    assert said.out.startswith("People are not told of front_door until 20")
+    result = mailwire("explain", ids[0], *words)
+    assert any(line.startswith("phone: would not be told: the device is muted until 20") for line in result.lines)
+    assert "broker: would be told now" in result.lines
+    (device,) = [one for one in mailwire("devices", "--json", *words).documents if one["id"] == "front_door"]
+    assert list(device["muted"]) == [""]
+    assert "till 20" in mailwire("devices", *words).out
+    assert "again" in mailwire("devices", "unmute", "front_door", *words).out
+    assert "phone: would be told now" in mailwire("explain", ids[0], *words).lines

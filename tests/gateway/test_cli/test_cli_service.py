@@ -13,7 +13,7 @@ from gateway.cli import service
 from tests import needs
 from tests.live import Gateway
 
-PYTHON = service._program_word(Path(sys.executable))  # in quotes where there is a blank in it
+PYTHON = service.program_word(Path(sys.executable))  # in quotes where there is a blank in it
 
 MOST_EXPOSED = 20  # tenths, of 100: systemd's own services are between 2.0 and 9.6
 UNIT = "etc/systemd/system/mailwire.service"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from gateway.integrations.mqtt import Config, discovery
+from gateway.api import Refused
+from gateway.integrations.mqtt import Config, Mqtt, discovery
 from gateway.integrations.mqtt.inbox import Listen, matches
 from gateway.wire.topics import Topics
-from tests.integrations.mqtt.stand_in_gateway import StandIn, wait_until
+from tests.integrations.mqtt.stand_in_gateway import StandIn, deliver, make_event, wait_until
+from tests.integrations.mqtt.stand_in_gateway import picture as attachment
 from tests.mosquitto import Listener, Mosquitto
 
 
@@ -152,3 +158,72 @@ def test_a_template_that_is_wrong_is_told() -> None:
         Config.model_validate(
             {"listen": [{"topic": "a", "title": "{{ valeu.x }}"}]}, context={"template": template.text}
         )
+
+
+# --- another gateway's events -------------------------------------------------------------------------------------
+
+EVENTS = {"topic": "mailwire/+/event", "events": True}
+
+
+async def test_events_of_another_gateway_come_whole_and_with_their_picture(
+    mosquitto: Mosquitto, gateway: StandIn, tmp_path: Path
+) -> None:
+    other = StandIn(tmp_path / "other")
+    camera = other.add("cam", name="Camera")
+    picture = b"\xff\xd8 bytes of a picture"
+    one = make_event(camera, attachments=[{**attachment(), "sha256": sha256(picture).hexdigest()}], mail=None)
+    camera.picture = (one["id"], 0)
+    other.attachments[one["id"], 0] = picture
+    gateway.others = {"desk": True}
+    async with (
+        gateway.connected(url=mosquitto.url, publish=False, listen=[EVENTS]),
+        other.connected(url=mosquitto.url, discovery=False) as target,
+    ):
+        await deliver(target, one)
+        await wait_until(lambda: gateway.drafts)
+        with Listener(mosquitto.port, "none") as someone:
+            someone.publish("mailwire/cam/event", "no event")
+            someone.publish("mailwire/cam/event", '{"title": "without an id"}')
+            someone.publish("mailwire/notify", "for the other gateway alone")
+            someone.publish("mailwire/cam/event", '{"id": "2"}')
+        await wait_until(lambda: len(gateway.drafts) == 2)
+    first, second = gateway.drafts
+    assert first == {key: value for key, value in one.items() if key not in ("v", "source")} | {
+        "files": [("ch01.jpg", "image/jpeg", picture)]
+    }
+    assert second == {"id": "2"}
+
+
+async def test_who_only_listens_publishes_nothing_but_acknowledgements(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    one = make_event(gateway.add("cam"))
+    async with gateway.target(url="mqtt://127.0.0.1:1", publish=False, listen=[EVENTS]) as target:
+        assert not Mqtt.takes_all(target.config)
+        await target.acknowledged(one)  # and there is never a connection
+    with Listener(mosquitto.port, "#") as everything:
+        async with gateway.target(url=mosquitto.url, publish=False, listen=[EVENTS]) as target:
+            await wait_until(lambda: gateway.readies, "for the connection")
+            await wait_until(lambda: everything.messages)
+            await target.acknowledged({**one, "id": "second"})
+            await wait_until(lambda: len(everything.messages) == 2)
+            target.device_changed(gateway.known["cam"])
+            assert target.begin(one) is None
+            with pytest.raises(Refused, match="publish: false says that nothing is published here"):
+                await target.deliver(one)
+        mosquitto.stop()
+    assert [(topic, json.loads(payload)["id"], retained) for topic, payload, retained in everything.messages] == [
+        ("mailwire/bridge/request/ack", one["id"], False),
+        ("mailwire/bridge/request/ack", "second", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"publish": False}, "with 'publish: false' and nothing in listen, there is nothing to do"),
+        ({"listen": [{"topic": "a/b", "events": True}]}, "such as mailwire/\\+/event"),
+        ({"listen": [EVENTS | {"title": "x"}]}, "title: with 'events: true' events are taken as they are"),
+    ],
+)
+def test_mistakes_of_listening(config: Any, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Config(**config)
