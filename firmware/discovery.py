@@ -51,7 +51,7 @@ def board(topics: "Topics", facts: "dict[str, Any]", wireless: bool, sensors: "l
         yield ',"connection":' + _json({
             "platform": "binary_sensor", "unique_id": ours + "_connection", "name": "Connection",
             "device_class": "connectivity", "entity_category": "diagnostic", "availability": [],
-            "state_topic": _availability(topics, device), "payload_on": "online", "payload_off": "offline", "qos": 1,
+            "state_topic": topics.availability(device), "payload_on": "online", "payload_off": "offline", "qos": 1,
         })  # fmt: skip
         for key, title, platform, kind, unit in sensors:
             yield _reading(topics, device, key, title, platform, kind, unit, None, {})
@@ -83,13 +83,9 @@ def _own(topics: "Topics", device: str) -> str:
     return topics.node + "_" + device
 
 
-def _availability(topics: "Topics", board: str) -> str:
-    return topics.base + "/" + board + "/availability"
-
-
 def _head(topics: "Topics", about: "dict[str, Any]", board: str) -> "Iterator[str]":
     yield '{"device":' + _json(about) + ',"origin":' + _json({"name": "Mailwire", "sw_version": VERSION})
-    yield ',"availability":' + _json([{"topic": _availability(topics, board)}]) + ',"components":{'
+    yield ',"availability":' + _json([{"topic": topics.availability(board)}]) + ',"components":{'
 
 
 def _reading(

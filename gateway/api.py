@@ -180,6 +180,7 @@ class Device:
     `last_event` is the newest event without its text; `picture` is (event id, attachment index) of the newest one.
     `quantities` maps a key of its events' data to its newest number and that number's unit, if it has one; `troubles`
     maps a kind to the title of the event since which something is wrong; `url` is where the device can be configured.
+    `online` is known of a device that reports on a schedule: False when it did not, and nothing else came since.
     """
 
     id: str
@@ -198,6 +199,7 @@ class Device:
     quantities: dict[str, tuple[int | float, str | None]] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     url: str | None = None
+    online: bool | None = None
 
     def facts(self) -> DeviceFacts:
         return {

@@ -221,7 +221,8 @@ class App:
     def _configure(self) -> None:
         """Take from the settings what is not an integration."""
         self.pipeline.duplicate_window = self.settings.duplicates
-        self.pipeline.noise.zone = zone_of(self.settings.timezone) if self.settings.timezone else None
+        zone = zone_of(self.settings.timezone) if self.settings.timezone else None
+        self.pipeline.noise.zone = self.registry.zone = zone
         for device in self.registry.configure(self.settings.devices, self.settings.learn):
             self._device_changed(device)
 
@@ -380,6 +381,7 @@ class App:
                     self._device_changed(device)
                 for device_id in self.pipeline.noise.ended(time.time()):
                     self._mute_changed(device_id)
+                await self._look_for_reports()
                 await self.pipeline.look_at_held()
                 await self.failures.look(self.pipeline.workers)
                 if time.monotonic() >= catch_up_at:
@@ -390,6 +392,18 @@ class App:
                     await self._clear_out()
             except Exception:  # no memory, no files, a disk that fails: the next round may do better
                 log.exception("looking after the store failed; it is tried again")
+
+    async def _look_for_reports(self) -> None:
+        """Tell once of a device's report that did not come, and once when it came again."""
+        well = self.store.writer is not None and self.store.writer.trouble is None
+        changed, drafts = self.registry.look(time.time(), well=well)
+        for device in changed:
+            self._device_changed(device)
+        for draft in drafts:
+            try:
+                await self.pipeline.emit(SOURCE, draft, heard=False)
+            except StoreTrouble as error:  # it goes out all the same
+                log.warning("%s: %s, which could not be kept: %s", draft["device"]["id"], draft["title"], error)
 
     async def _clear_out(self) -> None:
         """Forget what was kept long enough."""

@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import template
+from gateway import rhythm, template
 from gateway.api import ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
@@ -46,9 +46,11 @@ from gateway.wire.event import KINDS, SEVERITIES, slug
 from gateway.wire.topics import RESERVED_IDS
 
 DEFAULT_INTEGRATIONS: dict[str, dict[str, Any]] = {"lan-mail": {"type": "smtp_server"}, "broker": {"type": "mqtt"}}
-_OWN_SOURCES = ("sendmail",)  # of mails that no integration brought: `mailwire sendmail`
+_OWN_SOURCES = ("sendmail", "mailwire")  # of what no integration brought: `mailwire sendmail`, and the gateway itself
 
 _T = TypeVar("_T")
+
+_SHORTEST_EXPECTED, _LONGEST_EXPECTED = 60.0, 366 * 86400.0
 
 
 class ConfigErrors(Exception):
@@ -147,6 +149,24 @@ def _zone(text: str) -> str:
     return text
 
 
+def _expectation(value: object) -> object:
+    if isinstance(value, bool) or value in ("on", "off"):
+        return value in (True, "on")
+    try:
+        period = float(str(seconds(value)))
+    except ValueError:
+        try:
+            return rhythm.of_text(str(value))
+        except ValueError:
+            raise Wrong(
+                "must say how often a report is expected",
+                "Write it as in 'daily 02:10', 'mon-fri 08:00', 'weekly' or '6 h', or false to expect none",
+            ) from None
+    if not _SHORTEST_EXPECTED <= period <= _LONGEST_EXPECTED:
+        raise Wrong("must be a time from a minute to a year", "Write false to expect none")
+    return rhythm.every(period)
+
+
 _Hours = Annotated[Hours, BeforeValidator(_written_as(hours)), _AS_TEXTS]
 
 
@@ -190,6 +210,12 @@ class DeviceSetting(_Model):
     """After so many seconds an `on` ends by itself; 0: never. None: as its profile says, else by its kind."""
     url: Annotated[str, AfterValidator(_web_address)] | None = None
     """Where the device is configured. None: at the address that it sends from."""
+    expect: Annotated[
+        rhythm.Rhythm | bool,
+        BeforeValidator(_expectation),
+        WithJsonSchema({"type": ["boolean", "number", "string"], "description": "'daily 02:10', '6 h', … or false"}),
+    ] = True
+    """How often it is to report; True: as it is learned to do, False: nothing is missed."""
 
     def patterns(self) -> dict[str, tuple[str, ...]]:
         return self.match.patterns()

@@ -126,6 +126,7 @@ class Pipeline:
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
         self._read_up_to = 0
+        self._marked_up_to: int | None = None  # how far mails that are marked were looked for; None: nobody asks
         self._scheduled = False
         self._held_up: dict[str, deque[Mail]] = {}  # by peer: one that can't be read now, and those behind it
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
@@ -173,9 +174,11 @@ class Pipeline:
         """At start: interpret what was kept, but not interpreted, when the gateway last ended."""
         self.interpreter.start()
         since = time.time() - self.duplicate_window
+        # No more than are remembered anyway: by their time alone, all that is kept would have to be read.
         for peer, helo, mail_from, rcpt_to, sha256, received, mail_id in self.store.rows(
-            "SELECT peer, helo, mail_from, rcpt_to, sha256, received, id FROM mails "
-            "WHERE received > ? AND state = 'done' ORDER BY seq",
+            "SELECT peer, helo, mail_from, rcpt_to, sha256, received, id "
+            "FROM (SELECT * FROM mails ORDER BY seq DESC LIMIT ?) WHERE received > ? AND state = 'done' ORDER BY seq",
+            _RECENT,
             since,
         ):
             key = hash((peer, helo, mail_from, tuple(json.loads(rcpt_to)), sha256))
@@ -183,12 +186,8 @@ class Pipeline:
         self._schedule()
 
     def replay(self) -> None:
-        """Somebody asked for mails to be interpreted once more: take those that are marked so."""
-        for mail in self.store.open_mails(0, _BACKLOG):
-            if mail.state == "replay" and mail.id not in self._replaying:
-                self._replaying.add(mail.id)
-                mail.dot = mail.kept = time.monotonic()
-                self._queue.append(mail)
+        """Somebody asked for mails to be interpreted once more: take those that are marked so, however many."""
+        self._marked_up_to = 0
         self._schedule()
 
     def take_over(self, event: Event, targets: Mapping[str, float]) -> None:
@@ -205,7 +204,7 @@ class Pipeline:
         self.ledger.write()
         if not await self.store.flush() or self.ledger.unwritten or self._stopped:
             return
-        if self._queue or self._held_up or self._behind or self.interpreter.depth:
+        if self._queue or self._held_up or self._behind or self._marked_up_to is not None or self.interpreter.depth:
             return
         waiting = {mail.id: mail for mail in self.store.open_mails(0, _BACKLOG)}
         forgotten = [mail for mail_id, mail in waiting.items() if mail_id in self._waited]
@@ -217,11 +216,11 @@ class Pipeline:
         if forgotten:
             self._schedule()
 
-    async def emit(self, source: str, draft: Mapping[str, Any]) -> str:
+    async def emit(self, source: str, draft: Mapping[str, Any], *, heard: bool = True) -> str:
         """An event that did not come by mail. Returns its id when it is in the store; raises StoreTrouble if not yet.
 
         It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
-        this returned. One without an id is a new event each time.
+        this returned. One without an id is a new event each time. `heard`: its device said so itself.
         """
         event_id = draft_of.own_id(draft)
         if event_id is None or not self._is_known(event_id):
@@ -238,7 +237,7 @@ class Pipeline:
             if files := draft.get("files"):
                 await self._keep_files(event, source, received, files)
             if is_device:
-                self.registry.saw(device, event, None, received)
+                self.registry.saw(device, event, None, received, heard=heard)
                 self.on_device(device)
             made = time.monotonic()
             self._emitted[event_id] = None
@@ -292,9 +291,12 @@ class Pipeline:
         try:
             while not self._stopped and self.interpreter.room:
                 if not self._queue:
-                    if not self._behind:
+                    if self._marked_up_to is not None:
+                        self._read_marked(self._marked_up_to)
+                    elif self._behind:
+                        self._read_more()
+                    else:
                         break
-                    self._read_more()
                 else:
                     self._give(self._queue.popleft())
         except _PASSING as error:
@@ -311,6 +313,15 @@ class Pipeline:
         for mail in mails:  # how long ago a mail came that is replayed says nothing about us
             mail.dot = mail.kept = time.monotonic() if mail.state == "replay" else monotonic_of(mail.received)
         self._queue.extend(mails)
+
+    def _read_marked(self, after: int) -> None:
+        mails = self.store.open_mails(after, _PAGE)
+        self._marked_up_to = mails[-1].seq if mails else None
+        for mail in mails:
+            if mail.state == "replay" and mail.id not in self._replaying:
+                self._replaying.add(mail.id)
+                mail.dot = mail.kept = time.monotonic()
+                self._queue.append(mail)
 
     def _give(self, mail: Mail) -> None:
         if (waiting := self._held_up.get(mail.envelope.peer)) is not None:
@@ -341,7 +352,7 @@ class Pipeline:
 
     def _interpreted(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
         """The interpreter's answer. A mail that we fail on stays `received`, and those behind it are not held up."""
-        if self._queue or self._behind:
+        if self._queue or self._behind or self._marked_up_to is not None:
             self._schedule()  # there is room again
         if mail.early is _ASKED:
             mail.early = (reading, meaning)  # it is not kept yet, and may never be

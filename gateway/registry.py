@@ -19,10 +19,13 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import tzinfo
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
+from gateway import heartbeat
 from gateway.api import Device, Envelope, Event
+from gateway.rhythm import Rhythm
 from gateway.wire.devices import GENERIC
 from gateway.wire.event import slug
 from gateway.wire.topics import RESERVED_IDS
@@ -40,6 +43,7 @@ _GENERIC_PROFILE = "generic"
 _LONGEST_ID = 64
 _LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names begin alike
 _LONGEST_UNIT = 16
+_LOOKED_AT = 64  # devices in a second: to learn the rhythm of one may take a millisecond
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
 # Names that many devices give, and that so tell nothing about this one.
@@ -68,6 +72,7 @@ class Configured(Protocol):
     profile: str | None
     off_after: float | None
     url: str | None
+    expect: Rhythm | bool
 
     def patterns(self) -> Mapping[str, Iterable[str]]: ...
 
@@ -90,9 +95,11 @@ class Known:
     device: Device
     keys: list[list[str]] = dataclasses.field(default_factory=list)  # [sender, helo, peer] it was seen with
     ends: dict[str, float] = dataclasses.field(default_factory=dict)  # kind -> Unix time at which its `on` ends
+    heart: heartbeat.Heart = dataclasses.field(default_factory=heartbeat.Heart)
 
     def document(self) -> dict[str, Any]:
-        return {"device": dataclasses.asdict(self.device), "keys": self.keys, "ends": self.ends}
+        heart = self.heart.document()
+        return {"device": dataclasses.asdict(self.device), "keys": self.keys, "ends": self.ends, "heart": heart}
 
 
 class Registry:
@@ -107,6 +114,10 @@ class Registry:
         self._unsaved: dict[str, float] = {}
         self._configured: Mapping[str, Configured] = {}
         self._limits: Limits | None = None
+        self._listening = heartbeat.Listening()
+        self._to_look_at: list[str] = []
+        self.zone: tzinfo | None = None
+        """Whose days the devices report by; None: the machine's."""
 
     def load(self, documents: Iterable[Mapping[str, Any]]) -> None:
         fields = {field.name for field in dataclasses.fields(Device)}
@@ -115,7 +126,8 @@ class Registry:
             if values.get("picture"):
                 values["picture"] = (str(values["picture"][0]), int(values["picture"][1]))
             values["quantities"] = {key: tuple(pair) for key, pair in values.get("quantities", {}).items()}
-            self._add(Known(Device(**values), [list(key) for key in document["keys"]], dict(document["ends"])))
+            heart = heartbeat.loads(document.get("heart", {}))
+            self._add(Known(Device(**values), [list(key) for key in document["keys"]], dict(document["ends"]), heart))
 
     def configure(self, devices: Mapping[str, Configured], limits: Limits) -> list[Device]:
         """Take the names of a (new) configuration. Returns the devices that this changed."""
@@ -216,25 +228,37 @@ class Registry:
         return known.device
 
     def saw(
-        self, device: Device, event: Event, picture: int | None, now: float, off_after: float | None = None
+        self,
+        device: Device,
+        event: Event,
+        picture: int | None,
+        now: float,
+        off_after: float | None = None,
+        *,
+        heard: bool = True,
     ) -> bool:
         """Take note of an event of this device. True if a kind, a state, a quantity, a trouble or a picture is new.
 
         `off_after`: the seconds after which this `on` ends by itself, 0 if never; None: by its kind. What the
-        configuration says of the device counts before it.
+        configuration says of the device counts before it. An event that was not `heard` from it is about it: nothing
+        that it says of itself changes.
         """
         known = self._known[device.id]
-        device.last_seen = now
-        device.mails += 1
+        if heard:
+            device.last_seen = max(device.last_seen, now)  # of a mail that is replayed, long ago
+            device.mails += 1
+            device.online = None if device.online is None else True
+            if device.id != UNKNOWN:
+                known.heart.heard(event["kind"], event["state"], now)
         device.last_event = {key: event[key] for key in ("id", "time", "kind", "state", "severity", "title")}
-        news = _note_quantities(device, event) | _note_trouble(device, event)
+        news = _note_trouble(device, event) | (heard and _note_quantities(device, event))
         if event["kind"] not in device.kinds:
             device.kinds.append(event["kind"])
             news = True
         if picture is not None:
             device.picture = (event["id"], picture)
             news = True
-        if event["state"]:
+        if event["state"] and heard:
             news |= device.states.get(event["kind"]) != event["state"]
             device.states[event["kind"]] = event["state"]
             known.ends.pop(event["kind"], None)
@@ -261,6 +285,42 @@ class Registry:
         for device_id in [key for key, since in self._unsaved.items() if now - since >= _SAVE_AFTER or since > now]:
             self._write(self._known[device_id])
         return changed
+
+    def look(self, now: float, *, well: bool = True) -> tuple[list[Device], list[dict[str, Any]]]:
+        """Once a second: whose reports are missed, and whose are back. (devices that changed, drafts of events)
+
+        `well`: mails can be taken; else their absence says nothing. Of many devices some are looked at in each second.
+        """
+        changed, drafts = [], []
+        since = self._listening.since(now, well)
+        self._to_look_at = self._to_look_at or list(self._known)
+        some, self._to_look_at = self._to_look_at[:_LOOKED_AT], self._to_look_at[_LOOKED_AT:]
+        for known in filter(None, map(self._known.get, some)):
+            device = known.device
+            device.last_seen = min(device.last_seen, now)
+            setting = self._configured.get(device.id)
+            expect = setting.expect if setting else True
+            if not known.heart.pulses and expect is True:
+                continue
+            news = list(known.heart.look(now, since, device.last_seen, expect, self.zone))
+            online = (device.online is not False) if known.heart.rhythms(expect, self.zone) else None
+            if any(not one.back and device.last_seen < one.opened for one in news):
+                online = False
+            if online is not device.online:
+                device.online = online
+                changed.append(device)
+            if news or device in changed[-1:]:
+                self._write(known)
+            drafts += [heartbeat.draft(one, device.id, self.zone) for one in news]
+        return changed, drafts
+
+    def expected(
+        self, device_id: str, configured: Mapping[str, Configured], now: float
+    ) -> dict[str, heartbeat.Expected]:
+        """kind -> the report that is expected, by what is learned or (for any kind) `configured`."""
+        known = self._known[device_id]
+        setting = configured.get(device_id)
+        return known.heart.expected(setting.expect if setting else True, known.device.last_seen, now, self.zone)
 
     def save_all(self) -> None:
         for device_id in list(self._unsaved):

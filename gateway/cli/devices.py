@@ -45,8 +45,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
+    from gateway.hours import zone_of
+    from gateway.registry import Registry
+
+    settings = common.settings(args).settings
+    registry = Registry(lambda *_: None)
+    registry.zone = zone_of(settings.timezone) if settings.timezone else None
     store = common.open_store(args)
-    devices = [document["device"] for document in store.devices()]
+    documents = list(store.devices())
+    registry.load(documents)
+    devices = [document["device"] for document in documents]
+    expected = {device["id"]: registry.expected(device["id"], settings.devices, time.time()) for device in devices}
     muted = _muted(store)
     if args.json:
         for device in devices:
@@ -56,40 +65,40 @@ def _list(args: argparse.Namespace) -> int:
                 target: common.iso_time(until) if until < math.inf else None  # it has no end
                 for target, until in muted.get(device["id"], {}).items()
             }
+            device["expected"] = {
+                kind: {"every": str(one.every), "next": common.iso_time(one.next), "missing": one.missing}
+                for kind, one in expected[device["id"]].items()
+            }
             print(show.json_line(device))
         return 0
     if not devices:
         print("No devices are known yet: the first mail of each one makes it known.")
         return 0
-    show.Table.print(
-        (
-            "ID",
-            "NAME",
-            "MANUFACTURER",
-            "MODEL",
-            "PROFILE",
-            "KINDS",
-            "LAST SEEN",
-            "MAILS",
-            "STATES",
-            *(("MUTED",) if muted else ()),
-        ),
+    heads = ["ID", "NAME", "MANUFACTURER", "MODEL", "PROFILE", "KINDS", "LAST SEEN", "MAILS", "STATES"]
+    rows = [
         [
-            (
-                device["id"],
-                device["name"],
-                device["manufacturer"] or "",
-                device["model"] or "",
-                device["profile"] or "",
-                ", ".join(device["kinds"]),
-                show.local_time(device["last_seen"]) if device["last_seen"] else "never",
-                str(device["mails"]),
-                ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
-                *((_till(muted.get(device["id"], {})),) if muted else ()),
-            )
-            for device in devices
-        ],
-    )
+            device["id"],
+            device["name"],
+            device["manufacturer"] or "",
+            device["model"] or "",
+            device["profile"] or "",
+            ", ".join(device["kinds"]),
+            show.local_time(device["last_seen"]) if device["last_seen"] else "never",
+            str(device["mails"]),
+            ", ".join(f"{kind} {state}" for kind, state in device["states"].items()),
+        ]
+        for device in devices
+    ]
+    if any(expected.values()):
+        heads += ["REPORTS", "NEXT"]
+        for row, reports in zip(rows, map(dict.items, expected.values()), strict=True):
+            row.append(", ".join(f"{kind} {one.every}" for kind, one in reports))
+            row.append(", ".join("missing" if one.missing else show.local_time(one.next) for _, one in reports))
+    if muted:
+        heads.append("MUTED")
+        for row, device in zip(rows, devices, strict=True):
+            row.append(_till(muted.get(device["id"], {})))
+    show.Table.print(heads, rows)
     return 0
 
 

@@ -57,6 +57,10 @@ class Topics:
             return levels[0], levels[1]
         return None
 
+    def availability(self, device: str) -> str:
+        """`online` or `offline`, of a device that reports on a schedule."""
+        return self.base + "/" + device + "/availability"
+
     def update(self, board: str, part: str = "") -> str:
         """Of an update over the air: the offer, or its `request`, `data` or `state` (gateway/wire/update.py)."""
         return self.base + "/" + board + "/update" + ("/" + part if part else "")

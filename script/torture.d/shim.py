@@ -64,6 +64,11 @@ class Shim:
         self.slow(0)
         self.fail(0)
 
+    def close(self) -> None:
+        """After this nothing more can be started under it."""
+        self._library.close()
+        self._page.close()
+
     def _set(self, index: int, value: int) -> None:
         self._values[index] = value
         self._page[:] = _CONTROL.pack(*self._values)

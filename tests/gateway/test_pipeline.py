@@ -233,6 +233,36 @@ async def test_replay_is_never_a_duplicate_and_keeps_the_id(bench):
     assert await bench.states() == ["done"]
 
 
+async def test_more_replays_than_memory_holds_all_happen_once(bench):
+    """More than 1,000: that many were read at a time, and those behind them stayed marked."""
+    count = module._BACKLOG + 100
+    made = [await bench.kept(mail(number)) for number in range(count)]
+    await bench.heard(count)
+    await bench.states()
+    bench.store.alter("UPDATE mails SET state = 'replay'")
+    bench.pipeline.replay()
+    await bench.heard(2 * count)
+    assert await bench.states() == ["done"] * count
+    assert [event["id"] for event in bench.target.heard[count:]] == [one.id for one in made]
+    assert bench.pipeline.depth == 0
+
+
+async def test_a_start_reads_no_more_of_the_store_than_is_remembered(bench, monkeypatch):
+    """What is a repeat of what was kept before the start is known without reading all that is kept."""
+    monkeypatch.setattr(module, "_RECENT", 3)
+    bench.pipeline.resume()
+    for number in range(5):
+        await bench.kept(mail(number))
+    await bench.heard(5)
+    await bench.states()
+    bench.pipeline._recent.clear()
+    bench.pipeline.resume()
+    assert len(bench.pipeline._recent) == 3
+    await bench.kept(mail(4))
+    await bench.kept(mail(0))  # too long ago
+    assert await bench.heard(6) == ["0", "1", "2", "3", "4", "0"]
+
+
 async def test_a_replay_that_was_asked_for_while_the_gateway_was_away_happens_once(bench):
     first = await bench.kept(mail("x"), tell=False)
     bench.store.alter("UPDATE mails SET state = 'replay' WHERE id = ?", [first.id])

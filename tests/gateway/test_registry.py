@@ -26,6 +26,7 @@ class Setting:
     profile: str | None = None
     off_after: float | None = None
     url: str | None = None
+    expect: object = True
 
     def patterns(self):
         return self.match
@@ -387,3 +388,83 @@ def test_page_follows_the_device_unless_the_configuration_says_it(saved):
     again, _ = who(registry, helo="NPIF65E56", peer="192.168.1.21")
     assert again is cam
     assert cam.url == "http://192.168.1.21/"
+
+
+# --- reports -------------------------------------------------------------------------------------------------------
+
+DAY = 86400.0
+
+
+def reporting(registry, count=20, last=2e9, **about):
+    """A device that reported each day till `last`, and the gateway has listened since the day before."""
+    device, _ = who(registry, **about)
+    for number in range(count):
+        registry.saw(device, event("backup"), None, last - (count - 1 - number) * DAY)
+    return device
+
+
+def listen(registry, begin, end):
+    """What is told from the one moment to the other, and the devices that changed."""
+    told, changed = [], []
+    while begin < end:
+        devices, drafts = registry.look(begin)
+        changed += devices
+        told += drafts
+        begin += 50
+    return told, changed
+
+
+def test_who_reports_is_there_till_it_does_not(registry, saved):
+    device = reporting(registry)
+    assert device.online is None
+    assert listen(registry, 2e9, 2e9 + 100) == ([], [device])
+    assert device.online is True
+    (draft,), changed = listen(registry, 2e9 + 100, 2e9 + 2 * DAY)
+    assert (draft["device"], draft["kind"], draft["state"]) == ({"id": device.id}, "backup", "on")
+    assert changed == [device]
+    assert device.online is False
+    again = Registry(lambda *_: None)
+    again.configure({}, Learn())
+    again.load([saved[device.id]])
+    assert again.get(device.id).online is False
+    assert again.expected(device.id, {}, 2e9 + 2 * DAY)["backup"].missing
+    registry.saw(device, event("motion", "on"), None, 2e9 + 2 * DAY)
+    assert device.online is True  # it is there, though its report is missed
+    assert listen(registry, 2e9 + 2 * DAY, 2e9 + 4 * DAY) == ([], [])
+    assert device.online is True
+
+
+def test_who_is_heard_of_for_something_else_is_there(registry):
+    device = reporting(registry)
+    listen(registry, 2e9, 2e9 + 0.9 * DAY)
+    told, _ = listen(registry, 2e9 + 0.9 * DAY, 2e9 + 1.01 * DAY)
+    registry.saw(device, event("motion", "on"), None, 2e9 + 1.01 * DAY)
+    more, _ = listen(registry, 2e9 + 1.01 * DAY, 2e9 + 1.2 * DAY)
+    assert (told, len(more)) == ([], 1)
+    assert device.online is True
+
+
+def test_what_is_told_about_a_device_is_not_heard_from_it(registry):
+    device = reporting(registry)
+    registry.saw(device, event("backup", "on"), None, 2e9 + DAY, heard=False)
+    assert (device.last_seen, device.mails, device.states) == (2e9, 20, {})
+    assert device.last_event["state"] == "on"
+
+
+def test_a_mail_that_is_replayed_makes_no_device_older(registry):
+    device = reporting(registry)
+    registry.saw(device, event("backup"), None, 1e9)
+    assert device.last_seen == 2e9
+
+
+def test_many_devices_are_looked_at_in_turn(registry):
+    devices = [reporting(registry, sender=f"nas{number}@lan", peer=f"10.0.0.{number}") for number in range(100)]
+    assert len(registry.look(2e9)[0]) == 64
+    assert len(registry.look(2e9 + 1)[0]) == 36
+    assert all(device.online for device in devices)
+
+
+def test_those_that_are_not_told_apart_have_no_rhythm(registry):
+    registry.configure({}, Learn(limit=0))
+    assert reporting(registry).id == "unknown"
+    assert listen(registry, 2e9, 2e9 + 2 * DAY) == ([], [])

@@ -75,4 +75,4 @@ def kept_topics(topics: Topics, device_id: str) -> list[str]:
     config = [topics.config(device_id)] if topics.discovery else []
     if device_id == BRIDGE:
         return [*config, topics.bridge_state, topics.bridge_info, topics.bridge_devices, topics.bridge_health]
-    return [*config, topics.state(device_id), topics.image(device_id)]
+    return [*config, topics.state(device_id), topics.image(device_id), topics.availability(device_id)]

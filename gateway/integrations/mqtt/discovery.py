@@ -168,18 +168,46 @@ def device_config(topics: Topics, device: Device, version: str, picture_type: st
         components[f"trigger_{kind}"] = _trigger(topics, device.id, kind, "alert")
         if kind in device.states:
             components[f"trigger_{kind}_off"] = _trigger(topics, device.id, kind, "all_clear")
-    return {
+    document = {
         "device": {key: value for key, value in about.items() if value},
         "origin": _origin(version),
         "availability": _availability(topics),
         "components": components,
     }
+    if device.online is not None:
+        _report_absence(topics, own, device, document)
+    return document
+
+
+def _report_absence(topics: Topics, own: str, device: Device, document: dict[str, Any]) -> None:
+    """What it said last is no longer known to be so while its reports don't come.
+
+    But what tells of that stays: its events, the newest message, whether reports come; and what the gateway obeys.
+    """
+    topic = topics.availability(device.id)
+    components = document["components"]
+    components["reports"] = {
+        "platform": "binary_sensor",
+        "unique_id": f"{own}_reports",
+        "name": "Reports",
+        "device_class": "connectivity",
+        "entity_category": "diagnostic",
+        "state_topic": topic,
+        "payload_on": "online",
+        "payload_off": "offline",
+        "qos": 1,
+    }
+    for component in components.values():
+        if "entity_category" in component or component["platform"] == "event":
+            component["availability"] = _availability(topics)
+    document["availability"] = [*_availability(topics), {"topic": topic}]
+    document["availability_mode"] = "all"
 
 
 def basis(device: Device) -> tuple[object, ...]:
     """All of a device that its document is made of: while this stays the same, so does the document."""
     units = tuple((key, unit) for key, (_, unit) in device.quantities.items())
-    about = (device.name, device.manufacturer, device.model, device.url)
+    about = (device.name, device.manufacturer, device.model, device.url, device.online is None)
     return (*about, tuple(device.kinds), tuple(device.states), units)
 
 

@@ -47,6 +47,7 @@ class Mirror:
         self._sent: dict[str, int] = {}  # topic -> hash of the payload
         self._announced: dict[str, tuple[object, ...]] = {}  # device -> what its discovery payload is made of
         self._meeting: dict[str, float] = {}  # device that was never announced before -> till when it is met
+        self._regular: set[str] = set()  # devices whose availability was ever told
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
         self._resend: dict[str, Device] = {}  # still to be sent again
@@ -136,6 +137,15 @@ class Mirror:
             self._look.set()  # it is new
         state = discovery.state(device, self._gateway.muted_until(device.id))
         await self._publish(connection, topic, state, again)
+        await self._publish_availability(connection, device, again)
+
+    async def _publish_availability(self, connection: Connection, device: Device, again: bool) -> None:
+        """Of a device that reports on a schedule; of one that no longer does, it is taken away."""
+        topic = self._topics.availability(device.id)
+        payload = {None: b"", True: b"online", False: b"offline"}[device.online]
+        if payload or device.id in self._regular:
+            self._regular.add(device.id)
+            await self._publish_bytes(connection, topic, payload, again)
 
     async def _publish_config(self, connection: Connection, device: Device, again: bool = False) -> None:
         if not self._announce:
@@ -227,6 +237,9 @@ class Mirror:
     async def _publish(self, connection: Connection, topic: str, value: Any, again: bool = False) -> None:
         """Publish, retained, what the broker does not have already."""
         payload = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        await self._publish_bytes(connection, topic, payload, again)
+
+    async def _publish_bytes(self, connection: Connection, topic: str, payload: bytes, again: bool = False) -> None:
         if not again and self._sent.get(topic) == hash(payload):
             return
         self._sent[topic] = hash(payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -80,6 +81,32 @@ def test_device_has_event_last_message_and_picture() -> None:
     assert found["components"]["last"]["entity_category"] == "diagnostic"
     assert "entity_category" not in found["components"]["event"]  # Home Assistant knows none for events
     assert found["availability"] == [{"topic": "mailwire/bridge/state", "value_template": "{{ value_json.state }}"}]
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_device_that_reports_on_a_schedule_is_unavailable_when_it_does_not(online: bool) -> None:
+    """But what tells that it does not is there: its events, its newest message, and whether reports come."""
+    found = discovery.device_config(TOPICS, dataclasses.replace(DEVICE, online=online), "1.0", "image/png")
+    assert discovery.mistakes(CONFIG_TOPIC, found) == []
+    bridge = {"topic": "mailwire/bridge/state", "value_template": "{{ value_json.state }}"}
+    assert found["availability"] == [bridge, {"topic": "mailwire/front_door/availability"}]
+    assert found["availability_mode"] == "all"
+    components = found["components"]
+    assert "availability" not in components["picture"]
+    assert [components[key]["availability"] for key in ("event", "last", "reports")] == [[bridge]] * 3
+    reports = components["reports"]
+    assert (reports["platform"], reports["device_class"]) == ("binary_sensor", "connectivity")
+    assert (reports["state_topic"], reports["payload_on"], reports["payload_off"]) == (
+        "mailwire/front_door/availability",
+        "online",
+        "offline",
+    )
+    assert {part["unique_id"] for part in components.values()} > {"mailwire_front_door_reports"}
+
+
+def test_no_availability_of_a_device_that_reports_when_it_likes() -> None:
+    assert "reports" not in document()["components"]
+    assert "availability_mode" not in document()
 
 
 def test_no_image_entity_before_the_first_picture() -> None:

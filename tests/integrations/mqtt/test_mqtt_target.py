@@ -454,6 +454,32 @@ async def test_forgotten_device_leaves_nothing_behind(
     assert [retained(mosquitto, topic) for topic in kept] == [None, None, None]
 
 
+async def test_availability_is_told_of_a_device_that_reports_on_a_schedule(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    topic = "mailwire/nas/availability"
+    device, other = gateway.add("nas", online=True), gateway.add("front_door")
+
+    def told() -> bytes | None:
+        return (listener.payloads(topic) or [None])[-1]
+
+    async with gateway.connected(url=mosquitto.url) as target:
+        await wait_until(lambda: told() == b"online")
+        await wait_until(lambda: "mailwire/front_door/state" in topics(listener))
+        assert "mailwire/front_door/availability" not in topics(listener)
+        for online, payload in ((False, b"offline"), (True, b"online"), (None, b""), (False, b"offline")):
+            device.online = online
+            target.device_changed(device)
+            await wait_until(lambda payload=payload: told() == payload)  # type: ignore[misc]
+        assert retained(mosquitto, topic) == b"offline"
+        await wait_until(lambda: "reports" in listener.newest("homeassistant/device/mailwire_nas/config")["components"])
+        del gateway.known["nas"]
+        target.device_forgotten("nas")
+        await wait_until(lambda: told() == b"")
+    assert retained(mosquitto, topic) is None
+    assert other.online is None
+
+
 async def test_device_forgotten_while_the_broker_was_away(
     mosquitto: Mosquitto, gateway: StandIn, listener: Listener
 ) -> None:
