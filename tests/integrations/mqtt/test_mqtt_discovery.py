@@ -93,7 +93,10 @@ def test_a_device_that_reports_on_a_schedule_is_unavailable_when_it_does_not(onl
     assert found["availability_mode"] == "all"
     components = found["components"]
     assert "availability" not in components["picture"]
-    assert [components[key]["availability"] for key in ("event", "last", "reports")] == [[bridge]] * 3
+    there = ("event", "last", "reports", "last_seen", "problem", "alerts", "mute", "clear", "test")
+    assert [components[key]["availability"] for key in there] == [[bridge]] * len(there)
+    assert "availability" not in components["state_motion"]
+    assert "availability" not in components["value_load"]
     reports = components["reports"]
     assert (reports["platform"], reports["device_class"]) == ("binary_sensor", "connectivity")
     assert (reports["state_topic"], reports["payload_on"], reports["payload_off"]) == (
@@ -101,7 +104,7 @@ def test_a_device_that_reports_on_a_schedule_is_unavailable_when_it_does_not(onl
         "online",
         "offline",
     )
-    assert {part["unique_id"] for part in components.values()} > {"mailwire_front_door_reports"}
+    assert {part.get("unique_id") for part in components.values()} > {"mailwire_front_door_reports"}
 
 
 def test_no_availability_of_a_device_that_reports_when_it_likes() -> None:
