@@ -178,6 +178,8 @@ class Device:
 
     `kinds` are the kinds of event seen so far; `states` maps a kind to its present state (`on` or `off`);
     `last_event` is the newest event without its text; `picture` is (event id, attachment index) of the newest one.
+    `quantities` maps a key of its events' data to its newest number and that number's unit, if it has one; `troubles`
+    maps a kind to the title of the event since which something is wrong; `url` is where the device can be configured.
     `online` is known of a device that reports on a schedule: False when it did not, and nothing else came since.
     """
 
@@ -194,6 +196,9 @@ class Device:
     states: dict[str, str] = field(default_factory=dict)
     last_event: dict[str, Any] | None = None
     picture: tuple[str, int] | None = None
+    quantities: dict[str, tuple[int | float, str | None]] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)
+    url: str | None = None
     online: bool | None = None
 
     def facts(self) -> DeviceFacts:
@@ -316,6 +321,9 @@ class Gateway(Protocol):
 
     def targets(self) -> dict[str, bool]:
         """The name of each target, and whether it tells people."""
+
+    def muted_until(self, device_id: str) -> float:
+        """The Unix time until which people are not told of a device; infinity: till somebody ends it; 0: they are."""
 
     def acknowledge_url(self, event: Event) -> str | None:
         """Where a person acknowledges it with a click, if it waits for that and something answers there."""

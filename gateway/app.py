@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import shutil
 import time
@@ -378,6 +379,8 @@ class App:
             try:
                 for device in self.registry.tick(time.time()):
                     self._device_changed(device)
+                for device_id in self.pipeline.noise.ended(time.time()):
+                    self._mute_changed(device_id)
                 await self._look_for_reports()
                 await self.pipeline.look_at_held()
                 await self.failures.look(self.pipeline.workers)
@@ -415,7 +418,10 @@ class App:
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
         self.pipeline.replay()
+        muted = self.pipeline.noise.muted()
         self.pipeline.noise.load()
+        for device_id in muted | self.pipeline.noise.muted():
+            self._mute_changed(device_id)
         for one in self.running.values():
             if one.worker:
                 task = asyncio.create_task(one.worker.rescan())
@@ -434,8 +440,13 @@ class App:
             if isinstance(one.instance, Target):
                 one.instance.device_changed(device)
 
+    def _mute_changed(self, device_id: str) -> None:
+        if device := self.registry.get(device_id):
+            self._device_changed(device)
+
     def _device_forgotten(self, device_id: str) -> None:
         log.info("forgot device %s", device_id, extra={"device": device_id})
+        self.pipeline.noise.forget(device_id)
         for one in self.running.values():
             if isinstance(one.instance, Target):
                 one.instance.device_forgotten(device_id)
@@ -447,6 +458,9 @@ class App:
 
     def targets(self) -> dict[str, bool]:
         return {one.name: one.instance.for_people for one in self.running.values() if isinstance(one.instance, Target)}
+
+    def muted_until(self, device_id: str) -> float:
+        return self.pipeline.noise.muted_until(device_id, time.time())
 
     def acknowledge_url(self, event: Event) -> str | None:
         if not self.pipeline.noise.waits(event):
@@ -541,10 +555,14 @@ class App:
             if not (ids or device or everything):
                 raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
             return {"acknowledged": await self._acknowledge(list(map(str, ids)), device, everything)}
-        if verb == "mute":
-            return self._mute(payload)
+        if verb in ("alerts", "clear", "mute"):
+            done = {"alerts": self._alerts, "clear": self._clear, "mute": self._mute}[verb](payload)
+            if not await self.store.flush():
+                raise RequestRefused("it is done, but the store can't write now: a restart would forget it")
+            return done
         raise RequestRefused(
-            f"no request {verb!r}; there are ack, devices, forget, health, info, mute, reload, rename and replay"
+            f"no request {verb!r}; there are ack, alerts, clear, devices, forget, health, info, mute, reload, rename "
+            "and replay"
         )
 
     async def _acknowledge(self, ids: list[str], device: str | None, everything: bool) -> list[str]:
@@ -572,7 +590,22 @@ class App:
         if not 0 <= seconds <= _LONGEST_MUTE:
             raise RequestRefused("seconds must be between 0, which ends it, and 365 days")
         until = self.pipeline.noise.mute(device.id, seconds, time.time(), target)
+        self._device_changed(device)
         return {"device": device.id, "target": target or None, "until": iso_time(until) if seconds else None}
+
+    def _alerts(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Off: people are not told of the device till they are on again."""
+        device, on = self._on_device(payload, self._known_device), payload.get("alerts")
+        if not isinstance(on, bool):
+            raise RequestRefused('say {"device": "…", "alerts": true}, or false')
+        self.pipeline.noise.mute(device.id, 0 if on else math.inf, time.time())
+        self._device_changed(device)
+        return {"device": device.id, "alerts": on}
+
+    def _clear(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        device = self._on_device(payload, self.registry.clear)
+        self._device_changed(device)
+        return {"device": device.facts()}
 
     def _known_device(self, device_id: str) -> Device:
         device = self.registry.get(device_id)

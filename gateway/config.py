@@ -16,7 +16,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -80,6 +80,13 @@ def _device_id(text: str) -> str:
         raise Wrong("a device's id has at most 64 of a-z, 0-9 and _", f"Did you mean '{better}'?" if better else "")
     if text in RESERVED_IDS:
         raise Wrong(f"the gateway itself uses the id '{text}'", "Choose another one")
+    return text
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Wrong("an address of the web begins with http:// or https://", "Write it as in 'http://192.168.1.20/'")
     return text
 
 
@@ -201,6 +208,8 @@ class DeviceSetting(_Model):
     model: _Text | None = None
     off_after: Duration | None = None
     """After so many seconds an `on` ends by itself; 0: never. None: as its profile says, else by its kind."""
+    url: Annotated[str, AfterValidator(_web_address)] | None = None
+    """Where the device is configured. None: at the address that it sends from."""
     expect: Annotated[
         rhythm.Rhythm | bool,
         BeforeValidator(_expectation),

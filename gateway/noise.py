@@ -120,6 +120,8 @@ class NoiseControl:
     def mute(self, device: str, seconds: float, now: float, target: str = _EVERYBODY) -> float:
         """People are not told of this device for so long (0: from now on they are again). The Unix time of its end.
 
+        `seconds` may be infinity: till somebody ends it.
+
         `target`: through this one alone; else through none that tells people.
         """
         for key in [key for key, until in self._mutes.items() if until <= now or key == (device, target)]:
@@ -131,6 +133,26 @@ class NoiseControl:
                 "INSERT INTO mutes (device, target, until) VALUES (?, ?, ?)", device, target, now + seconds
             )
         return now + seconds
+
+    def muted_until(self, device: str, now: float) -> float:
+        """The Unix time until which nobody is told of a device; 0: they are."""
+        return muted_until(self._mutes, device, _EVERYBODY, now)
+
+    def ended(self, now: float) -> set[str]:
+        """The devices that a mute has ended for since the last time that this was asked."""
+        ended = [key for key, until in self._mutes.items() if until <= now]
+        for device, target in ended:
+            self.mute(device, 0, now, target)
+        return {device for device, _ in ended}
+
+    def forget(self, device: str) -> None:
+        """It is no more; what once has its name is another."""
+        for name, target in list(self._mutes):
+            if name == device:
+                self.mute(device, 0, 0.0, target)
+
+    def muted(self) -> set[str]:
+        return {device for device, _ in self._mutes}
 
     def _not_muted(self, event: Event, targets: Mapping[str, float], now: float) -> dict[str, float]:
         told = dict(targets)
@@ -146,7 +168,8 @@ class NoiseControl:
 
     async def tick(self, now: float) -> None:
         """Release what is due. The store must have been given all that was admitted."""
-        for one in [one for one in self._open.values() if one.due <= now]:
+        due_now = [one for one in self._open.values() if one.due <= now and not self.muted_until(one.device, now)]
+        for one in due_now:
             await self._escalate(one, now)
         if now < self._next_release or not await self._store.flush():
             return

@@ -16,6 +16,7 @@ import functools
 import ipaddress
 import itertools
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import tzinfo
@@ -35,10 +36,13 @@ log = logging.getLogger(__name__)
 ENDS_BY_ITSELF = dict.fromkeys(
     ("motion", "line_crossing", "intrusion", "person", "vehicle", "animal", "face", "sound", "doorbell"), 60.0
 )
+_NO_TROUBLE = frozenset((*ENDS_BY_ITSELF, "login"))  # a warning of this kind is news, and is over with it
 UNKNOWN = "unknown"
+MOST_QUANTITIES = 24  # of a device: each becomes a sensor somewhere, and a stranger's mail may name any
 _GENERIC_PROFILE = "generic"
 _LONGEST_ID = 64
 _LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names begin alike
+_LONGEST_UNIT = 16
 _LOOKED_AT = 64  # devices in a second: to learn the rhythm of one may take a millisecond
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
 
@@ -67,6 +71,7 @@ class Configured(Protocol):
     model: str | None
     profile: str | None
     off_after: float | None
+    url: str | None
     expect: Rhythm | bool
 
     def patterns(self) -> Mapping[str, Iterable[str]]: ...
@@ -120,6 +125,7 @@ class Registry:
             values = {key: value for key, value in document["device"].items() if key in fields}
             if values.get("picture"):
                 values["picture"] = (str(values["picture"][0]), int(values["picture"][1]))
+            values["quantities"] = {key: tuple(pair) for key, pair in values.get("quantities", {}).items()}
             heart = heartbeat.loads(document.get("heart", {}))
             self._add(Known(Device(**values), [list(key) for key in document["keys"]], dict(document["ends"]), heart))
 
@@ -136,6 +142,7 @@ class Registry:
             known.device.manufacturer = setting.manufacturer or known.device.manufacturer
             known.device.model = setting.model or known.device.model
             known.device.profile = setting.profile or known.device.profile
+            known.device.url = setting.url or known.device.url
             if known.device != before:
                 changed.append(known.device)
                 self._write(known)
@@ -188,6 +195,7 @@ class Registry:
                 known.keys.append(list(key))
                 self._find_by(key, known)
             self._describe(known, sender)
+            self._locate(known, envelope.peer)
             return device, False
         if not self._may_learn(key[2]):
             known = self._known.get(UNKNOWN) or self._add(Known(Device(UNKNOWN, "Unknown devices", first_seen=now)))
@@ -195,6 +203,7 @@ class Registry:
         device_id, name = self._name(envelope, sender)
         known = self._add(Known(Device(device_id, name, first_seen=now), [list(key)]))
         self._describe(known, sender)
+        self._locate(known, envelope.peer)
         log.info("learned a new device: %s (%s), from %s", device_id, name, _words(key), extra={"device": device_id})
         return known.device, True
 
@@ -228,11 +237,11 @@ class Registry:
         *,
         heard: bool = True,
     ) -> bool:
-        """Take note of an event of this device. True if a kind, a state or a picture is new.
+        """Take note of an event of this device. True if a kind, a state, a quantity, a trouble or a picture is new.
 
-        One that was not `heard` from it is about it: nothing that it says of itself changes. `off_after`: the seconds
-        after which this `on` ends by itself, 0 if never; None: by its kind. What the configuration says of the device
-        counts before it.
+        `off_after`: the seconds after which this `on` ends by itself, 0 if never; None: by its kind. What the
+        configuration says of the device counts before it. An event that was not `heard` from it is about it: nothing
+        that it says of itself changes.
         """
         known = self._known[device.id]
         if heard:
@@ -242,7 +251,7 @@ class Registry:
             if device.id != UNKNOWN:
                 known.heart.heard(event["kind"], event["state"], now)
         device.last_event = {key: event[key] for key in ("id", "time", "kind", "state", "severity", "title")}
-        news = False
+        news = _note_trouble(device, event) | (heard and _note_quantities(device, event))
         if event["kind"] not in device.kinds:
             device.kinds.append(event["kind"])
             news = True
@@ -269,6 +278,7 @@ class Registry:
             for kind in ended:
                 del known.ends[kind]
                 known.device.states[kind] = "off"
+                known.device.troubles.pop(kind, None)
             if ended:
                 changed.append(known.device)
                 self._write(known)
@@ -322,6 +332,15 @@ class Registry:
         if device_id in self._configured:
             raise ValueError(f"{device_id} is named in the configuration; change its name there")
         known.device.name = name
+        self._write(known)
+        return known.device
+
+    def clear(self, device_id: str) -> Device:
+        """A person says that all is well: for devices that never do. Raises LookupError."""
+        known = self._known[device_id]
+        known.device.states.update(dict.fromkeys(known.device.states, "off"))
+        known.device.troubles.clear()
+        known.ends.clear()
         self._write(known)
         return known.device
 
@@ -396,6 +415,15 @@ class Registry:
         if before != (device.manufacturer, device.model, device.profile):
             self._write(known)
 
+    def _locate(self, known: Known, peer: str) -> None:
+        """Devices of this kind have a page of their own, where mail is set up: at the address that they send from."""
+        setting = self._configured.get(known.device.id)
+        if setting and setting.url:
+            return
+        if (url := _page(peer)) and url != known.device.url:
+            known.device.url = url
+            self._write(known)
+
     def _off_after(self, device_id: str, kind: str, said: float | None) -> float | None:
         setting = self._configured.get(device_id)
         if setting and setting.off_after is not None:
@@ -423,6 +451,49 @@ class Registry:
             if device_id and device_id not in self._known and device_id not in RESERVED_IDS:
                 return device_id, _friendly(f"{name} {extra}".strip())
         raise AssertionError("unreachable: some number is free")
+
+
+def _note_quantities(device: Device, event: Event) -> bool:
+    """Each number of its data, with `<key>_unit`. True if one is new, or has another unit."""
+    news = False
+    data = event["data"]
+    for key, value in data.items():
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or slug(key) != key
+            or not math.isfinite(value)
+        ):
+            continue
+        if key not in device.quantities and len(device.quantities) >= MOST_QUANTITIES:
+            continue
+        said = data.get(f"{key}_unit")
+        unit = said if isinstance(said, str) and said.isprintable() and 0 < len(said) <= _LONGEST_UNIT else None
+        news |= key not in device.quantities or device.quantities[key][1] != unit
+        device.quantities[key] = (value, unit)
+    return news
+
+
+def _note_trouble(device: Device, event: Event) -> bool:
+    """A warning begins a trouble, the next event of its kind that is none ends it. A motion is no trouble."""
+    kind, before = event["kind"], dict(device.troubles)
+    if event["state"] == "off" or event["severity"] == "info":
+        device.troubles.pop(kind, None)
+    elif kind not in _NO_TROUBLE:
+        device.troubles[kind] = event["title"]
+    return device.troubles != before
+
+
+@functools.lru_cache(maxsize=4096)
+def _page(peer: str) -> str | None:
+    """The address of a device's own page; None if it sends from where no browser of the house gets to it."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return None
+    if not address.is_private or address.is_loopback or address.is_link_local or address.is_unspecified:
+        return None
+    return f"http://[{address}]/" if address.version == 6 else f"http://{address}/"
 
 
 def _key(envelope: Envelope, sender: Sender) -> tuple[str, str, str]:

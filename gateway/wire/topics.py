@@ -22,6 +22,7 @@ class Topics:
         self.bridge_devices = base + "/bridge/devices"
         self.bridge_health = base + "/bridge/health"
         self.request_filter = base + "/bridge/request/+"
+        self.command_filter = base + "/+/+/set"
         self.notify = base + "/notify"
         self.status = discovery + "/status"
 
@@ -44,6 +45,17 @@ class Topics:
 
     def image(self, device: str) -> str:
         return self.base + "/" + device + "/image"
+
+    def command(self, device: str, control: str) -> str:
+        """What a control of a device, a button or a switch, is told."""
+        return self.base + "/" + device + "/" + control + "/set"
+
+    def commanded(self, topic: str) -> "tuple[str, str] | None":
+        """(device, control) of such a topic, or None for any other."""
+        levels = topic[len(self.base) + 1 :].split("/")
+        if topic.startswith(self.base + "/") and len(levels) == 3 and levels[2] == "set":
+            return levels[0], levels[1]
+        return None
 
     def availability(self, device: str) -> str:
         """`online` or `offline`, of a device that reports on a schedule."""

@@ -1,5 +1,6 @@
 """What people are told, how often and when: decided, kept over a restart, told together, gone on with."""
 
+import math
 import time
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -318,6 +319,54 @@ async def test_the_command_beside_a_gateway(bench, monkeypatch, capsys):
 
 
 # --- muted -----------------------------------------------------------------------------------------------------
+
+
+async def test_alerts_that_are_off_stay_off_over_a_restart_till_they_are_on(bench, monkeypatch):
+    one = bench(None)
+    one.noise.people = {"phone"}
+    one.noise.mute("cam", math.inf, NOON)
+    await one.restart()
+    one.noise.people = {"phone"}
+    assert one.noise.muted_until("cam", NOON + 1e9) == math.inf
+    assert one.noise.muted_until("door", NOON) == 0
+    await one.happens(event(1), monkeypatch, NOON + 1)
+    await one.happens(event(2, device="door", title="Open"), monkeypatch, NOON + 1)
+    assert one.titles() == ["Open"]
+    one.noise.mute("cam", 0, NOON)
+    await one.happens(event(3), monkeypatch, NOON + 2)
+    assert one.titles() == ["Open", "Motion"]
+
+
+async def test_end_of_a_mute_is_told_once(bench):
+    one = bench(None)
+    one.noise.mute("cam", 60, NOON)
+    one.noise.mute("door", 60, NOON, "phone")
+    one.noise.mute("gate", math.inf, NOON)
+    assert one.noise.ended(NOON + 59) == set()
+    assert one.noise.ended(NOON + 60) == {"cam", "door"}
+    assert one.noise.ended(NOON + 61) == set()
+    assert one.noise.muted() == {"gate"}
+    await one.restart()
+    assert one.noise.muted() == {"gate"}
+
+
+async def test_device_that_is_forgotten_takes_its_mute_with_it(bench):
+    one = bench(None)
+    one.noise.mute("cam", math.inf, NOON)
+    one.noise.mute("cam", 60, NOON, "phone")
+    one.noise.forget("cam")
+    await one.restart()
+    assert one.noise.muted() == set()
+
+
+async def test_others_are_not_told_either_while_a_device_is_muted(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    await one.happens(event(1), monkeypatch, NOON)
+    one.noise.mute("cam", 3600, NOON + 1)
+    await one.wait(NOON + 901, monkeypatch)
+    assert one.titles("boss") == []
+    await one.wait(NOON + 3601, monkeypatch)
+    assert one.titles("boss") == ["Not acknowledged for 15 minutes: Motion"]
 
 
 async def test_a_muted_device_is_not_told_of_till_its_time_is_over_also_over_a_restart(bench, monkeypatch):

@@ -1,12 +1,13 @@
 """Who sent this mail? Known, told apart, learned, bounded, forgotten."""
 
 import dataclasses
+import json
 import logging
 
 import pytest
 
 from gateway.api import Envelope
-from gateway.registry import Registry, Sender
+from gateway.registry import MOST_QUANTITIES, Registry, Sender
 
 
 @dataclasses.dataclass
@@ -24,6 +25,7 @@ class Setting:
     model: str | None = None
     profile: str | None = None
     off_after: float | None = None
+    url: str | None = None
     expect: object = True
 
     def patterns(self):
@@ -34,8 +36,16 @@ def envelope(helo="ipc", peer="192.168.1.20", mail_from="cam@lan", to=("a@gw",))
     return Envelope("lan-mail", peer, helo, mail_from, list(to))
 
 
-def event(kind="motion", state=None):
-    return {"id": "E", "time": "T", "kind": kind, "state": state, "severity": "info", "title": "t"}
+def event(kind="motion", state=None, severity="info", title="t", **data):
+    return {
+        "id": "E",
+        "time": "T",
+        "kind": kind,
+        "state": state,
+        "severity": severity,
+        "title": title,
+        "data": data,
+    }
 
 
 @pytest.fixture
@@ -276,6 +286,108 @@ def test_learning_is_logged_once(registry, caplog):
     assert caplog.messages == [
         "learned a new device: cam_192_168_1_20 (Cam 192.168.1.20), from cam@lan, at 192.168.1.20"
     ]
+
+
+# --- what a device says of itself -------------------------------------------------------------------------------
+
+
+def test_quantities_are_the_numbers_of_its_events(registry, saved):
+    device, _ = who(registry)
+    first = event(runtime=24, runtime_unit="min", load=12.5, load_unit="%", pages=7, job="31", on=True)
+    assert registry.saw(device, first, None, 1000.0)
+    assert device.quantities == {"runtime": (24, "min"), "load": (12.5, "%"), "pages": (7, None)}
+    assert not registry.saw(device, event(runtime=23, runtime_unit="min"), None, 1001.0)  # no news, but the newest
+    assert device.quantities["runtime"] == (23, "min")
+    assert registry.saw(device, event(runtime=1380, runtime_unit="s"), None, 1002.0)
+    again = Registry(lambda *_: None)
+    again.load([json.loads(json.dumps(saved[device.id]))])
+    assert again.get(device.id) == device
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"x": float("nan")},
+        {"x": float("inf")},
+        {"a b": 1},
+        {"Ä": 1},
+        {"x'}}": 1},
+        {"x": "1"},
+        {"x": [1]},
+        {"x": None},
+    ],
+)
+def test_no_quantity_has_a_name_or_a_value_of_its_own_making(registry, data):
+    device, _ = who(registry)
+    registry.saw(device, event(**data), None, 1000.0)
+    assert device.quantities == {}
+
+
+@pytest.mark.parametrize("unit", ["", 7, "x" * 17, "a\nb", None])
+def test_unit_that_is_none(registry, unit):
+    device, _ = who(registry)
+    registry.saw(device, event(x=1, x_unit=unit), None, 1000.0)
+    assert device.quantities["x"] == (1, None)
+
+
+def test_quantities_are_bounded(registry):
+    device, _ = who(registry)
+    for number in range(100):
+        registry.saw(device, event(**{f"k{number}": number}), None, 1000.0)
+    assert len(device.quantities) == MOST_QUANTITIES
+    registry.saw(device, event(k3=77, k99=1), None, 1000.0)
+    assert device.quantities["k3"] == (77, None)
+    assert "k99" not in device.quantities
+
+
+def test_trouble_lasts_till_an_event_of_its_kind_is_none(registry):
+    device, _ = who(registry)
+    assert registry.saw(device, event("backup", severity="critical", title="Backup failed"), None, 1000.0)
+    registry.saw(device, event("disk", "on", "warning", "Disk 3"), None, 1000.0)
+    registry.saw(device, event("motion", "on", "warning"), None, 1000.0)
+    registry.saw(device, event("login", severity="warning"), None, 1000.0)
+    assert device.troubles == {"backup": "Backup failed", "disk": "Disk 3"}
+    registry.saw(device, event("disk", "off", "warning"), None, 1000.0)
+    assert registry.saw(device, event("backup"), None, 1000.0)
+    assert device.troubles == {}
+
+
+def test_person_clears_what_never_ends(registry, saved):
+    device, _ = who(registry)
+    registry.saw(device, event("smoke", "on", "critical"), None, 1000.0)
+    registry.saw(device, event("motion", "on"), None, 1000.0)
+    assert registry.clear(device.id) is device
+    assert (device.states, device.troubles) == ({"smoke": "off", "motion": "off"}, {})
+    assert saved[device.id]["ends"] == {}
+    assert registry.tick(5000.0) == []
+    with pytest.raises(LookupError):
+        registry.clear("nobody")
+
+
+@pytest.mark.parametrize(
+    ("peer", "url"),
+    [
+        ("192.168.1.20", "http://192.168.1.20/"),
+        ("fd00::7", "http://[fd00::7]/"),
+        ("127.0.0.1", None),
+        ("8.8.8.8", None),
+        ("fe80::1%eth0", None),
+        ("169.254.3.4", None),
+        ("", None),
+    ],
+)
+def test_page_of_a_device_is_where_it_sends_from(registry, peer, url):
+    assert who(registry, peer=peer)[0].url == url
+
+
+def test_page_follows_the_device_unless_the_configuration_says_it(saved):
+    registry = Registry(saved.__setitem__)
+    registry.configure({"nas": Setting({"from": ["nas@lan"]}, url="https://nas.lan:5001/")}, Learn())
+    assert who(registry, sender="nas@lan")[0].url == "https://nas.lan:5001/"
+    cam, _ = who(registry, helo="NPIF65E56", peer="192.168.1.20")
+    again, _ = who(registry, helo="NPIF65E56", peer="192.168.1.21")
+    assert again is cam
+    assert cam.url == "http://192.168.1.21/"
 
 
 # --- reports -------------------------------------------------------------------------------------------------------

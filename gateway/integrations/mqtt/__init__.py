@@ -41,6 +41,7 @@ from gateway.api import (
 from gateway.integrations.mqtt import client
 from gateway.integrations.mqtt.broker import LocalBroker, NoBroker
 from gateway.integrations.mqtt.client import Address, Connection, Lost, Message, Refusal, Will
+from gateway.integrations.mqtt.commands import Commands
 from gateway.integrations.mqtt.inbox import Inbox, Listen
 from gateway.integrations.mqtt.mirror import Mirror
 from gateway.integrations.mqtt.pictures import Pictures
@@ -190,6 +191,7 @@ class Mqtt(Source, Target):
         # (base topic, event) of which that gateway is still to be told, in order; kept in a file
         self._acknowledged: dict[tuple[str, str], None] = {}
         self._to_acknowledge = asyncio.Event()
+        self._commands = Commands(context, self._topics)
         self._broker = LocalBroker(context.data_dir / "broker", context.log)
         self._devices: dict[str, Device] = {}
         # device -> set when its newest event that had to wait for something is on its way
@@ -211,10 +213,12 @@ class Mqtt(Source, Target):
                     raise Broken(f"tls: there is no file {path}")
         self._client_id = self.config.client_id or self._kept_client_id()
         self._devices = {device.id: device for device in self.context.gateway.devices()}
+        self._mirror.load()
         with contextlib.suppress(OSError, ValueError):  # none, or one that a power cut has emptied
             self._acknowledged = dict.fromkeys(map(tuple, json.loads(self._pending.read_text("utf-8"))))
             self._to_acknowledge.set()
         self._inbox.start()
+        self._commands.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
 
     async def stop(self) -> None:
@@ -222,6 +226,7 @@ class Mqtt(Source, Target):
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
         await self._inbox.stop()
+        await self._commands.stop()
         await self._requests.stop()
         await self._broker.stop()
 
@@ -402,7 +407,8 @@ class Mqtt(Source, Target):
     async def _subscribe(self, connection: Connection) -> None:
         # A request that comes late is none that anybody waits for; what is to be told is told late, too.
         at_once = [self._topics.request_filter, *sorted(self._births)] if self.config.publish else []
-        for topic in [*at_once, *self._inbox.filters]:
+        commanded = [self._topics.command_filter] if self._births else []
+        for topic in [*at_once, *commanded, *self._inbox.filters]:
             try:
                 await connection.subscribe([topic], qos=0 if topic in at_once else 1)
             except Refusal as error:
@@ -423,6 +429,8 @@ class Mqtt(Source, Target):
             if self._connection:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
+            return
+        if self._births and self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:
             self._mirror.home_assistant_started()

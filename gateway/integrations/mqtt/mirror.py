@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway.api import Context, Device
 from gateway.integrations.mqtt import discovery
+from gateway.integrations.mqtt.announced import BRIDGE, Announced, kept_topics
 from gateway.integrations.mqtt.client import Connection, Lost, Refusal
 from gateway.wire.topics import Topics
 
@@ -23,9 +24,9 @@ STATE_PAUSE = 0.1  # seconds between two states of one device
 RESEND_PAUSE = 0.02  # seconds between two devices when all are sent again
 BRIDGE_PAUSE = 5.0  # seconds between two looks at info, health and devices
 NEWS_PAUSE = 0.5  # seconds before such a look when devices came or went: all that come together, in one
+MEETING = 0.5  # seconds that Home Assistant is given to subscribe to a device that it never heard of
 REFRESH = 60.0  # seconds after which health and devices are sent again with their counts
 
-_LAST_KEYS = ("id", "time", "kind", "state", "severity", "title")
 _ABOUT_KEYS = ("id", "name", "manufacturer", "model", "profile", "learned", "first_seen", "last_seen", "mails", "kinds")
 
 
@@ -40,12 +41,12 @@ class Mirror:
         self._topics = topics
         self._announce = announce
         self._media_type = media_type
+        self._kept = Announced(context.data_dir / "announced", topics)
         self._version = ""
         # What this connection's broker has, or will have before anything that is published from now on.
         self._sent: dict[str, int] = {}  # topic -> hash of the payload
-        self._announced: dict[
-            str, tuple[str | bool | None, ...]
-        ] = {}  # device -> what its discovery payload is made of
+        self._announced: dict[str, tuple[object, ...]] = {}  # device -> what its discovery payload is made of
+        self._meeting: dict[str, float] = {}  # device that was never announced before -> till when it is met
         self._regular: set[str] = set()  # devices whose availability was ever told
         self._changed: dict[str, Device] = {}
         self._forgotten: set[str] = set()
@@ -53,6 +54,10 @@ class Mirror:
         self._something_changed = asyncio.Event()
         self._all_again = asyncio.Event()
         self._look = asyncio.Event()
+
+    def load(self) -> None:
+        """What earlier runs told."""
+        self._kept.load()
 
     # --- what the owner tells ----------------------------------------------------------------------------------
 
@@ -82,6 +87,7 @@ class Mirror:
     async def run(self, connection: Connection) -> None:
         """After `begin`: until the connection is lost (then it returns) or this is cancelled."""
         try:
+            await self._withdraw_left_over(connection)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_bridge(connection))
                 tasks.create_task(self._keep_devices(connection))
@@ -91,11 +97,13 @@ class Mirror:
 
     def introduced(self, device: Device) -> bool:
         """Does Home Assistant know of it, or will it before anything that is published from now on?"""
-        return not self._announce or device.id in self._announced
+        return not self._announce or (device.id in self._announced and device.id not in self._meeting)
 
     async def introduce(self, connection: Connection, device: Device) -> None:
-        """Tell Home Assistant of a device whose first event is about to go out. Raises Lost."""
+        """Tell Home Assistant of a device whose first event is about to go out, and let it listen. Raises Lost."""
         await self._publish_config(connection, device)
+        await asyncio.sleep(self._meeting.get(device.id, 0.0) - time.monotonic())
+        self._meeting.pop(device.id, None)
 
     # --- devices -----------------------------------------------------------------------------------------------
 
@@ -127,8 +135,7 @@ class Mirror:
         topic = self._topics.state(device.id)
         if topic not in self._sent and not again:
             self._look.set()  # it is new
-        last = device.last_event
-        state = {"last": {key: last.get(key) for key in _LAST_KEYS} if last else None, **device.states}
+        state = discovery.state(device, self._gateway.muted_until(device.id))
         await self._publish(connection, topic, state, again)
         await self._publish_availability(connection, device, again)
 
@@ -142,23 +149,37 @@ class Mirror:
 
     async def _publish_config(self, connection: Connection, device: Device, again: bool = False) -> None:
         if not self._announce:
+            self._note(device.id, {})
             return
-        picture_type = self._media_type(device)
-        facts = (device.name, device.manufacturer, device.model, device.online is None, picture_type)
+        media_type = self._media_type(device)
+        facts = (media_type, *discovery.basis(device))
         if again or self._announced.get(device.id) != facts:
+            if not self._kept.knows(device.id):
+                self._meeting[device.id] = time.monotonic() + MEETING
             self._announced[device.id] = facts
-            document = discovery.device_config(self._topics, device, self._version, picture_type)
-            await self._publish_document(connection, self._topics.config(device.id), document, again)
+            document = discovery.device_config(self._topics, device, self._version, media_type)
+            await self._publish_document(connection, device.id, document, again)
 
     async def _withdraw(self, connection: Connection, device_id: str) -> None:
         """Empty retained messages take it from the broker, and the first one from Home Assistant."""
         self._announced.pop(device_id, None)
-        levels = (self._topics.config, self._topics.state, self._topics.image, self._topics.availability)
-        for topic in (level(device_id) for level in levels):
-            self._sent.pop(topic, None)
-            await connection.publish(topic, b"", retain=True)
+        self._meeting.pop(device_id, None)
+        await self._empty(connection, kept_topics(self._topics, device_id))
+        self._kept.forget(device_id)
         self._forgotten.discard(device_id)
         self._look.set()
+
+    async def _withdraw_left_over(self, connection: Connection) -> None:
+        """What vanished while we were stopped, or was told on other topics."""
+        known = {BRIDGE, *(device.id for device in self._gateway.devices())}
+        for device_id, topics in self._kept.left_over(known):
+            await self._empty(connection, topics)
+            self._kept.forget(device_id)
+
+    async def _empty(self, connection: Connection, topics: list[str]) -> None:
+        for topic in topics:
+            self._sent.pop(topic, None)
+            await connection.publish(topic, b"", retain=True)
 
     # --- the bridge --------------------------------------------------------------------------------------------
 
@@ -190,17 +211,28 @@ class Mirror:
     async def _publish_bridge(self, connection: Connection, again: bool = False) -> None:
         people = [name for name, tells_people in self._gateway.targets().items() if tells_people]
         document = discovery.bridge_config(self._topics, self._version, people)
-        await self._publish_document(connection, self._topics.config("bridge"), document, again)
+        await self._publish_document(connection, BRIDGE, document, again)
 
     # --- publishing --------------------------------------------------------------------------------------------
 
     async def _publish_document(
-        self, connection: Connection, topic: str, document: dict[str, Any], again: bool = False
+        self, connection: Connection, name: str, document: dict[str, Any], again: bool = False
     ) -> None:
+        """A device's, or the bridge's, with what it has no longer; refused here what Home Assistant would refuse."""
+        topic, components = self._topics.config(name), document["components"]
         if found := discovery.mistakes(topic, document):
             self._log.error("not told to Home Assistant, which would refuse it: %s: %s", topic, "; ".join(found))
-        else:
-            await self._publish(connection, topic, document, again)
+            return
+        if gone := self._kept.vanished(name, components):
+            await self._publish(connection, topic, document | {"components": components | gone}, again=True)
+        self._note(name, components)
+        await self._publish(connection, topic, document, again)
+
+    def _note(self, name: str, components: dict[str, Any]) -> None:
+        try:
+            self._kept.note(name, components)
+        except OSError as error:  # it is told all the same, and may be left over some day
+            self._log.warning("what Home Assistant is told of %s can't be written down: %s", name, error.strerror)
 
     async def _publish(self, connection: Connection, topic: str, value: Any, again: bool = False) -> None:
         """Publish, retained, what the broker does not have already."""

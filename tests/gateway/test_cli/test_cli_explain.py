@@ -153,7 +153,7 @@ def test_a_muted_device_is_said_to_be_muted(mailwire, data, ids, here):
     assert said.code == 0
     assert said.out.startswith("People are not told of front_door until 20")
     result = mailwire("explain", ids[0], *words)
-    assert any(line.startswith("phone: would not be told: the device is muted until 20") for line in result.lines)
+    assert any(line.startswith("phone: would not be told: the device is muted till 20") for line in result.lines)
     assert "broker: would be told now" in result.lines
     (device,) = [one for one in mailwire("devices", "--json", *words).documents if one["id"] == "front_door"]
     assert list(device["muted"]) == [""]

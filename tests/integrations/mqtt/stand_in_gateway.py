@@ -73,6 +73,7 @@ class StandIn:
         self.problems: list[str | None] = []
         self.readies = 0
         self.others: dict[str, bool] = {}  # targets, and whether they tell people
+        self.mutes: dict[str, float] = {}  # device -> Unix time
         self.drafts: list[Mapping[str, Any]] = []
         self.trouble = 0  # how often emitting fails from now on
         self.verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {}
@@ -100,6 +101,9 @@ class StandIn:
 
     def targets(self) -> dict[str, bool]:
         return self.others
+
+    def muted_until(self, device_id: str) -> float:
+        return self.mutes.get(device_id, 0.0)
 
     def template(self, source: str, *, html: bool = False, more: Sequence[str] = ()) -> Template:
         return template.text(source, html=html, more=more)

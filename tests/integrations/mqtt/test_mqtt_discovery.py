@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import re
 from typing import Any
 
@@ -20,7 +21,16 @@ from gateway.integrations.mqtt import discovery
 from gateway.wire.topics import Topics
 
 TOPICS = Topics()
-DEVICE = Device("front_door", "Front door", manufacturer="Hikvision", picture=("01", 0))
+DEVICE = Device(
+    "front_door",
+    "Front door",
+    manufacturer="Hikvision",
+    picture=("01", 0),
+    kinds=["motion", "test"],
+    states={"motion": "on"},
+    quantities={"load": (12, "%")},
+    url="http://192.168.1.20/",
+)
 CONFIG_TOPIC = "homeassistant/device/mailwire_front_door/config"
 
 
@@ -45,11 +55,24 @@ def test_device_has_event_last_message_and_picture() -> None:
         "name": "Front door",
         "manufacturer": "Hikvision",
         "via_device": "mailwire",
+        "configuration_url": "http://192.168.1.20/",
     }
     assert {key: part["platform"] for key, part in found["components"].items()} == {
         "event": "event",
         "last": "sensor",
+        "last_seen": "sensor",
+        "problem": "binary_sensor",
+        "muted_until": "sensor",
+        "alerts": "switch",
+        "test": "button",
+        "mute": "button",
+        "clear": "button",
         "picture": "image",
+        "state_motion": "binary_sensor",
+        "value_load": "sensor",
+        "trigger_motion": "device_automation",
+        "trigger_motion_off": "device_automation",
+        "trigger_test": "device_automation",
     }
     assert found["components"]["event"]["event_types"] == list(words.KINDS)
     assert "other" in found["components"]["event"]["event_types"]
@@ -70,7 +93,10 @@ def test_a_device_that_reports_on_a_schedule_is_unavailable_when_it_does_not(onl
     assert found["availability_mode"] == "all"
     components = found["components"]
     assert "availability" not in components["picture"]
-    assert [components[key]["availability"] for key in ("event", "last", "reports")] == [[bridge]] * 3
+    there = ("event", "last", "reports", "last_seen", "problem", "alerts", "mute", "clear", "test")
+    assert [components[key]["availability"] for key in there] == [[bridge]] * len(there)
+    assert "availability" not in components["state_motion"]
+    assert "availability" not in components["value_load"]
     reports = components["reports"]
     assert (reports["platform"], reports["device_class"]) == ("binary_sensor", "connectivity")
     assert (reports["state_topic"], reports["payload_on"], reports["payload_off"]) == (
@@ -78,7 +104,7 @@ def test_a_device_that_reports_on_a_schedule_is_unavailable_when_it_does_not(onl
         "online",
         "offline",
     )
-    assert {part["unique_id"] for part in components.values()} > {"mailwire_front_door_reports"}
+    assert {part.get("unique_id") for part in components.values()} > {"mailwire_front_door_reports"}
 
 
 def test_no_availability_of_a_device_that_reports_when_it_likes() -> None:
@@ -164,6 +190,119 @@ def test_any_name_makes_a_valid_document(name: str, model: str) -> None:
     assert all(re.fullmatch("[A-Za-z0-9_-]+", part["unique_id"]) for part in found["components"].values())
 
 
+def test_components_that_a_gateway_of_before_announced_keep_their_ids() -> None:
+    ids = {key: part["unique_id"] for key, part in document()["components"].items() if "unique_id" in part}
+    assert ids["event"] == "mailwire_front_door_event"
+    assert ids["last"] == "mailwire_front_door_last"
+    assert ids["picture"] == "mailwire_front_door_picture"
+    assert len(set(ids.values())) == len(ids)
+
+
+@given(ids=st.lists(st.text("ab_", min_size=1, max_size=6).map(words.slug), min_size=2, max_size=2, unique=True))
+def test_no_quantity_of_one_device_is_called_as_something_of_another(ids: list[str]) -> None:
+    keys = ["last", "problem", "last_seen", "a", "b", "_last", "a_last"]
+    found = [
+        part["unique_id"]
+        for device in ids
+        for part in discovery.device_config(
+            TOPICS, Device(device, device, quantities=dict.fromkeys(keys, (1, None))), "1", None
+        )["components"].values()
+    ]
+    assert len(set(found)) == len(found)
+
+
+# --- states ----------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_has_an_on_and_an_off_and_none_is_given_an_end_by_home_assistant() -> None:
+    device = Device("d", "D", kinds=list(words.KINDS), states=dict.fromkeys(words.KINDS, "on"))
+    parts = discovery.device_config(TOPICS, device, "1", None)["components"]
+    state = discovery.state(device, 0)
+    for kind in words.KINDS:
+        part = parts[f"state_{kind}"]
+        assert render(part["value_template"], state) == part["payload_on"]
+        assert "off_delay" not in part  # it would say "motion" again after each restart
+        assert part["state_topic"] == "mailwire/d/state"
+    classes = {kind: parts[f"state_{kind}"].get("device_class") for kind in words.KINDS}
+    assert classes["motion"] == classes["line_crossing"] == "motion"
+    assert classes["power"] == classes["disk"] == classes["network"] == "problem"
+    assert (classes["door"], classes["leak"], classes["battery"]) == ("door", "moisture", "battery")
+
+
+@pytest.mark.parametrize(
+    ("key", "unit", "device_class", "state_class"),
+    [
+        ("temperature", "°C", "temperature", "measurement"),
+        ("runtime", "min", "duration", "measurement"),
+        ("battery_charge", "%", "battery", "measurement"),
+        ("load", "%", None, "measurement"),
+        ("humidity", "%", "humidity", "measurement"),
+        ("free", "GiB", "data_size", "measurement"),
+        ("energy_today", "kWh", "energy", "total"),
+        ("pages", "pages", None, "total_increasing"),
+        ("total_pages", None, None, "total_increasing"),
+        ("fan_speed", "rpm", None, "measurement"),
+        ("apparent", "kVA", None, "measurement"),
+        ("tank", "furlongs", None, "measurement"),
+    ],
+)
+def test_quantity_is_a_sensor_of_its_class(
+    key: str, unit: str | None, device_class: str | None, state_class: str
+) -> None:
+    device = Device("d", "D", quantities={key: (12.5, unit)})
+    part = discovery.device_config(TOPICS, device, "1", None)["components"][f"value_{key}"]
+    assert (part.get("unit_of_measurement"), part.get("device_class")) == (unit, device_class)
+    assert part["state_class"] == state_class
+    assert render(part["value_template"], discovery.state(device, 0)) == "12.5"
+    assert render(part["value_template"], {"quantities": {}}) == "None"  # which Home Assistant takes for unknown
+
+
+def test_sensors_read_what_the_state_says() -> None:
+    device = Device("d", "D", troubles={"disk": "Disk 3", "raid": "Degraded"})
+    device.last_event = {"time": "2026-11-22T19:11:28.123Z", "title": "Disk 3", "icon": "mdi:skull"}
+    parts = discovery.device_config(TOPICS, device, "1", None)["components"]
+    state = discovery.state(device, 1_790_000_000.5)
+    assert render(parts["last_seen"]["value_template"], state) == "2026-11-22T19:11:28.123Z"
+    assert render(parts["problem"]["value_template"], state) == "on"
+    assert json.loads(render(parts["problem"]["json_attributes_template"], state)) == {
+        "troubles": ["Disk 3", "Degraded"]
+    }
+    assert render(parts["alerts"]["value_template"], state) == "off"
+    assert render(parts["muted_until"]["value_template"], state) == "2026-09-21T14:13:20+00:00"
+    for_good = discovery.state(device, math.inf)
+    assert render(parts["alerts"]["value_template"], for_good) == "off"
+    assert render(parts["muted_until"]["value_template"], for_good) == "None"
+    quiet = discovery.state(Device("d", "D"), 0)
+    assert render(parts["last_seen"]["value_template"], quiet) in ("", "None")
+    assert (render(parts["problem"]["value_template"], quiet), quiet["alerts"]) == ("off", "on")
+
+
+@pytest.mark.parametrize(
+    ("state", "fires"), [("on", "trigger_motion"), (None, "trigger_motion"), ("off", "trigger_motion_off")]
+)
+def test_trigger_fires_for_its_kind_and_state(state: str | None, fires: str) -> None:
+    parts = document()["components"]
+    triggers = {key: part for key, part in parts.items() if part["platform"] == "device_automation"}
+    event = {"kind": "motion", "state": state}
+    fired = [key for key, part in triggers.items() if render(part["value_template"], event) == part["payload"]]
+    assert fired == [fires]
+    assert (parts[fires]["type"], parts[fires]["subtype"]) == ("all_clear" if state == "off" else "alert", "motion")
+
+
+def test_commands_are_config_entities_and_are_told_on_topics_of_their_own() -> None:
+    parts = document()["components"]
+    for control in ("alerts", "test", "mute", "clear"):
+        part = parts[control]
+        assert part["entity_category"] == "config"
+        assert part["command_topic"] == f"mailwire/front_door/{control}/set"
+        assert part["qos"] == 1
+        assert not part.get("retain")
+        assert TOPICS.commanded(part["command_topic"]) == ("front_door", control)
+    for topic in ("mailwire/front_door/set", "mailwire/a/b/c/set", "other/a/test/set", "mailwire/front_door/test"):
+        assert TOPICS.commanded(topic) is None
+    assert Topics("lab/mail").commanded("lab/mail/a/test/set") == ("a", "test")
+
+
 def spoil(**changes: Any) -> dict[str, Any]:
     return document() | changes
 
@@ -177,7 +316,16 @@ def spoil(**changes: Any) -> dict[str, Any]:
         (CONFIG_TOPIC, spoil(origin={}), "origin has no name"),
         (CONFIG_TOPIC, spoil(components={}), "there are no components"),
         (CONFIG_TOPIC, spoil(components={"a": {"unique_id": "a"}}), "component 'a' has no platform"),
-        (CONFIG_TOPIC, spoil(components={"a": {"platform": "event"}}), "component 'a' has no unique_id"),
+        (CONFIG_TOPIC, spoil(components={"a": {"platform": "event", "qos": 1}}), "component 'a' has no unique_id"),
+        (
+            CONFIG_TOPIC,
+            spoil(
+                components={
+                    "a": {"platform": "device_automation", "automation_type": "trigger", "topic": "a", "type": "b"}
+                }
+            ),
+            "component 'a' has no subtype",
+        ),
         (
             CONFIG_TOPIC,
             spoil(components={"a": {"platform": "event", "unique_id": "a", "state_topic": "~/event"}}),

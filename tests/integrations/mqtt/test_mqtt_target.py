@@ -399,7 +399,8 @@ async def test_state_of_a_device_is_retained_and_coalesced(
     topic = "mailwire/front_door/state"
     async with gateway.connected(url=mosquitto.url) as target:
         await wait_until(lambda: listener.newest(topic))
-        assert listener.newest(topic) == {"last": None}
+        nothing = {"problem": "off", "troubles": [], "alerts": "on", "muted_until": None, "quantities": {}}
+        assert listener.newest(topic) == {"last": None, **nothing}
         before = len(listener.payloads(topic))
         for number in range(1000):
             device.last_event = {"id": str(number), "title": f"Motion {number}", "kind": "motion", "icon": "mdi:skull"}
@@ -412,6 +413,7 @@ async def test_state_of_a_device_is_retained_and_coalesced(
     assert json.loads(retained(mosquitto, topic) or b"") == {
         "last": {"id": "999", "time": None, "kind": "motion", "state": None, "severity": None, "title": "Motion 999"},
         "motion": "off",
+        **nothing,
     }
 
 
@@ -423,10 +425,15 @@ async def test_renamed_device(mosquitto: Mosquitto, gateway: StandIn, listener: 
         target.device_changed(device)
         await wait_until(lambda: listener.newest(CONFIG)["device"]["name"] == "Front door")
         target.device_changed(device)
-        device.states["motion"] = "on"
+        device.quantities["load"] = (12, "%")
         target.device_changed(device)
-        await wait_until(lambda: listener.newest("mailwire/front_door/state").get("motion"))
-    assert topics(listener).count(CONFIG) == 2
+        await wait_until(lambda: "value_load" in listener.newest(CONFIG)["components"])
+        device.quantities["load"] = (13, "%")
+        target.device_changed(device)
+        await wait_until(lambda: listener.newest("mailwire/front_door/state")["quantities"] == {"load": 13})
+    assert topics(listener).count(CONFIG) == 3  # not for each value
+    before, *_, after = [json.loads(payload)["components"] for payload in listener.payloads(CONFIG)]
+    assert {key: after[key] for key in before} == before  # so that what a person set up stays
 
 
 async def test_forgotten_device_leaves_nothing_behind(
