@@ -22,7 +22,7 @@ def meanings(tmp_path_factory):
         if path.name in DIFFERENT:
             continue
         reading = interpret.read(path.read_bytes())
-        meaning = interpret.meaning(reading, Envelope("smtp", "", "", "", []))
+        meaning = interpret.meaning(reading, Envelope("smtp", "", "", "", []), family="generic")
         first = reading.attachments[0]["name"] if reading.attachments else ""
         asked.append([path.name, reading.subject or "", reading.text[:1024], first])
         theirs[path.name] = [meaning.kind, meaning.state, meaning.severity, meaning.title]
