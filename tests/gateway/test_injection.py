@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.api import Device
 from gateway.integrations.mqtt import discovery
+from gateway.wire.event import KINDS
 from gateway.wire.topics import Topics
 from tests.live import PATIENCE, Gateway, until
 from tests.mosquitto import Listener, Mosquitto
@@ -259,7 +260,7 @@ def test_the_text_is_whole(outcome: Outcome, name: str) -> None:
 
 
 def test_nothing_a_mail_says_is_a_template_for_home_assistant(outcome: Outcome) -> None:
-    """The components of each device are those of a device that never said anything."""
+    """The components of each device are those of one with these kinds and quantities, whatever else its mails say."""
     documents = [
         (topic, json.loads(payload))
         for topic, payload, _ in outcome.messages
@@ -272,8 +273,15 @@ def test_nothing_a_mail_says_is_a_template_for_home_assistant(outcome: Outcome) 
         if node == "mailwire_bridge":
             assert document == discovery.bridge_config(Topics(), version)
             continue
-        image = document["components"].get("picture", {}).get("content_type")
-        clean = discovery.device_config(Topics(), Device(node.removeprefix("mailwire_"), "x"), version, image)
+        components = document["components"]
+        image = components.get("picture", {}).get("content_type")
+        device = Device(node.removeprefix("mailwire_"), "x")
+        device.kinds = [kind for kind in KINDS if f"trigger_{kind}" in components]
+        device.states = {kind: "on" for kind in KINDS if f"state_{kind}" in components}
+        for key in (name.removeprefix("value_") for name in components if name.startswith("value_")):
+            assert re.fullmatch("[a-z0-9_]{1,40}", key)
+            device.quantities[key] = (0, components[f"value_{key}"].get("unit_of_measurement"))
+        clean = discovery.device_config(Topics(), device, version, image)
         assert {**document, "device": {}} == {**clean, "device": {}}
         assert image is None or re.fullmatch(r"image/[a-z0-9.+-]{1,60}", image)
         assert {**document["device"], "name": "x", "manufacturer": 0, "model": 0} == {
@@ -307,7 +315,12 @@ def test_the_archive_stays_in_its_folder(outcome: Outcome) -> None:
     assert lines.pop() == b""
     assert [json.loads(line)["id"] for line in lines] == ids
     assert {path.name for path in folder.iterdir()} == {"Maildir", "events.jsonl"}
-    assert not [path for path in outcome.folder.rglob("*") if "injected" in path.name]
+    # What MQTT has told of a device is kept under the device's id, which no mail can make a path of.
+    assert all(
+        re.fullmatch(r"broker/announced/[a-z0-9_]{1,64}\.json", str(path.relative_to(folder.parent)))
+        for path in outcome.folder.rglob("*")
+        if "injected" in path.name
+    )
     assert not Path("/tmp/injected").exists()
     assert not Path("injected").exists()
 
