@@ -233,11 +233,18 @@ class Store:
         path = self.folder / FILE
         if path.is_dir():
             return "there is a folder in its place"
-        if path.exists() and path.stat().st_size == 0 and not path.with_name(f"{FILE}-journal").exists():
-            return "the file is empty"  # and its making was not cut short
+        if path.exists() and path.stat().st_size == 0 and self._was_used():
+            return "the file is empty"  # and not because its making was cut short
         if not path.exists() and _size(path.with_name(f"{FILE}-wal")) > 0:
             return "the file is gone, and only its log is there"
         return ""
+
+    def _was_used(self) -> bool:
+        """Is there anything that only comes after the database? A power cut while that is made leaves less."""
+        if (self.folder / f"{FILE}-journal").exists():
+            return False
+        later = (self.folder / "integrations").exists() or any(self.spool.iterdir())
+        return later or _size(self.folder / f"{FILE}-wal") > 0
 
     def _look_at_log(self) -> None:
         """SQLite takes the first page of the log that is not whole for its end, and says nothing."""

@@ -18,7 +18,8 @@ import pytest
 
 from gateway import writer
 from gateway.api import Envelope, StoreFull
-from gateway.store import FILE, MIGRATIONS, Mail, Spooled, Store, StoreBroken
+from gateway.spooled import Spooled
+from gateway.store import FILE, MIGRATIONS, Mail, Store, StoreBroken, StoreDamaged
 from gateway.ulid import UlidMaker, time_of
 from gateway.writer import trouble_of
 
@@ -395,3 +396,14 @@ async def test_the_end_waits_for_a_thread_that_reads(tmp_path):
     await store.close()
     with pytest.raises(sqlite3.OperationalError, match="interrupted"):
         await reading
+
+
+async def test_a_file_whose_making_was_cut_short_before_anything_was_kept_is_no_damage(tmp_path):
+    (tmp_path / FILE).touch()
+    store = Store(tmp_path)
+    store.open()
+    await store.close()
+    (tmp_path / FILE).write_bytes(b"")
+    (tmp_path / "integrations").mkdir()
+    with pytest.raises(StoreDamaged, match="the file is empty"):
+        Store(tmp_path).open()
