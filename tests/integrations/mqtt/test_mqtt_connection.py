@@ -82,7 +82,8 @@ async def test_broker_stops_under_load(mosquitto: Mosquitto, gateway: StandIn) -
                 await asyncio.to_thread(mosquitto.start)
             await load.end()
             await wait_until(lambda: ids(listener) >= wanted(events))
-    assert len(listener.messages) <= len(events) + 2 * client.WINDOW  # QoS 1: only what was under way comes twice
+    # QoS 1: only what was under way comes twice, from us to the broker at its two ends, and from it to its listener.
+    assert len(listener.messages) <= len(events) + 4 * client.WINDOW
     assert [bool(text) for text in gateway.problems] == [False, True, False, True, False]
     assert gateway.readies == 3
 
