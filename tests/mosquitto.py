@@ -51,6 +51,7 @@ class Mosquitto:
         self.settings = list(settings)
         self.persistence = persistence
         self.process: subprocess.Popen[bytes] | None = None
+        self.settled = False  # it has had its port, and others know it
 
     @property
     def url(self) -> str:
@@ -75,14 +76,20 @@ class Mosquitto:
         configuration.write_text("\n".join(lines) + "\n")
         with (self.folder / "mosquitto.log").open("ab") as log:
             self.process = subprocess.Popen([program, "-c", str(configuration)], stdout=log, stderr=log)
-        until(self._accepts, f"for {configuration}")
+        if until(self._accepts, f"for {configuration}") == "taken":
+            self.port = self.port if self.settled else free_port()  # somebody was quicker
+            return self.start()
+        self.settled = True
         return self
 
-    def _accepts(self) -> bool:
+    def _accepts(self) -> str:
         assert self.process
-        assert self.process.poll() is None, (self.folder / "mosquitto.log").read_text()
+        if self.process.poll() is not None:
+            said = (self.folder / "mosquitto.log").read_text()
+            assert said.rstrip().endswith("Error: Address already in use"), said
+            return "taken"
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return "yes" if probe.connect_ex(("127.0.0.1", self.port)) == 0 else ""
 
     def send(self, number: int) -> None:
         assert self.process
