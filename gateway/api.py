@@ -16,6 +16,7 @@ may acknowledge upstream before that has answered: "250 means stored".
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import re
@@ -24,6 +25,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +39,7 @@ from pydantic import (
 )
 
 from gateway import bans, mailbox, notification, patterns, systemd, ulid, users
+from gateway.kept_key import kept_key
 from gateway.wire import event as words
 
 __all__ = [
@@ -72,7 +75,10 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "host_and_port",
+    "kept_key",
     "mailbox",
+    "not_opened",
     "notification",
     "patterns",
     "seconds",
@@ -449,6 +455,32 @@ def template_check(*more: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def host_and_port(example: str) -> AfterValidator:
+    """For an address and a port in a configuration, as '[::1]:9925'; `urlsplit(f"//{text}")` takes it apart."""
+    port = example.rpartition(":")[2]
+
+    def check(text: str) -> str:
+        try:
+            parts = urlsplit(f"//{text}")
+            complete = parts.netloc == text and parts.hostname and parts.port is not None and not parts.username
+        except ValueError:
+            complete = False
+        if not complete:
+            raise ValueError(f"'{text}' is not an address and a port: write it like '{example}' or '[::1]:{port}'")
+        return text
+
+    return AfterValidator(check)
+
+
+def not_opened(where: str, error: OSError) -> NotReady | Broken:
+    """What a person can do about an address that can't be listened on. NotReady where waiting may help."""
+    if error.errno == errno.EADDRINUSE:
+        return NotReady(f"{where} is taken by another program: choose another port under 'listen'")
+    if error.errno == errno.EACCES:
+        return Broken(f"{where} may not be opened: choose a port from 1024 up under 'listen'")
+    return NotReady(f"{where} can't be opened: {error.strerror or error}")
 
 
 class ClientTls(ConfigModel):

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from email.parser import BytesHeaderParser
 from email.policy import compat32
 from email.utils import getaddresses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from gateway.api import Context, Envelope, StoreTrouble
@@ -28,6 +29,31 @@ DETAIL = "mailbox"
 FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0  # seconds until a mailbox that failed is asked again
 _NEWEST = 100  # mails of the store whose keys may be missing from the file
 _HEAD = 64 * 1024  # bytes of a mail that are searched for its addresses
+
+
+class Place(NamedTuple):
+    """Whose mailbox, and where. `secure`: TLS from the first byte."""
+
+    host: str
+    port: int
+    user: str
+    folder: str
+    secure: bool
+
+
+def place(url: str, scheme: str, port: int, secure_port: int) -> Place:
+    """`imaps://user@host:993/folder`, for the schemes `imap` and `imaps`. Raises ValueError."""
+    example = f"{scheme}s://user@{scheme}.example.org"
+    try:
+        parts = urlsplit(url)
+        secure = parts.scheme == f"{scheme}s"
+        right = parts.scheme.removesuffix("s") == scheme and parts.hostname and parts.username and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"that is no mailbox; it looks like {example}")
+    host, folder = parts.hostname or "", unquote(parts.path.strip("/"))
+    return Place(host, parts.port or (secure_port if secure else port), unquote(parts.username or ""), folder, secure)
 
 
 class LoginRefused(Exception):
@@ -46,11 +72,11 @@ class Fetcher:
         self._envelope = envelope
         self._visit = visit
         self._file = context.data_dir / "taken"
-        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin; reads what was taken before."""
+        self._loop = asyncio.get_running_loop()
         self.taken = set(self._file.read_text().split()) if self._file.exists() else set()
         newest = await self._context.gateway.kept_details(self._context.name, _NEWEST)
         self.taken |= {str(details[DETAIL]) for details in newest if DETAIL in details}

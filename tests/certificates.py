@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -20,11 +20,11 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self.ca, self.certificate, self.key = (folder / name for name in ("ca.pem", "server.pem", "server.key"))
         ca_key, key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
-        issuer = _name("Mailwire's tests")
-        ca = _builder(issuer, issuer, ca_key.public_key())
+        issuer = named("Mailwire's tests")
+        ca = builder(issuer, issuer, ca_key.public_key())
         ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        one = _builder(_name("localhost"), issuer, key.public_key())
+        one = builder(named("localhost"), issuer, key.public_key())
         one = one.add_extension(x509.SubjectAlternativeName(names), critical=False)
         pem = serialization.Encoding.PEM
         ca_pem = ca.sign(ca_key, hashes.SHA256()).public_bytes(pem)
@@ -36,11 +36,13 @@ class Authority:
         self.server_context.load_cert_chain(self.certificate, self.key)
 
 
-def _name(text: str) -> x509.Name:
+def named(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey) -> x509.CertificateBuilder:
+def builder(
+    subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -48,6 +50,6 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey) -> x5
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
     )

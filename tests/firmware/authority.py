@@ -1,13 +1,13 @@
 """A certificate authority of our own, for TLS between a board and a server: made anew for each test."""
 
-import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from tests.certificates import builder, named
 
 
 class Authority:
@@ -17,8 +17,8 @@ class Authority:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        built = _builder(self._name, self._name, self._key.public_key()).add_extension(
+        self._name = named(name)
+        built = builder(self._name, self._name, self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
         self.certificate = folder / "ca.pem"
@@ -31,8 +31,8 @@ class Authority:
             name: x509.GeneralName = x509.IPAddress(ip_address(host))
         except ValueError:
             name = x509.DNSName(host)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        built = _builder(subject, self._name, key.public_key()).add_extension(
+        subject = named(host)
+        built = builder(subject, self._name, key.public_key()).add_extension(
             x509.SubjectAlternativeName([name]), critical=False
         )
         certificate, private = self.folder / f"{host}.pem", self.folder / f"{host}.key"
@@ -43,19 +43,6 @@ class Authority:
             )
         )
         return certificate, private
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-    )
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -156,7 +156,7 @@ def test_a_changed_pyproject_is_installed_again_and_a_failure_is_shown(copy: Cop
 @pytest.mark.parametrize("broken", [(), ("mypy",), ("ruff", "pytest"), ("fuzz",)])
 def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[str, ...]) -> None:
     copy.set_up("test", "fuzz")
-    for script in ("micropython", "mtas", "firmware-types"):
+    for script in ("micropython", "mtas", "home-assistant", "firmware-types"):
         copy.program(f"{copy.root}/script/{script}", "")
     copy.program(f"{copy.root}/script/fuzz", f"echo fuzz says $*; exit {int('fuzz' in broken)}")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
@@ -178,7 +178,7 @@ def test_test_runs_every_check_and_tells_which_failed(copy: Copy, broken: tuple[
 
 def test_test_with_arguments_is_pytest_alone(copy: Copy) -> None:
     copy.set_up("test")
-    for script in ("micropython", "mtas"):
+    for script in ("micropython", "mtas", "home-assistant"):
         copy.program(f"{copy.root}/script/{script}", "")
     for program in ("mosquitto", "mosquitto_sub", "swaks", "msmtp", "curl", "gcc", "perl"):
         copy.program(program, "")

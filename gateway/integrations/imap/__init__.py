@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr
 
 from gateway.api import ClientTls, ConfigModel, Context, Envelope, Source, mailbox
 
@@ -22,10 +21,21 @@ _IDLE = 9 * 60.0  # seconds of one IDLE; servers and routers end what is silent 
 _EXAMPLE = "imaps://user@imap.example.org/INBOX"
 
 
+def _place(url: str) -> mailbox.Place:
+    return mailbox.place(url, "imap", 143, 993)
+
+
+def _url(text: str) -> str:
+    _place(text)
+    return text
+
+
 class Config(ConfigModel):
     """Whose mailbox, and what becomes of its mails."""
 
-    url: str = Field(repr=False, description=f"{_EXAMPLE}; imap:// begins TLS with STARTTLS")
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        repr=False, description=f"{_EXAMPLE}; imap:// begins TLS with STARTTLS"
+    )
     password: SecretStr | None = None
     tls: ClientTls = ClientTls()
     starttls: bool = Field(default=True, description="For imap://; false: without TLS, also the password")
@@ -33,18 +43,6 @@ class Config(ConfigModel):
     seen: bool = Field(default=True, description="Mark as read what is left")
     every: float = Field(default=60, ge=1, le=3600, description="Seconds between two looks, where there is no IDLE")
     max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
-
-    @field_validator("url")
-    @classmethod
-    def _known_form(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            right = parts.scheme in ("imap", "imaps") and parts.hostname and parts.username and parts.port != 0
-        except ValueError:
-            right = False
-        if not right:
-            raise ValueError(f"that is no mailbox; it looks like {_EXAMPLE}")
-        return value
 
 
 class Imap(Source):
@@ -54,23 +52,18 @@ class Imap(Source):
 
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
-        parts = urlsplit(config.url)
-        self._host, self._secure = parts.hostname or "", parts.scheme == "imaps"
-        self._port = parts.port or (993 if self._secure else 143)
-        self._user = unquote(parts.username or "")
-        self._folder = unquote(parts.path.strip("/")) or "INBOX"
-        self._fetcher: mailbox.Fetcher | None = None
+        self._at = _place(config.url)
+        self._folder = self._at.folder or "INBOX"
+        self._fetcher = mailbox.Fetcher(context, self._at.host, Envelope, self._visit)
 
     async def start(self) -> None:
-        self._fetcher = mailbox.Fetcher(self.context, self._host, Envelope, self._visit)
         await self._fetcher.start()
 
     async def stop(self) -> None:
-        if self._fetcher:
-            await self._fetcher.stop()
+        await self._fetcher.stop()
 
     def describe(self) -> str:
-        return f"mail of {self._user} on {self._host}, {self._folder}"
+        return f"mail of {self._at.user} on {self._at.host}, {self._folder}"
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
@@ -108,15 +101,15 @@ class Imap(Source):
         from imap_tools.errors import MailboxLoginError
 
         context = self.config.tls.context()
-        if self._secure:
-            box: Any = MailBox(self._host, self._port, timeout=_TIMEOUT, ssl_context=context)
+        if self._at.secure:
+            box: Any = MailBox(self._at.host, self._at.port, timeout=_TIMEOUT, ssl_context=context)
         elif self.config.starttls:
-            box = MailBoxStartTls(self._host, self._port, timeout=_TIMEOUT, ssl_context=context)
+            box = MailBoxStartTls(self._at.host, self._at.port, timeout=_TIMEOUT, ssl_context=context)
         else:
-            box = MailBoxUnencrypted(self._host, self._port, timeout=_TIMEOUT)
+            box = MailBoxUnencrypted(self._at.host, self._at.port, timeout=_TIMEOUT)
         try:
             password = self.config.password.get_secret_value() if self.config.password else ""
-            return box.login(self._user, password, self._folder)
+            return box.login(self._at.user, password, self._folder)
         except MailboxLoginError as error:
             box.client.shutdown()
             raise mailbox.LoginRefused(_words(error)) from error

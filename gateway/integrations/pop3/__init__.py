@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import poplib
 import secrets
-from typing import Literal, Self
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
 from gateway.api import Broken, ClientTls, ConfigModel, Context, Envelope, Source, mailbox
 
@@ -22,28 +21,27 @@ _EXAMPLE = "pop3s://user@pop.example.org"
 poplib._MAXLINE = 16 * 1024**2  # type: ignore[attr-defined]  # noqa: SLF001  # devices send lines beyond its 2048 octets
 
 
+def _place(url: str) -> mailbox.Place:
+    return mailbox.place(url, "pop3", 110, 995)
+
+
+def _url(text: str) -> str:
+    _place(text)
+    return text
+
+
 class Config(ConfigModel):
     """Whose mailbox, and what becomes of its mails."""
 
-    url: str = Field(repr=False, description=f"{_EXAMPLE}; pop3:// begins TLS with STLS")
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        repr=False, description=f"{_EXAMPLE}; pop3:// begins TLS with STLS"
+    )
     password: SecretStr | None = None
     tls: ClientTls = ClientTls()
     starttls: bool = Field(default=True, description="For pop3://; false: without TLS, also the password")
     then: Literal["leave", "delete"] = "leave"
     every: float = Field(default=60, ge=1, le=86400, description="Seconds between two looks")
     max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
-
-    @field_validator("url")
-    @classmethod
-    def _known_form(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            right = parts.scheme in ("pop3", "pop3s") and parts.hostname and parts.username and parts.port != 0
-        except ValueError:
-            right = False
-        if not right:
-            raise ValueError(f"that is no mailbox; it looks like {_EXAMPLE}")
-        return value
 
     @model_validator(mode="after")
     def _knows_a_password(self) -> Self:
@@ -59,22 +57,17 @@ class Pop3(Source):
 
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
-        parts = urlsplit(config.url)
-        self._host, self._secure = parts.hostname or "", parts.scheme == "pop3s"
-        self._port = parts.port or (995 if self._secure else 110)
-        self._user = unquote(parts.username or "")
-        self._fetcher: mailbox.Fetcher | None = None
+        self._at = _place(config.url)
+        self._fetcher = mailbox.Fetcher(context, self._at.host, Envelope, self._visit)
 
     async def start(self) -> None:
-        self._fetcher = mailbox.Fetcher(self.context, self._host, Envelope, self._visit)
         await self._fetcher.start()
 
     async def stop(self) -> None:
-        if self._fetcher:
-            await self._fetcher.stop()
+        await self._fetcher.stop()
 
     def describe(self) -> str:
-        return f"mail of {self._user} on {self._host}, every {self.config.every:g} s"
+        return f"mail of {self._at.user} on {self._at.host}, every {self.config.every:g} s"
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
@@ -92,16 +85,16 @@ class Pop3(Source):
     def _connect(self) -> poplib.POP3:
         box: poplib.POP3
         context = self.config.tls.context()
-        if self._secure:
-            box = poplib.POP3_SSL(self._host, self._port, timeout=_TIMEOUT, context=context)
+        if self._at.secure:
+            box = poplib.POP3_SSL(self._at.host, self._at.port, timeout=_TIMEOUT, context=context)
         else:
-            box = poplib.POP3(self._host, self._port, timeout=_TIMEOUT)
+            box = poplib.POP3(self._at.host, self._at.port, timeout=_TIMEOUT)
         try:
-            if not self._secure and self.config.starttls:
+            if not self._at.secure and self.config.starttls:
                 box.stls(context)
             assert self.config.password
             try:
-                box.user(self._user)
+                box.user(self._at.user)
                 box.pass_(self.config.password.get_secret_value())
             except poplib.error_proto as error:
                 raise mailbox.LoginRefused(_words(error)) from error
@@ -120,7 +113,7 @@ class Pop3(Source):
                 return
             if key not in fetcher.taken:
                 if sizes.get(number, 0) > self.config.max_size:
-                    fetcher.log.warning("a mail of %s has %d bytes, and is left there", self._user, sizes[number])
+                    fetcher.log.warning("a mail of %s has %d bytes, and is left there", self._at.user, sizes[number])
                     continue
                 fetcher.keep(key, b"".join(line + b"\r\n" for line in box.retr(number)[1]))
             if self.config.then == "delete":
@@ -133,7 +126,7 @@ class Pop3(Source):
         except poplib.error_proto:
             if self.config.then != "delete":
                 raise Broken(
-                    f"{self._host} has no UIDL, so what was fetched can't be known: use 'then: delete'"
+                    f"{self._at.host} has no UIDL, so what was fetched can't be known: use 'then: delete'"
                 ) from None
             # Never known again: a crash between keeping and deleting brings a mail twice, and none is lost.
             return {int(line.split()[0]): f"no-uidl.{secrets.token_hex(8)}" for line in box.list()[1]}

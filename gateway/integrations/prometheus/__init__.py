@@ -7,15 +7,14 @@ or a full disk is 200 with `"status": "degraded"`, for a restart would only take
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from gateway.api import Broken, ConfigModel, Context, NotReady, Service
+from gateway.api import ConfigModel, Context, Service, host_and_port, not_opened
 from gateway.integrations.prometheus.exposition import Exposition
 from gateway.integrations.prometheus.web import Page, Web
 
@@ -25,21 +24,9 @@ _EXAMPLE = "127.0.0.1:9925"
 class Config(ConfigModel):
     """Where to answer."""
 
-    listen: str = Field(
+    listen: Annotated[str, host_and_port(_EXAMPLE)] = Field(
         default=_EXAMPLE, description="Address and port; 0.0.0.0:9925 answers the network, without a login"
     )
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        try:
-            parts = urlsplit(f"//{value}")
-            complete = parts.netloc == value and parts.hostname and parts.port is not None and not parts.username
-        except ValueError:
-            complete = False
-        if not complete:
-            raise ValueError(f"'{value}' is not an address and a port: write it like '{_EXAMPLE}' or '[::1]:9925'")
-        return value
 
 
 class Prometheus(Service):
@@ -58,12 +45,7 @@ class Prometheus(Service):
         try:
             await self._web.start(parts.hostname or "", parts.port or 0)
         except OSError as error:
-            where = self.config.listen
-            if error.errno == errno.EADDRINUSE:
-                raise NotReady(f"{where} is taken by another program: choose another port under 'listen'") from error
-            if error.errno == errno.EACCES:
-                raise Broken(f"{where} may not be opened: choose a port from 1024 up under 'listen'") from error
-            raise NotReady(f"{where} can't be opened: {error.strerror or error}") from error
+            raise not_opened(self.config.listen, error) from error
 
     async def stop(self) -> None:
         await self._web.stop()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+from gateway.api import kept_key
 
 _TOKEN = re.compile(rb"\b([0-9A-Za-z]{26})\.([A-Za-z2-7]{26})\b")
 _MOST = 1000  # candidates looked at in one mail
@@ -31,18 +31,7 @@ class Identity:
     @classmethod
     def kept_in(cls, folder: Path) -> Identity:
         """With the key in this folder, made at the first start. Raises OSError."""
-        path = folder / "key"
-        try:
-            return cls(bytes.fromhex(path.read_text("ascii")))
-        except (FileNotFoundError, ValueError):
-            key = secrets.token_bytes(32)
-        draft = folder / "key.new"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(key.hex())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-        return cls(key)
+        return cls(kept_key(folder / "key"))
 
     def token(self, event_id: str) -> str:
         return f"{event_id}.{self._sign(event_id.upper())}"

@@ -12,20 +12,28 @@ aiohttp, which speaks HTTP here, is an extra (`pip install 'mailwire[webhook]'`)
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import html
 import json
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr
 
-from gateway.api import Broken, ConfigModel, Context, NotReady, RequestRefused, Source, StoreTrouble, notification
+from gateway.api import (
+    ConfigModel,
+    Context,
+    RequestRefused,
+    Source,
+    StoreTrouble,
+    host_and_port,
+    kept_key,
+    not_opened,
+    notification,
+)
 from gateway.integrations.webhook import shapes
 
 if TYPE_CHECKING:
@@ -48,24 +56,14 @@ class Hook(ConfigModel):
 class Config(ConfigModel):
     """Where to answer, and whom."""
 
-    listen: str = Field(default=_EXAMPLE, description="Address and port; 0.0.0.0:8026 answers the network")
+    listen: Annotated[str, host_and_port(_EXAMPLE)] = Field(
+        default=_EXAMPLE, description="Address and port; 0.0.0.0:8026 answers the network"
+    )
     hooks: Mapping[str, Hook] = Field(default_factory=dict)
     url: str | None = Field(
         default=None, pattern="^https?://[^/]+", description="How people reach this page: 'http://gateway.lan:8026'"
     )
     max_size: ByteSize = Field(default=ByteSize(10 * 1024**2), description="Of a request")
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        try:
-            parts = urlsplit(f"//{value}")
-            complete = parts.netloc == value and parts.hostname and parts.port is not None and not parts.username
-        except ValueError:
-            complete = False
-        if not complete:
-            raise ValueError(f"'{value}' is not an address and a port: write it like '{_EXAMPLE}' or '[::1]:8026'")
-        return value
 
 
 class Webhook(Source):
@@ -82,7 +80,7 @@ class Webhook(Source):
     async def start(self) -> None:
         from aiohttp import web
 
-        self._key = _kept_key(self.context.data_dir / "key")
+        self._key = kept_key(self.context.data_dir / "key")
         app = web.Application(client_max_size=int(self.config.max_size))
         app.add_routes(
             [
@@ -98,12 +96,7 @@ class Webhook(Source):
         try:
             await site.start()
         except OSError as error:
-            where = self.config.listen
-            if error.errno == errno.EADDRINUSE:
-                raise NotReady(f"{where} is taken by another program: choose another port under 'listen'") from error
-            if error.errno == errno.EACCES:
-                raise Broken(f"{where} may not be opened: choose a port from 1024 up under 'listen'") from error
-            raise NotReady(f"{where} can't be opened: {error.strerror or error}") from error
+            raise not_opened(self.config.listen, error) from error
         host, port = self._runner.addresses[0][:2]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -212,11 +205,3 @@ def _html(text: str, button: str, status: int = 200) -> web.Response:
     )
     headers = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
     return web.Response(status=status, text=page, content_type="text/html", headers=headers)
-
-
-def _kept_key(path: Path) -> bytes:
-    """Always the same one, so that links stay right over a restart."""
-    if not path.exists():
-        path.touch(0o600)
-        path.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()

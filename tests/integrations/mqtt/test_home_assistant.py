@@ -49,7 +49,7 @@ def everything() -> dict[str, object]:
     return {"config": (TOPICS.config(device.id), document), "messages": messages, "kind": "other", "shows": shows}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # two minutes where nothing else runs
 def test_home_assistant_loads_every_payload_of_the_library(tmp_path: Path) -> None:
     harness = needs.home_assistant()
     payloads = [*library.payloads(TOPICS), everything()]

@@ -119,7 +119,7 @@ def test_acknowledge_by_a_link(gateway):
     import hashlib
     import hmac
 
-    key = (gateway.data / "integrations" / "web" / "key").read_bytes()
+    key = bytes.fromhex((gateway.data / "integrations" / "web" / "key").read_text())
     assert (gateway.data / "integrations" / "web" / "key").stat().st_mode & 0o777 == 0o600
     link = f"{url(gateway)}/ack/{event_id}/{hmac.new(key, event_id.encode(), hashlib.sha256).hexdigest()[:32]}"
     assert "<button" in call(link)[1]
