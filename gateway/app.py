@@ -42,6 +42,7 @@ from gateway.hours import zone_of
 from gateway.intake import Intake
 from gateway.interpret.families import OWN
 from gateway.loader import Loader
+from gateway.noise import told_of
 from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
@@ -568,7 +569,7 @@ class App:
     async def _acknowledge(self, ids: list[str], device: str | None, everything: bool) -> list[str]:
         """Here, and where the events came from: whoever waits for it may be there."""
         done = self.pipeline.noise.acknowledge(ids, device, everything=everything)
-        for event_id in {*done, *self.pipeline.noise.meant(ids)}:
+        for event_id in {*done, *told_of(self.store, ids)}:
             event = self.store.event(event_id)
             source = self.running.get(event["source"]) if event else None
             if event and source and isinstance(source.instance, Source):

@@ -72,6 +72,7 @@ class NoiseControl:
         self._memories: dict[str, Memory] = {}
         self._open: dict[str, Unacknowledged] = {}
         self._mutes: dict[tuple[str, str], float] = {}  # (device, target) -> Unix time
+        self._written: list[tuple[Event, str, float]] = []  # given to the store as deliveries, and to no worker yet
         self._next_release = 0.0  # when something held may be due; 0: not known yet
 
     def load(self) -> None:
@@ -171,8 +172,14 @@ class NoiseControl:
         due_now = [one for one in self._open.values() if one.due <= now and not self.muted_until(one.device, now)]
         for one in due_now:
             await self._escalate(one, now)
-        if now < self._next_release or not await self._store.flush():
-            return
+        if now >= self._next_release and await self._store.flush():
+            await self._release_due(now)
+        if self._written and await self._store.flush():
+            written, self._written = self._written, []
+            for told, target, expires in written:
+                self.release(told, target, expires)
+
+    async def _release_due(self, now: float) -> None:
         self._next_release = now  # whatever is admitted meanwhile lowers it again
         rows = await asyncio.to_thread(
             self._store.rows,
@@ -182,11 +189,11 @@ class NoiseControl:
         )
         due = [row for row in rows if row[1] <= now]
         for target, some in groupby(due, key=lambda row: str(row[0])):
-            await self._release(target, list(some), now)
+            self._release(target, list(some), now)
         later = [row[1] for row in rows if row[1] > now]
         self._next_release = now if len(rows) == _PAGE and due else min(later, default=_NEVER)
 
-    async def _release(self, target: str, rows: list[tuple[Any, ...]], now: float) -> None:
+    def _release(self, target: str, rows: list[tuple[Any, ...]], now: float) -> None:
         events: list[Event] = [json.loads(row[4]) for row in rows]
         expires = max(row[2] for row in rows)
         if len(events) == 1:
@@ -202,8 +209,7 @@ class NoiseControl:
             yield _insert_delivery(told, target, expires)
 
         self._store.note(statements)
-        if await self._store.flush():
-            self.release(told, target, expires)
+        self._written.append((told, target, expires))
         if len(events) > 1:
             log.info("%s: %d events that waited are told as %s", target, len(events), told["id"], extra=about(told))
 
@@ -249,9 +255,7 @@ class NoiseControl:
         self._store.note(statements)
         self._save(one)
         log.warning("nobody has acknowledged event %s: told %s", one.event, ", ".join(one.how.to), extra=about(event))
-        if await self._store.flush():
-            for target in one.how.to:
-                self.release(told, target, expires)
+        self._written += [(told, target, expires) for target in one.how.to]
         return None
 
     def waits(self, event: Event) -> bool:
@@ -262,15 +266,11 @@ class NoiseControl:
         self, event_ids: Iterable[str] = (), device: str | None = None, *, everything: bool = False
     ) -> list[str]:
         """Somebody knows of these: nobody else is told. An event may be a reminder, or tell of several. The ids."""
-        meant = self.meant(event_ids)
+        meant = told_of(self._store, event_ids)
         found = [one for one in self._open.values() if everything or one.event in meant or one.device == device]
         for one in found:
             self._forget(one)
         return [one.event for one in found]
-
-    def meant(self, event_ids: Iterable[str]) -> set[str]:
-        """These events, and those that they tell of."""
-        return told_of(self._store, event_ids)
 
 
 def told_of(store: Store, event_ids: Iterable[str]) -> set[str]:

@@ -259,6 +259,22 @@ async def test_a_summary_is_held_until_it_is_in_the_store(bench, monkeypatch):
     assert one.titles() == ["Motion (2 times)"]
 
 
+async def test_what_the_store_could_not_write_at_once_is_told_when_it_has(bench, monkeypatch):
+    one = bench(Rule(digest=times(["hourly"])))
+    await one.happens(event(1), monkeypatch, NOON)
+    flush, answers = one.store.flush, [True, False]
+
+    async def fails_second():
+        return await flush() and (answers.pop(0) if answers else True)
+
+    monkeypatch.setattr(one.store, "flush", fails_second)
+    await one.wait(NOON + 3600, monkeypatch)
+    assert one.titles() == []
+    await one.wait(NOON + 3601, monkeypatch)
+    assert one.titles() == ["Motion"]
+    assert one.rows() == []
+
+
 async def test_others_are_told_until_somebody_acknowledges(bench, monkeypatch):
     one = bench(Rule(escalate=Escalation(900, ("boss",), 600, 2)))
     await one.happens(event(1), monkeypatch, NOON)

@@ -19,12 +19,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check
+from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check, ulid
 from gateway.integrations.mqtt.client import Message
 from gateway.wire.topics import Topics
 
 NAMES = ("topic", "payload", "value")
 """What a template may name beside an event's keys: the levels of the topic, its payload, and that read as JSON."""
+_MOST_WAITING = 1000  # messages
 _AGAIN = 5.0  # seconds until a store that can't write is asked again
 _FILTER = re.compile(r"(?:[^#+\0]+|\+)(?:/(?:[^#+/\0]*|\+))*(?:/#)?|#")
 _EVENT, _IMAGE = "/event", "/image"  # how the topics of a gateway's events and pictures end
@@ -96,6 +97,8 @@ class Inbox:
         self._listens = listens
         self._templates: list[dict[str, Template]] = []
         self._waiting: asyncio.Queue[Message] = asyncio.Queue()
+        self._overflows = False
+        self._new_id = ulid.UlidMaker().new
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -117,12 +120,19 @@ class Inbox:
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def received(self, message: Message) -> None:
-        self._waiting.put_nowait(message)  # no more than the broker may send without our acknowledgement
+        """At QoS 1 no more come than may be unacknowledged; at QoS 0 there is no such bound, and what is lost is said."""
+        full = self._waiting.qsize() >= _MOST_WAITING
+        if not full:
+            self._waiting.put_nowait(message)
+        elif not self._overflows:
+            self._context.log.warning("%s: too much comes in at QoS 0: what can't wait here is lost", message.topic)
+        self._overflows = full
 
     async def _work(self) -> None:
         while True:
             message = await self._waiting.get()
             for draft in self._drafts(message):
+                draft.setdefault("id", self._new_id())  # so that the next try is the same event
                 while True:
                     try:
                         await self._context.emit(draft)

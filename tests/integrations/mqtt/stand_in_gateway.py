@@ -75,6 +75,7 @@ class StandIn:
         self.others: dict[str, bool] = {}  # targets, and whether they tell people
         self.mutes: dict[str, float] = {}  # device -> Unix time
         self.drafts: list[Mapping[str, Any]] = []
+        self.ids: list[str] = []  # of the drafts, and of those that could not be kept
         self.trouble = 0  # how often emitting fails from now on
         self.verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {}
         self.context = Context(
@@ -109,6 +110,7 @@ class StandIn:
         return template.text(source, html=html, more=more)
 
     async def emit(self, draft: Mapping[str, Any]) -> str:
+        self.ids.append(str(draft["id"]))
         if self.trouble:
             self.trouble -= 1
             raise StoreTrouble("the disk is full")
