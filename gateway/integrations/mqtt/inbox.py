@@ -120,7 +120,7 @@ class Inbox:
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def received(self, message: Message) -> None:
-        """At QoS 1 no more come than may be unacknowledged; at QoS 0 there is no such bound, and what is lost is said."""
+        """At QoS 1 no more come than may be unacknowledged; at QoS 0 there is no such bound."""
         full = self._waiting.qsize() >= _MOST_WAITING
         if not full:
             self._waiting.put_nowait(message)
