@@ -368,6 +368,10 @@ class Gateway(Protocol):
         """Carry out a `bridge/request/<verb>`; raises RequestRefused with the reason."""
 
 
+_EMIT_AGAIN = 5.0  # seconds until a store that can't write is asked again
+_new_id = ulid.UlidMaker().new
+
+
 @dataclass(slots=True)
 class Context:
     """What one integration is given: its name in the configuration, a folder of its own, and its doors."""
@@ -387,6 +391,16 @@ class Context:
     ready: Callable[[], None]
     problem: Callable[[str | None], None]
     """`problem("text")` says that something is wrong (logged once, shown in health); `problem(None)`: well again."""
+
+    async def emit_at_last(self, draft: Mapping[str, Any], what: str) -> str:
+        """`emit` for `what` can't be sent again: tried until the store can write, and one event however often."""
+        draft = {"id": _new_id(), **draft}
+        while True:
+            try:
+                return await self.emit(draft)
+            except StoreTrouble as error:
+                self.log.warning("%s waits: %s", what, error)
+                await asyncio.sleep(_EMIT_AGAIN)
 
 
 def about(event: Event) -> dict[str, str]:

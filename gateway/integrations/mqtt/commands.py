@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.api import Context, RequestRefused, StoreTrouble
+from gateway.api import Context, RequestRefused
 from gateway.integrations.mqtt.client import Message
 from gateway.wire.topics import Topics
 
 TEST, MUTE, CLEAR, ALERTS = "test", "mute", "clear", "alerts"
 PRESS, ON, OFF = "PRESS", "ON", "OFF"
 MUTE_SECONDS = 3600
-_AGAIN = 5.0  # seconds until a store that can't write is asked again
 
 
 class Commands:
@@ -84,10 +83,4 @@ class Commands:
             "title": f"Test of {device.name}",
             "text": "Somebody pressed its test button. This is how its events get here.",
         }
-        while True:
-            try:
-                await self._context.emit(draft)
-                return
-            except StoreTrouble as error:
-                self._context.log.warning("the test of %s waits: %s", device_id, error)
-                await asyncio.sleep(_AGAIN)
+        await self._context.emit_at_last(draft, f"the test of {device_id}")

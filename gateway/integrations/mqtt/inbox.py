@@ -19,14 +19,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.api import ConfigModel, Context, StoreTrouble, Template, notification, template_check, ulid
+from gateway.api import ConfigModel, Context, Template, notification, template_check
 from gateway.integrations.mqtt.client import Message
 from gateway.wire.topics import Topics
 
 NAMES = ("topic", "payload", "value")
 """What a template may name beside an event's keys: the levels of the topic, its payload, and that read as JSON."""
 _MOST_WAITING = 1000  # messages
-_AGAIN = 5.0  # seconds until a store that can't write is asked again
 _FILTER = re.compile(r"(?:[^#+\0]+|\+)(?:/(?:[^#+/\0]*|\+))*(?:/#)?|#")
 _EVENT, _IMAGE = "/event", "/image"  # how the topics of a gateway's events and pictures end
 _PICTURES = 32 * 1024 * 1024  # bytes of pictures whose event has not come yet
@@ -98,7 +97,6 @@ class Inbox:
         self._templates: list[dict[str, Template]] = []
         self._waiting: asyncio.Queue[Message] = asyncio.Queue()
         self._overflows = False
-        self._new_id = ulid.UlidMaker().new
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -132,14 +130,7 @@ class Inbox:
         while True:
             message = await self._waiting.get()
             for draft in self._drafts(message):
-                draft.setdefault("id", self._new_id())  # so that the next try is the same event
-                while True:
-                    try:
-                        await self._context.emit(draft)
-                        break
-                    except StoreTrouble as error:
-                        self._context.log.warning("a message on %s waits: %s", message.topic, error)
-                        await asyncio.sleep(_AGAIN)
+                await self._context.emit_at_last(draft, f"a message on {message.topic}")
             message.acknowledge()
 
     def _drafts(self, message: Message) -> list[dict[str, Any]]:

@@ -28,9 +28,7 @@ from gateway.api import (
     Refused,
     Retry,
     Source,
-    StoreTrouble,
     Target,
-    ulid,
 )
 from gateway.integrations.serial import lines
 from gateway.integrations.serial.frames import Frames
@@ -40,8 +38,6 @@ from gateway.wire import frame, link
 
 _ABSENT_WAIT = 1.0  # seconds between looks for a port that is not there: it may be plugged in at any moment
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between tries to open one that can't be opened
-_new_id = ulid.UlidMaker().new
-_STORE_WAIT = 1.0  # seconds before a line is offered again to a store that can't write
 
 
 class Config(lines.Settings):
@@ -298,32 +294,24 @@ class Serial(Source, Target):
         elif self._reader:
             for draft in self._reader.came(data):
                 if self.config.direction != "out":
-                    await self._keep_at_last(draft)
+                    # Equipment that prints does not repeat itself: the line waits, and is read on when this is kept.
+                    await self.context.emit_at_last(self._named(draft), "a line that came in")
+                    self._events += 1
 
     async def _keep(self, draft: Mapping[str, Any]) -> None:
         """Returns when the event is durable. Raises StoreTrouble."""
-        await self.context.emit(draft if draft.get("device") else {**draft, "device": self._own_device()})
+        await self.context.emit(self._named(draft))
         self._events += 1
 
+    def _named(self, draft: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its device, if it says none, is what the configuration says, else the board itself, else this entry."""
+        return draft if draft.get("device") else {**draft, "device": self._own_device()}
+
     def _own_device(self) -> str | dict[str, Any]:
-        """Of events that name none: what the configuration says, else the board itself, else this entry."""
         peer = self._frames.peer if self._frames else None
         if not self.config.device and peer and (peer.get("id") or peer.get("name")):
             return {key: peer.get(key) for key in ("id", "name")}
         return self.config.device or self.context.name
-
-    async def _keep_at_last(self, draft: Mapping[str, Any]) -> None:
-        """Equipment that prints does not repeat itself: what it said waits here until it can be kept."""
-        draft = {**draft, "id": _new_id()}  # so that it is one event, however often it is tried
-        while True:
-            try:
-                await self._keep(draft)
-            except StoreTrouble as error:
-                self.context.problem(f"what comes in can't be kept now: {error}")
-                await asyncio.sleep(_STORE_WAIT)
-            else:
-                self.context.problem(None)
-                return
 
     async def _pump(self, line: Line) -> None:
         """Write what the link has to say."""

@@ -110,7 +110,7 @@ class StandIn:
         return template.text(source, html=html, more=more)
 
     async def emit(self, draft: Mapping[str, Any]) -> str:
-        self.ids.append(str(draft["id"]))
+        self.ids.append(str(draft.get("id", "")))
         if self.trouble:
             self.trouble -= 1
             raise StoreTrouble("the disk is full")

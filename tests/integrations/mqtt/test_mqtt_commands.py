@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from gateway.api import RequestRefused
-from gateway.integrations.mqtt import commands
 from tests.integrations.mqtt.stand_in_gateway import StandIn, wait_until
 from tests.mosquitto import Listener, Mosquitto
 
@@ -142,11 +141,13 @@ async def test_test_waits_for_the_store(
 ) -> None:
     gateway.add("pump")
     gateway.trouble = 2
-    monkeypatch.setattr(commands, "_AGAIN", 0.01)
+    monkeypatch.setattr("gateway.api._EMIT_AGAIN", 0.01)
     async with gateway.connected(url=mosquitto.url):
         listener.publish("mailwire/pump/test/set", "PRESS")
         await wait_until(lambda: gateway.drafts)
     assert len(gateway.drafts) == 1
+    assert len(gateway.ids) == 3
+    assert len(set(gateway.ids)) == 1  # what the store could not take, and the next try, are one event
 
 
 async def test_without_discovery_nothing_is_obeyed(

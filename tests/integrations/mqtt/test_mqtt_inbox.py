@@ -135,7 +135,7 @@ async def test_nothing_is_acknowledged_before_it_is_stored(
         for number in range(3, 6):
             someone.publish("mailwire/notify/post", f"number {number}")
         gateway.trouble = 1
-        monkeypatch.setattr("gateway.integrations.mqtt.inbox._AGAIN", 0.01)
+        monkeypatch.setattr("gateway.api._EMIT_AGAIN", 0.01)
         async with gateway.connected(url=mosquitto.url):
             await wait_until(lambda: len(gateway.drafts) == 6)
             someone.publish("mailwire/notify/post", "end")
