@@ -80,7 +80,9 @@ __all__ = [
     "mailbox",
     "not_opened",
     "notification",
+    "part_of",
     "patterns",
+    "same_part",
     "seconds",
     "systemd",
     "template_check",
@@ -185,7 +187,7 @@ class Device:
     `kinds` are the kinds of event seen so far; `states` maps a kind to its present state (`on` or `off`);
     `last_event` is the newest event without its text; `picture` is (event id, attachment index) of the newest one.
     `quantities` maps a key of its events' data to its newest number and that number's unit, if it has one; `troubles`
-    maps a kind to the title of the event since which something is wrong; `url` is where the device can be configured.
+    maps a kind and part to the title of the event since which something is wrong; `url` is where it can be configured.
     `online` is known of a device that reports on a schedule: False when it did not, and nothing else came since.
     """
 
@@ -406,6 +408,23 @@ class Context:
 def about(event: Event) -> dict[str, str]:
     """What a log line says of an event, for its `extra`: `log.warning("…", extra=about(event))`."""
     return {"mail": event["id"], "device": event["device"]["id"]}
+
+
+PARTS = (
+    "alert", "alertname", "array", "camera", "channel", "disk", "gateway", "host", "inverter", "pool", "problem_id",
+    "sensor", "service", "target", "ups", "volume", "zone",
+)  # fmt: skip
+"""The keys of an event's data that tell of which part of its device it speaks."""
+
+
+def part_of(event: Event) -> dict[str, str]:
+    """What part of its device an event is about: the values of the keys in `PARTS`; {}: the whole."""
+    return {key: str(event["data"][key]) for key in PARTS if key in event["data"]}
+
+
+def same_part(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Can they be the same? One names all that the other does, or more."""
+    return one.items() <= other.items() or one.items() >= other.items()
 
 
 def _beside(path: Path, info: ValidationInfo) -> Path:

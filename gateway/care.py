@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
-from gateway.api import Event
+from gateway.api import Event, part_of
 from gateway.hours import Hours, Times
 from gateway.wire import event as words
 
@@ -93,7 +93,7 @@ def decide(rule: Rule, memory: Memory, event: Event, now: float, zone: tzinfo | 
 
 def _repeats(seconds: float, memory: Memory, event: Event, now: float) -> str:
     """Why it is a repeat; "" if it is none."""
-    what = json.dumps([event["device"]["id"], event["kind"], event["state"], event["title"]])
+    what = json.dumps([event["device"]["id"], event["kind"], event["state"], event["title"], part_of(event)])
     when, event_id = memory.told.get(what, (0.0, ""))
     if event_id == event["id"]:
         return ""

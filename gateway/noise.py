@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Any
 
 from gateway import care
-from gateway.api import Event, about, to_json
+from gateway.api import Event, about, part_of, same_part, to_json
 from gateway.care import Escalation, Memory
 from gateway.deliver import Held
 from gateway.route import DEFAULT_EXPIRY, Plan
@@ -46,6 +46,7 @@ class Unacknowledged:
     due: float
     step: int
     how: Escalation
+    part: dict[str, str]
 
     @property
     def waited(self) -> float:
@@ -217,7 +218,8 @@ class NoiseControl:
 
     def _watch(self, event: Event, how: Escalation, since: float) -> None:
         if event["id"] not in self._open:
-            one = Unacknowledged(event["id"], event["device"]["id"], event["kind"], since, since + how.after, 0, how)
+            due, part = since + how.after, part_of(event)
+            one = Unacknowledged(event["id"], event["device"]["id"], event["kind"], since, due, 0, how, part)
             self._open[one.event] = one
             self._save(one)
 
@@ -230,8 +232,9 @@ class NoiseControl:
         )
 
     def _all_clear(self, event: Event) -> None:
+        part = part_of(event)
         for one in list(self._open.values()):
-            if (one.device, one.kind) == (event["device"]["id"], event["kind"]):
+            if (one.device, one.kind) == (event["device"]["id"], event["kind"]) and same_part(one.part, part):
                 self._forget(one)
 
     def _forget(self, one: Unacknowledged) -> None:
@@ -301,11 +304,16 @@ def muted_until(mutes: Mapping[tuple[str, str], float], device: str, target: str
 
 def unacknowledged(store: Store) -> list[Unacknowledged]:
     """What waits to be acknowledged, the oldest first."""
-    sql = "SELECT event, device, kind, since, due, step, how FROM escalations ORDER BY since"
+    sql = (
+        "SELECT o.event, o.device, o.kind, o.since, o.due, o.step, o.how, e.event FROM escalations o "
+        "LEFT JOIN events e ON e.id = o.event ORDER BY o.since"
+    )
     found = []
-    for event, device, kind, since, due, step, how in store.rows(sql):
+    for event, device, kind, since, due, step, how, told in store.rows(sql):
         after, to, every, times = json.loads(how)
-        found.append(Unacknowledged(event, device, kind, since, due, step, Escalation(after, tuple(to), every, times)))
+        part = part_of(json.loads(told)) if told else {}
+        escalation = Escalation(after, tuple(to), every, times)
+        found.append(Unacknowledged(event, device, kind, since, due, step, escalation, part))
     return found
 
 

@@ -23,7 +23,8 @@ from datetime import tzinfo
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from gateway import heartbeat
+from gateway import alarms, heartbeat
+from gateway.alarms import Alarms
 from gateway.api import Device, Envelope, Event
 from gateway.rhythm import Rhythm
 from gateway.wire.devices import GENERIC
@@ -94,12 +95,16 @@ class Known:
 
     device: Device
     keys: list[list[str]] = dataclasses.field(default_factory=list)  # [sender, helo, peer] it was seen with
-    ends: dict[str, float] = dataclasses.field(default_factory=dict)  # kind -> Unix time at which its `on` ends
+    alarms: Alarms = dataclasses.field(default_factory=Alarms)
     heart: heartbeat.Heart = dataclasses.field(default_factory=heartbeat.Heart)
 
     def document(self) -> dict[str, Any]:
-        heart = self.heart.document()
-        return {"device": dataclasses.asdict(self.device), "keys": self.keys, "ends": self.ends, "heart": heart}
+        return {
+            "device": dataclasses.asdict(self.device),
+            "keys": self.keys,
+            "alarms": self.alarms.document(),
+            "heart": self.heart.document(),
+        }
 
 
 class Registry:
@@ -127,7 +132,11 @@ class Registry:
                 values["picture"] = (str(values["picture"][0]), int(values["picture"][1]))
             values["quantities"] = {key: tuple(pair) for key, pair in values.get("quantities", {}).items()}
             heart = heartbeat.loads(document.get("heart", {}))
-            self._add(Known(Device(**values), [list(key) for key in document["keys"]], dict(document["ends"]), heart))
+            before_parts = [
+                {"kind": kind, "part": {}, "on": True, "ends": at} for kind, at in document.get("ends", {}).items()
+            ]
+            on = alarms.loads(document.get("alarms", before_parts))
+            self._add(Known(Device(**values), [list(key) for key in document["keys"]], on, heart))
 
     def configure(self, devices: Mapping[str, Configured], limits: Limits) -> list[Device]:
         """Take the names of a (new) configuration. Returns the devices that this changed."""
@@ -251,7 +260,7 @@ class Registry:
             if device.id != UNKNOWN:
                 known.heart.heard(event["kind"], event["state"], now)
         device.last_event = {key: event[key] for key in ("id", "time", "kind", "state", "severity", "title")}
-        news = _note_trouble(device, event) | (heard and _note_quantities(device, event))
+        news = _note_trouble(known, event) | (heard and _note_quantities(device, event))
         if event["kind"] not in device.kinds:
             device.kinds.append(event["kind"])
             news = True
@@ -259,11 +268,14 @@ class Registry:
             device.picture = (event["id"], picture)
             news = True
         if event["state"] and heard:
-            news |= device.states.get(event["kind"]) != event["state"]
-            device.states[event["kind"]] = event["state"]
-            known.ends.pop(event["kind"], None)
-            if event["state"] == "on" and (seconds := self._off_after(device.id, event["kind"], off_after)):
-                known.ends[event["kind"]] = now + seconds
+            if event["state"] == "on":
+                seconds = self._off_after(device.id, event["kind"], off_after)
+                known.alarms.begins(event, now + seconds if seconds else 0)
+            else:
+                known.alarms.ended(event)
+            state = "on" if known.alarms.is_on(event["kind"]) else "off"
+            news |= device.states.get(event["kind"]) != state
+            device.states[event["kind"]] = state
         if news:
             self._write(known)
         else:
@@ -274,12 +286,9 @@ class Registry:
         """Once a second: end what ends by itself, write what waits. Returns the devices whose state changed."""
         changed = []
         for known in self._known.values():
-            ended = [kind for kind, at in known.ends.items() if at <= now]
-            for kind in ended:
-                del known.ends[kind]
-                known.device.states[kind] = "off"
-                known.device.troubles.pop(kind, None)
-            if ended:
+            if known.alarms.all and (ended := known.alarms.end_by_itself(now)):
+                known.device.states.update((kind, "off") for kind in ended if not known.alarms.is_on(kind))
+                known.device.troubles = known.alarms.troubles()
                 changed.append(known.device)
                 self._write(known)
         for device_id in [key for key, since in self._unsaved.items() if now - since >= _SAVE_AFTER or since > now]:
@@ -340,7 +349,7 @@ class Registry:
         known = self._known[device_id]
         known.device.states.update(dict.fromkeys(known.device.states, "off"))
         known.device.troubles.clear()
-        known.ends.clear()
+        known.alarms = Alarms()
         self._write(known)
         return known.device
 
@@ -474,14 +483,15 @@ def _note_quantities(device: Device, event: Event) -> bool:
     return news
 
 
-def _note_trouble(device: Device, event: Event) -> bool:
-    """A warning begins a trouble, the next event of its kind that is none ends it. A motion is no trouble."""
-    kind, before = event["kind"], dict(device.troubles)
+def _note_trouble(known: Known, event: Event) -> bool:
+    """A warning begins a trouble, the next event of its kind and part that is none ends it. A motion is no trouble."""
+    before = known.device.troubles
     if event["state"] == "off" or event["severity"] == "info":
-        device.troubles.pop(kind, None)
-    elif kind not in _NO_TROUBLE:
-        device.troubles[kind] = event["title"]
-    return device.troubles != before
+        known.alarms.is_well(event)
+    elif event["kind"] not in _NO_TROUBLE:
+        known.alarms.goes_wrong(event)
+    known.device.troubles = known.alarms.troubles()
+    return known.device.troubles != before
 
 
 @functools.lru_cache(maxsize=4096)

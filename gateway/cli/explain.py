@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import care, interpret, template
-from gateway.api import Device, Envelope, Event, Target
+from gateway.api import Device, Envelope, Event, Target, part_of
 from gateway.cli import common, show
 from gateway.hours import zone_of
 from gateway.interpret.families import ENOUGH, Found
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             ("state", event["state"] or "none"),
             ("severity", event["severity"]),
             ("title", event["title"]),
+            ("about", _part(event)),
             ("ends", _end(meaning)),
             *[(f"data.{one.name}", f"{_shown(one.value)}  ({one.where})") for one in _fields(why_so, meaning)],
         ]
@@ -241,6 +242,11 @@ def _print_profile(why: Why, meaning: interpret.Meaning, told: str) -> None:
         print(show.plain(f"      the mail '{why.match.mail}' of {why.family.path.name}"))
     elif why.family:
         print(show.plain(f"      none of the mails in {why.family.path.name}: the generic words decide"))
+
+
+def _part(event: Event) -> str:
+    part = part_of(event)
+    return ", ".join(f"{key} {value}" for key, value in part.items()) or "the whole device"
 
 
 def _end(meaning: interpret.Meaning) -> str:

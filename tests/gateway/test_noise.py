@@ -294,6 +294,18 @@ async def test_others_are_told_until_somebody_acknowledges(bench, monkeypatch):
     assert one.noise.acknowledge(everything=True) == []
 
 
+async def test_the_end_of_one_service_s_alarm_is_not_another_s(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    for number, service in ((1, "HTTP"), (2, "SMTP")):
+        alarm = event(number, device="nagios", title=service, kind="alarm")
+        await one.happens({**alarm, "data": {"host": "web1", "service": service}}, monkeypatch, NOON)
+    await one.restart()  # the parts come from the store
+    well = {**event(3, device="nagios", kind="alarm", state="off"), "data": {"host": "web1", "service": "HTTP"}}
+    await one.happens(well, monkeypatch, NOON + 1)
+    await one.wait(NOON + 901, monkeypatch)
+    assert one.titles("boss") == ["Not acknowledged for 15 minutes: SMTP"]
+
+
 async def test_acknowledge_by_event_by_summary_by_device(bench, monkeypatch):
     one = bench(Rule(digest=times(["hourly"]), urgent=("critical",), escalate=Escalation(900, ("boss",))))
     await one.happens(event(1), monkeypatch, NOON)

@@ -213,6 +213,58 @@ def test_a_profile_says_what_ends_by_itself_and_the_configuration_says_it_before
     assert registry.tick(2005) == [device]
 
 
+def test_what_one_part_says_ends_nothing_of_another(registry, saved):
+    device, _ = who(registry)
+
+    def says(state, **part):
+        severity = "warning" if state == "on" else "info"
+        registry.saw(device, event("alarm", state, severity, title=f"{part} {state}", **part), None, 1000)
+
+    says("on", host="web1", service="HTTP")
+    says("on", host="web1", service="SMTP")
+    says("on", host="db1")
+    says("off", host="web1", service="HTTP")
+    assert device.states == {"alarm": "on"}
+    assert list(device.troubles) == ["alarm (web1, SMTP)", "alarm (db1)"]
+    fresh = Registry(lambda *_: None)
+    fresh.load(json.loads(json.dumps([one for one in saved.values() if one])))
+    assert fresh.devices()[0].troubles == device.troubles
+    says("off", host="db1", service="SSH")  # of which the host's alarm may have spoken
+    says("off", host="web1")  # all of it
+    assert (device.states, device.troubles) == ({"alarm": "off"}, {})
+    says("on", host="web1", service="HTTP")
+    says("off")
+    assert (device.states, device.troubles) == ({"alarm": "off"}, {})
+
+
+def test_parts_end_by_themselves_one_by_one(registry):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on", channel="1"), None, 1000)
+    registry.saw(device, event("motion", "on", channel="2"), None, 1030)
+    registry.tick(1060)
+    assert device.states == {"motion": "on"}
+    registry.tick(1090)
+    assert device.states == {"motion": "off"}
+
+
+def test_parts_are_bounded(registry, saved):
+    device, _ = who(registry)
+    for number in range(1000):
+        registry.saw(device, event("alarm", "on", "warning", channel=str(number)), None, 1000)
+    assert len(saved[device.id]["alarms"]) == len(device.troubles) == 256
+
+
+def test_what_a_version_without_parts_has_kept_still_ends(registry, saved):
+    device, _ = who(registry)
+    registry.saw(device, event("motion", "on"), None, 1000)
+    old = saved[device.id]
+    del old["alarms"]
+    fresh = Registry(lambda *_: None)
+    fresh.load([{**old, "ends": {"motion": 1060.0}}])
+    fresh.configure({}, Learn())
+    assert [one.states for one in fresh.tick(1060)] == [{"motion": "off"}]
+
+
 def test_the_profile_that_the_configuration_says(registry):
     settings = {
         "a": Setting({"from": ["cam@*"]}, profile="dahua"),
@@ -358,7 +410,7 @@ def test_person_clears_what_never_ends(registry, saved):
     registry.saw(device, event("motion", "on"), None, 1000.0)
     assert registry.clear(device.id) is device
     assert (device.states, device.troubles) == ({"smoke": "off", "motion": "off"}, {})
-    assert saved[device.id]["ends"] == {}
+    assert saved[device.id]["alarms"] == []
     assert registry.tick(5000.0) == []
     with pytest.raises(LookupError):
         registry.clear("nobody")

@@ -36,7 +36,7 @@ def document(device_id, times, online=None):
     return {
         "device": asdict(device),
         "keys": [[f"{device_id}@lan", f"{device_id}7", "127.0.0.1"]],
-        "ends": {},
+        "alarms": [],
         "heart": {"backup": [times, 0, None]},
     }
 

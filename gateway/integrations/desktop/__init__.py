@@ -32,6 +32,7 @@ from gateway.api import (
     RequestRefused,
     Target,
     about,
+    part_of,
 )
 from gateway.integrations.desktop.shown import Memory, Shown
 
@@ -270,9 +271,9 @@ def _screen(memory: Memory, *hooks: Any) -> Screen:
 
 
 def _alarm(event: Event) -> str:
-    """What replaces what: the same of a device; nothing that a person or a program has us tell."""
+    """What replaces what: the same of a device's part; nothing that a person or a program has us tell."""
     device = event["device"]["id"]
-    return event["id"] if device == _NOBODY else f"{device}/{event['kind']}"
+    return event["id"] if device == _NOBODY else "/".join((device, event["kind"], *part_of(event).values()))
 
 
 def _words(event: Event) -> tuple[str, str]:
