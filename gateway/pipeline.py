@@ -16,11 +16,13 @@ import json
 import logging
 import sqlite3
 import time
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, cast
 
 from gateway import draft as draft_of
@@ -45,6 +47,7 @@ _RECENT = 10_000  # mails, or events that did not come by mail, in which a repea
 _PAGE = 50  # mails read from the store at a time
 _LINES = 20  # of the log, in a second, about mails
 _AGAIN = 1.0  # seconds before what this machine could not do is tried again
+_seq = attrgetter("seq")
 _ASKED, _TOO_LATE = "asked", "too late"
 _Answer = tuple[interpret.Reading, interpret.Meaning]
 _PASSING = (OSError, MemoryError, sqlite3.Error)
@@ -128,7 +131,7 @@ class Pipeline:
         self._read_up_to = 0
         self._marked_up_to: int | None = None  # how far mails that are marked were looked for; None: nobody asks
         self._scheduled = False
-        self._held_up: dict[str, deque[Mail]] = {}  # by peer: one that can't be read now, and those behind it
+        self._held_up: dict[str, list[Mail]] = {}  # by peer: one that can't be read or told now, and those behind it
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
@@ -325,30 +328,54 @@ class Pipeline:
 
     def _give(self, mail: Mail) -> None:
         if (waiting := self._held_up.get(mail.envelope.peer)) is not None:
-            waiting.append(mail)
+            insort(waiting, mail, key=_seq)
             return
         try:
-            if (content := self._content(mail)) is not None:
-                where = (self.store.spool / mail.file).absolute() if mail.file else content
-                self.interpreter.give(mail, where, self.registry.profile_of(mail.envelope))
-            if mail.content is not None:
-                self._queued_bytes -= mail.size
-                mail.content = None
+            self._ask(mail)
         except _PASSING as error:
             self._hold_up(mail, error)
 
+    def _ask(self, mail: Mail) -> bool:
+        """False: there is nothing to ask about."""
+        if (content := self._content(mail)) is not None:
+            where = (self.store.spool / mail.file).absolute() if mail.file else content
+            self.interpreter.give(mail, where, self.registry.profile_of(mail.envelope))
+        if mail.content is not None:
+            self._queued_bytes -= mail.size
+            mail.content = None
+        return content is not None
+
+    # A mail that can't be read or told now is tried again in a moment, and those of its peer wait behind it, one after
+    # the other: the interpreter answers in the order of asking, so nothing of that peer is under way when it answers.
+
     def _hold_up(self, mail: Mail, error: BaseException) -> None:
-        """Try again in a moment; those of its peer that come meanwhile wait behind it."""
         log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
-        peer = mail.envelope.peer
-        if peer not in self._held_up:
-            self._held_up[peer] = deque()
-            asyncio.get_running_loop().call_later(_AGAIN, self._go_on, peer)
-        self._held_up[peer].append(mail)
+        waiting = self._held_up.setdefault(mail.envelope.peer, [])
+        if not any(one is mail for one in waiting):
+            insort(waiting, mail, key=_seq)
+        asyncio.get_running_loop().call_later(_AGAIN, self._go_on, mail.envelope.peer)
 
     def _go_on(self, peer: str) -> None:
-        self._queue.extendleft(sorted(self._held_up.pop(peer), key=lambda mail: mail.seq, reverse=True))
-        self._schedule()
+        """Ask about the first of those that wait."""
+        if self._stopped:
+            return
+        first = self._held_up[peer][0]
+        try:
+            if not self._ask(first):
+                self._is_through(first)
+        except _PASSING as error:
+            self._hold_up(first, error)
+
+    def _is_through(self, mail: Mail) -> None:
+        peer = mail.envelope.peer
+        waiting = self._held_up.get(peer)
+        if waiting is None or waiting[0] is not mail:
+            return
+        del waiting[0]
+        if waiting:
+            self._go_on(peer)
+        else:
+            del self._held_up[peer]
 
     def _interpreted(self, mail: Mail, reading: interpret.Reading, meaning: interpret.Meaning) -> None:
         """The interpreter's answer. A mail that we fail on stays `received`, and those behind it are not held up."""
@@ -360,13 +387,18 @@ class Pipeline:
         if mail.early is _TOO_LATE:
             return
         waiting = self._held_up.get(mail.envelope.peer)
-        if waiting is not None and mail.seq > min(one.seq for one in waiting):
-            waiting.append(mail)
+        if waiting is not None and mail.seq > waiting[0].seq:
+            insort(waiting, mail, key=_seq)
             return
         try:
             self._finish(mail, reading, meaning)
         except _PASSING as error:
             self._hold_up(mail, error)
+        except Exception:
+            self._is_through(mail)
+            raise
+        else:
+            self._is_through(mail)
 
     def _content(self, mail: Mail) -> Any:
         """Its bytes; None, and said, if somebody removed them."""
