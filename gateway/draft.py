@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.policy import SMTP
 from typing import Any, cast
 
 from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, words
@@ -73,6 +71,9 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
 
 def to_mail(event: Event, files: Sequence[tuple[str, str, bytes]]) -> bytes:
     """A mail that holds an event's words and its attachments (name, media type, bytes), for the store."""
+    from email.message import EmailMessage  # here alone: most gateways never need their 0.6 MiB
+    from email.policy import SMTP
+
     mail = EmailMessage(policy=SMTP)
     mail["Subject"] = _whole(event["title"])
     mail.set_content(_whole(event["text"]))
