@@ -16,10 +16,11 @@ import json
 import logging
 import sqlite3
 import time
-from bisect import insort
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter
@@ -47,7 +48,6 @@ _RECENT = 10_000  # mails, or events that did not come by mail, in which a repea
 _PAGE = 50  # mails read from the store at a time
 _LINES = 20  # of the log, in a second, about mails
 _AGAIN = 1.0  # seconds before what this machine could not do is tried again
-_seq = attrgetter("seq")
 _ASKED, _TOO_LATE = "asked", "too late"
 _Answer = tuple[interpret.Reading, interpret.Meaning]
 _PASSING = (OSError, MemoryError, sqlite3.Error)
@@ -108,6 +108,24 @@ def _iso_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
+@dataclass(slots=True)
+class _HeldUp:
+    """A peer's mail that can't be read or told now, and those that wait behind it, in their order.
+
+    They are asked about one after the other. The interpreter answers in the order of asking, so nothing else of that
+    peer is under way when it answers.
+    """
+
+    mails: list[Mail] = field(default_factory=list)
+    asked: bool = True
+    """The first is asked about; else it will be in a moment."""
+
+    def add(self, mail: Mail) -> None:
+        at = bisect_left(self.mails, mail.seq, key=attrgetter("seq"))
+        if self.mails[at : at + 1] != [mail]:
+            self.mails.insert(at, mail)
+
+
 class Pipeline:
     """Joins the steps between intake and the targets' workers."""
 
@@ -131,7 +149,7 @@ class Pipeline:
         self._read_up_to = 0
         self._marked_up_to: int | None = None  # how far mails that are marked were looked for; None: nobody asks
         self._scheduled = False
-        self._held_up: dict[str, list[Mail]] = {}  # by peer: one that can't be read or told now, and those behind it
+        self._held_up: dict[str, _HeldUp] = {}  # by peer
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
         self._replaying: set[str] = set()
@@ -327,8 +345,8 @@ class Pipeline:
                 self._queue.append(mail)
 
     def _give(self, mail: Mail) -> None:
-        if (waiting := self._held_up.get(mail.envelope.peer)) is not None:
-            insort(waiting, mail, key=_seq)
+        if (held := self._held_up.get(mail.envelope.peer)) is not None:
+            held.add(mail)
             return
         try:
             self._ask(mail)
@@ -345,21 +363,21 @@ class Pipeline:
             mail.content = None
         return content is not None
 
-    # A mail that can't be read or told now is tried again in a moment, and those of its peer wait behind it, one after
-    # the other: the interpreter answers in the order of asking, so nothing of that peer is under way when it answers.
-
     def _hold_up(self, mail: Mail, error: BaseException) -> None:
         log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
-        waiting = self._held_up.setdefault(mail.envelope.peer, [])
-        if not any(one is mail for one in waiting):
-            insort(waiting, mail, key=_seq)
-        asyncio.get_running_loop().call_later(_AGAIN, self._go_on, mail.envelope.peer)
+        peer = mail.envelope.peer
+        held = self._held_up.setdefault(peer, _HeldUp())
+        held.add(mail)
+        if held.asked:
+            held.asked = False
+            asyncio.get_running_loop().call_later(_AGAIN, self._go_on, peer)
 
     def _go_on(self, peer: str) -> None:
         """Ask about the first of those that wait."""
         if self._stopped:
             return
-        first = self._held_up[peer][0]
+        held = self._held_up[peer]
+        first, held.asked = held.mails[0], True
         try:
             if not self._ask(first):
                 self._is_through(first)
@@ -368,12 +386,13 @@ class Pipeline:
 
     def _is_through(self, mail: Mail) -> None:
         peer = mail.envelope.peer
-        waiting = self._held_up.get(peer)
-        if waiting is None or waiting[0] is not mail:
+        held = self._held_up.get(peer)
+        if held is None or held.mails[0] is not mail:
             return
-        del waiting[0]
-        if waiting:
-            self._go_on(peer)
+        del held.mails[0]
+        if held.mails:
+            held.asked = False
+            asyncio.get_running_loop().call_soon(self._go_on, peer)
         else:
             del self._held_up[peer]
 
@@ -386,9 +405,9 @@ class Pipeline:
             return
         if mail.early is _TOO_LATE:
             return
-        waiting = self._held_up.get(mail.envelope.peer)
-        if waiting is not None and mail.seq > waiting[0].seq:
-            insort(waiting, mail, key=_seq)
+        held = self._held_up.get(mail.envelope.peer)
+        if held is not None and mail.seq > held.mails[0].seq:
+            held.add(mail)
             return
         try:
             self._finish(mail, reading, meaning)

@@ -161,9 +161,12 @@ class Board:
         self._gone()
 
     def stop(self) -> int | None:
-        """Ctrl-C on the console."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+        """Ctrl-C on the console; a person whom nobody answers presses it again."""
+        for _ in range(2):
+            if self.process and self.process.poll() is None:
+                self.process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(PATIENCE / 3)
         return self._gone()
 
     def _gone(self) -> int | None:
