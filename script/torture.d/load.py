@@ -24,7 +24,7 @@ _TEXT = b"Input 3 of the line is active, temperature 41 C, uptime 12 days.\r\n"
 def content(number: int) -> bytes:
     """The mail of that number, always the same bytes: mostly small, some like a picture, some spooled to a file."""
     chance = random.Random(number)
-    lines = chance.choice((1, 5, 20, 60)) if number % 50 else chance.choice((300, 900, 6000))
+    lines = chance.choice((1, 5, 20, 60)) if number % 50 else (300, 6000, 900)[number // 50 % 3]
     head = f"From: Line {number % 5} <line{number % 5}@torture.example>\r\nSubject: torture {number:07}\r\n\r\n"
     return head.encode() + _TEXT * lines + b"%d\r\n" % chance.getrandbits(64)
 

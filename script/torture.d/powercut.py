@@ -210,16 +210,18 @@ def replay(
     keep: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
-    """Cut the power at so many moments, half of them beside an fsync. `numbers`: the mail that an id was given for.
+    """Cut the power at so many moments, half of them beside an fsync, the last at the end, when there is most to lose.
 
-    `place` is used for one disk after another; the first one that is not as it must be is left in `keep`.
+    `numbers`: the mail that an id was given for. `place` is used for one disk after another; the first one that is not
+    as it must be is left in `keep`.
     """
     chance = random.Random(seed)
     records = list(read(recording))
     syncs = [moment for moment, record in enumerate(records) if record.op == SYNC_END]
     beside = chance.sample(syncs, min(len(syncs), cuts // 2))
     moments = {chance.choice((moment - 1, moment, moment + 1)) for moment in beside}
-    moments |= set(chance.sample(range(len(records)), min(len(records), cuts - len(moments))))
+    moments |= set(chance.sample(range(len(records)), min(len(records), cuts - len(moments) - 1)))
+    moments.add(len(records) - 1)
     disk = Disk(str(root), believe)
     assert any(record.op == REPLY for record in records) or not numbers, "no 250 was recorded"
     found = Findings(fsyncs=len(syncs))
