@@ -58,6 +58,7 @@ def test_home_assistant_loads_every_payload_of_the_library(tmp_path: Path) -> No
     check = tmp_path / "test_in_home_assistant.py"
     check.write_bytes(Path(__file__).with_name("in_home_assistant.py").read_bytes())
     options = ["-q", "-s", "--tb=short", "--show-capture=no", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+    options += ["--log-level=WARNING"]  # no test looks at more, and to write it takes a third of the time
     done = subprocess.run(
         [harness / "bin" / "pytest", "-c", "/dev/null", f"--rootdir={tmp_path}", *options, check],
         cwd=tmp_path,
