@@ -18,7 +18,13 @@ from typing import Any
 import aiohttp
 
 START = 60.0  # seconds that anything may take
-_OF_COURSE = ("The connection was lost", "Connection refused", "No device components to cleanup")
+_OF_COURSE = (  # when the broker goes, and comes back
+    "The connection was lost",
+    "Connection refused",
+    "failed to receive on socket",
+    "No ACK from MQTT server",
+    "No device components to cleanup",
+)
 """What it says of a broker that is away, and of a device that was removed."""
 CLIENT = "http://127.0.0.1/"
 
