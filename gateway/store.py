@@ -386,6 +386,9 @@ class Store:
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
+        # Another process (`mailwire sendmail`) may have kept one since; who reads in order must not miss ours after it.
+        highest = connection.execute("SELECT max(seq) FROM mails").fetchone()[0]
+        self._last_seq = max(self._last_seq, highest or 0)
         mails: list[Any] = []
         contents: list[Any] = []
         for mail in batch:

@@ -114,6 +114,22 @@ async def test_mails_that_come_while_the_backlog_is_read_are_interpreted_once(be
     assert len(await bench.heard(40)) == 40
 
 
+async def test_mails_are_not_passed_over_because_another_process_kept_one(bench):
+    """`mailwire sendmail`, while the gateway started: its mail had a higher number than all that came after it."""
+    other = Store(bench.store.folder)
+    other.open()
+    other.start()
+    kept = asyncio.get_running_loop().create_future()
+    envelope = Envelope("sendmail", "127.0.0.1", "h", "a@b", ["c@d"])
+    other.keep(Mail(new_id(), time.time(), envelope, 0, state="replay", content=mail("theirs")), kept.set_result)
+    assert await kept is None
+    await other.close()
+    bench.pipeline.resume()
+    assert await bench.heard(1) == ["theirs"]
+    await bench.kept(mail("ours"))
+    assert await bench.heard(2) == ["theirs", "ours"]
+
+
 async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
     monkeypatch.setattr(module, "_BACKLOG", 10)
     monkeypatch.setattr(module, "_BACKLOG_BYTES", 500)

@@ -290,6 +290,20 @@ async def test_a_seq_is_never_given_twice(tmp_path):
         assert second.seq > first.seq
 
 
+async def test_the_seq_rises_also_when_another_process_keeps_one_in_between(tmp_path):
+    """Its own counter begins with the time: ours would go on below that."""
+    async with started(tmp_path) as store:
+        first, theirs, last = mail(), mail(), mail()
+        await keep(store, first)
+        other = Store(tmp_path)
+        other.open()
+        other.start()
+        await keep(other, theirs)
+        await other.close()
+        await keep(store, last)
+        assert first.seq < theirs.seq < last.seq
+
+
 async def test_a_change_by_another_process_is_noticed(tmp_path):
     async with started(tmp_path) as store:
         noticed = asyncio.Event()
