@@ -265,6 +265,7 @@ class App:
         one = self.running[name] = Running(name, setting, instance)
         if isinstance(instance, Target):
             one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
+            one.worker.not_yet = "it is not started yet"
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -283,6 +284,9 @@ class App:
                 await one.instance.start()
                 # What it reported meanwhile, a port that is not there say, stays true.
                 one.note(one.error if one.error != before else None, "running")
+                if one.worker:  # not before: a target may not know yet whom it has to tell, and call that done
+                    one.worker.not_yet = None
+                    one.worker.ready()
                 log.debug("%s: %s", one.name, one.instance.describe(), extra=about)
             except NotReady as error:
                 if one.state != "retrying":
@@ -297,6 +301,8 @@ class App:
             except Exception as error:  # a fault in one integration must not stop the others
                 one.note(self._hide(f"{type(error).__name__}: {error}"), "broken")
                 log.exception("%s: could not be started", one.name, extra=about)
+            if one.worker and one.state != "running":
+                one.worker.not_yet = one.error
             one.first_try.set()
             if one.state == "retrying":
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret

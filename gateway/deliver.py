@@ -143,6 +143,8 @@ class Worker:
         self.last_error: str | None = None
         self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
         self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
+        self.not_yet: str | None = None
+        """Why the target can be given nothing: it is not started. What waits for it goes on to wait, and to expire."""
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -284,6 +286,9 @@ class Worker:
 
     def _launch(self) -> None:
         """Start as many deliveries as may be under way."""
+        if self.not_yet and self._ready:
+            self.failing = (self.failing[0] if self.failing else time.monotonic(), self.not_yet)
+            return
         while self._ready and len(self._under_way) < self.target.concurrency and not self._stopped:
             if self._paused_until and self._paused_until > time.monotonic():
                 return
