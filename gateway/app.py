@@ -87,6 +87,7 @@ class App:
         self._ticker: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self._noise_changed = False  # somebody else has changed what noise control knows
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -388,6 +389,7 @@ class App:
                     self._device_changed(device)
                 for device_id in self.pipeline.noise.ended(time.time()):
                     self._mute_changed(device_id)
+                await self._load_noise()
                 await self._look_for_reports()
                 await self.pipeline.look_at_held()
                 await self.failures.look(self.pipeline.workers)
@@ -425,15 +427,20 @@ class App:
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
         self.pipeline.replay()
-        muted = self.pipeline.noise.muted()
-        self.pipeline.noise.load()
-        for device_id in muted | self.pipeline.noise.muted():
-            self._mute_changed(device_id)
+        self._noise_changed = True
         for one in self.running.values():
             if one.worker:
                 task = asyncio.create_task(one.worker.rescan())
                 self._leaving.add(task)
                 task.add_done_callback(self._leaving.discard)
+
+    async def _load_noise(self) -> None:
+        """Take note of what a command line has muted and acknowledged."""
+        muted = self.pipeline.noise.muted()
+        if self._noise_changed and await self.pipeline.noise.load_again():
+            self._noise_changed = False
+            for device_id in muted | self.pipeline.noise.muted():
+                self._mute_changed(device_id)
 
     def _save_device(self, device_id: str, document: dict[str, Any] | None) -> None:
         if document is None:
