@@ -250,6 +250,25 @@ async def test_retention_by_age_keeps_what_is_owed_or_not_interpreted(tmp_path):
             store.content(Mail(gone.id, old, gone.envelope, gone.size, seq=gone.seq))
 
 
+async def test_retention_of_events_without_a_mail_keeps_what_is_owed(tmp_path):
+    """What expired, or was refused, is no more kept than the event that it is about."""
+    async with started(tmp_path) as store:
+        insert = "INSERT INTO events (id, time, device, event) VALUES (?, ?, 'd', '{}')"
+        owed = "INSERT INTO deliveries (event, target, state, expires) VALUES (?, 't', ?, 0)"
+        now = time.time()
+        for event_id, state in (("a", "waiting"), ("b", "held"), ("c", "dead"), ("d", "expired"), ("e", None)):
+            store.note_one(insert, event_id, now - 100)
+            if state:
+                store.note_one(owed, event_id, state)
+        store.note_one(insert, "f", now)
+        store.note_one(owed, "f", "dead")
+        await store.flush()
+        assert await store.prune(50, 1 << 30) == 0
+        await store.flush()
+        assert [row[0] for row in store.rows("SELECT id FROM events ORDER BY id")] == ["a", "b", "f"]
+        assert [one.event_id for one in store.deliveries()] == ["a", "b", "f"]
+
+
 async def test_what_is_owed_to_a_target_that_is_gone_ends_with_its_time(tmp_path):
     async with started(tmp_path) as store:
         for event, target, expires in (("a", "gone", 10), ("b", "gone", 30), ("c", "served", 10)):
