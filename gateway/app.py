@@ -47,7 +47,7 @@ from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
-from gateway.store import LogDamaged, Mail, Store, StoreBroken, StoreDamaged
+from gateway.store import REPLAY, LogDamaged, Mail, Store, StoreBroken, StoreDamaged
 
 log = logging.getLogger(__name__)
 
@@ -185,12 +185,10 @@ class App:
             mails = events = 0
             while owed := await asyncio.to_thread(next, pieces, None):
                 if owed.mail and not self.store.mail(owed.mail.id):
-                    if trouble := await self._keep_again(owed.mail, aside):
+                    mails += owed.event is None
+                    if trouble := await self._keep_again(owed.mail, aside, is_open=owed.event is None):
                         log.error("mail %s can't be brought over now: %s", owed.mail.id, trouble)
                         return
-                    if owed.event is None:
-                        mails += 1
-                        self.pipeline.arrived(owed.mail)
                 if owed.event and not self.store.event(owed.event["id"]):
                     events += 1
                     self.pipeline.take_over(owed.event, owed.targets)
@@ -209,7 +207,7 @@ class App:
             await asyncio.to_thread((aside.folder / rescue.DONE).write_text, f"{told}\n")
             log.warning("%s %s It is in %s now.", aside.why, told, aside.folder)
 
-    async def _keep_again(self, mail: Mail, aside: rescue.Aside) -> StoreTrouble | None:
+    async def _keep_again(self, mail: Mail, aside: rescue.Aside, *, is_open: bool) -> StoreTrouble | None:
         try:
             if mail.file:
                 await asyncio.to_thread(rescue.give_back, aside.folder, self.folder, mail.file)
@@ -217,7 +215,13 @@ class App:
             return StoreTrouble(str(error))
         kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
         mail.dot = mail.kept = time.monotonic()  # its wait in the old store is not ours
-        self.store.keep(mail, kept.set_result)
+
+        def done(trouble: StoreTrouble | None) -> None:
+            if is_open and not trouble:
+                self.pipeline.arrived(mail)  # now: told after a mail that was kept after it, it would be passed over
+            kept.set_result(trouble)
+
+        self.store.keep(mail, done)
         return await kept
 
     def _configure(self) -> None:
@@ -555,20 +559,21 @@ class App:
             self._device_forgotten(str(payload["device"]))
             return {"forgotten": payload["device"]}
         if verb == "replay":
-            ids = payload.get("ids") or [payload.get("id")]
+            if not (ids := _ids(payload)):
+                raise RequestRefused('replay what? Say {"id": "…"} with an event\'s id, or {"ids": ["…"]}')
             for mail_id in ids:
-                if not self.store.mail(str(mail_id)):
+                if not self.store.mail(mail_id):
                     raise RequestRefused(f'no mail {mail_id!r} is kept; say {{"id": "…"}} with an event\'s id')
-                self.store.note_one("UPDATE mails SET state = 'replay' WHERE id = ?", mail_id)
+            self.store.note_one(REPLAY, json.dumps(ids))
             await self.store.flush()
             self.pipeline.replay()
-            return {"replayed": list(ids)}
+            return {"replayed": ids}
         if verb == "ack":
-            ids = payload.get("ids") or [payload["id"]] if "id" in payload or "ids" in payload else []
+            ids = _ids(payload)
             device, everything = payload.get("device"), payload.get("all") is True
             if not (ids or device or everything):
                 raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
-            return {"acknowledged": await self._acknowledge(list(map(str, ids)), device, everything)}
+            return {"acknowledged": await self._acknowledge(ids, device, everything)}
         if verb in ("alerts", "clear", "mute"):
             done = {"alerts": self._alerts, "clear": self._clear, "mute": self._mute}[verb](payload)
             if not await self.store.flush():
@@ -635,3 +640,9 @@ class App:
             raise RequestRefused(f'no device {device_id!r}; say {{"device": "…"}} with a device\'s id') from None
         except ValueError as error:
             raise RequestRefused(str(error)) from None
+
+
+def _ids(payload: Mapping[str, Any]) -> list[str]:
+    """The `id` of a request, or its `ids`."""
+    said = payload.get("ids") or payload.get("id") or []
+    return [str(one) for one in (said if isinstance(said, list) else [said])]
