@@ -101,6 +101,7 @@ class App:
         if strays:
             log.info("removed %d unfinished mails that were never acknowledged", strays)
         self.registry.load(devices)
+        self.failures.load(self.registry.devices())
         self.pipeline.noise.load()
         self.pipeline.on_device = self._device_changed
         self._configure()
