@@ -145,6 +145,25 @@ async def test_faulty_bookkeeping_does_not_hold_up_the_rest_nor_a_mail(tmp_path,
     assert "bookkeeping was dropped" in caplog.text
 
 
+async def test_a_disk_that_fails_beside_faulty_bookkeeping_costs_none_of_the_rest(tmp_path, caplog):
+    async with started(tmp_path) as store:
+        failures = [OSError(28, "No space left on device")]
+
+        def statements():
+            if failures:
+                raise failures.pop()
+            return ((insert, ("a", "1")),)
+
+        insert = "INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)"
+        store.note_one("INSERT INTO nothing VALUES (1)")
+        store.note(statements)
+        store.note_one(insert, "a", "2")
+        assert not await store.flush()
+        assert await store.flush()
+        assert store.rows("SELECT id, document FROM devices") == [("a", "2")]
+        assert caplog.text.count("bookkeeping was dropped") == 1
+
+
 async def test_a_promise_does_not_fail_for_the_sake_of_bookkeeping(tmp_path, caplog):
     async with started(tmp_path) as store:
         store.note_one("INSERT INTO no_such_table VALUES (1)")
