@@ -47,7 +47,7 @@ from gateway.observe import Observer, Running
 from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
-from gateway.store import LogDamaged, Mail, Store, StoreBroken, StoreDamaged
+from gateway.store import REPLAY, LogDamaged, Mail, Store, StoreBroken, StoreDamaged
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class App:
         self._ticker: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self._noise_changed = False  # somebody else has changed what noise control knows
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -100,6 +101,7 @@ class App:
         if strays:
             log.info("removed %d unfinished mails that were never acknowledged", strays)
         self.registry.load(devices)
+        self.failures.load(self.registry.devices())
         self.pipeline.noise.load()
         self.pipeline.on_device = self._device_changed
         self._configure()
@@ -184,12 +186,10 @@ class App:
             mails = events = 0
             while owed := await asyncio.to_thread(next, pieces, None):
                 if owed.mail and not self.store.mail(owed.mail.id):
-                    if trouble := await self._keep_again(owed.mail, aside):
+                    mails += owed.event is None
+                    if trouble := await self._keep_again(owed.mail, aside, is_open=owed.event is None):
                         log.error("mail %s can't be brought over now: %s", owed.mail.id, trouble)
                         return
-                    if owed.event is None:
-                        mails += 1
-                        self.pipeline.arrived(owed.mail)
                 if owed.event and not self.store.event(owed.event["id"]):
                     events += 1
                     self.pipeline.take_over(owed.event, owed.targets)
@@ -208,7 +208,7 @@ class App:
             await asyncio.to_thread((aside.folder / rescue.DONE).write_text, f"{told}\n")
             log.warning("%s %s It is in %s now.", aside.why, told, aside.folder)
 
-    async def _keep_again(self, mail: Mail, aside: rescue.Aside) -> StoreTrouble | None:
+    async def _keep_again(self, mail: Mail, aside: rescue.Aside, *, is_open: bool) -> StoreTrouble | None:
         try:
             if mail.file:
                 await asyncio.to_thread(rescue.give_back, aside.folder, self.folder, mail.file)
@@ -216,7 +216,13 @@ class App:
             return StoreTrouble(str(error))
         kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
         mail.dot = mail.kept = time.monotonic()  # its wait in the old store is not ours
-        self.store.keep(mail, kept.set_result)
+
+        def done(trouble: StoreTrouble | None) -> None:
+            if is_open and not trouble:
+                self.pipeline.arrived(mail)  # now: told after a mail that was kept after it, it would be passed over
+            kept.set_result(trouble)
+
+        self.store.keep(mail, done)
         return await kept
 
     def _configure(self) -> None:
@@ -265,6 +271,7 @@ class App:
         one = self.running[name] = Running(name, setting, instance)
         if isinstance(instance, Target):
             one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
+            one.worker.not_yet = "it is not started yet"
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -283,6 +290,9 @@ class App:
                 await one.instance.start()
                 # What it reported meanwhile, a port that is not there say, stays true.
                 one.note(one.error if one.error != before else None, "running")
+                if one.worker:  # not before: a target may not know yet whom it has to tell, and call that done
+                    one.worker.not_yet = None
+                    one.worker.ready()
                 log.debug("%s: %s", one.name, one.instance.describe(), extra=about)
             except NotReady as error:
                 if one.state != "retrying":
@@ -297,6 +307,8 @@ class App:
             except Exception as error:  # a fault in one integration must not stop the others
                 one.note(self._hide(f"{type(error).__name__}: {error}"), "broken")
                 log.exception("%s: could not be started", one.name, extra=about)
+            if one.worker and one.state != "running":
+                one.worker.not_yet = one.error
             one.first_try.set()
             if one.state == "retrying":
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret
@@ -382,6 +394,7 @@ class App:
                     self._device_changed(device)
                 for device_id in self.pipeline.noise.ended(time.time()):
                     self._mute_changed(device_id)
+                await self._load_noise()
                 await self._look_for_reports()
                 await self.pipeline.look_at_held()
                 await self.failures.look(self.pipeline.workers)
@@ -419,15 +432,20 @@ class App:
     def _changed_elsewhere(self) -> None:
         """A command line changed the store: mails to replay, deliveries retried or dropped."""
         self.pipeline.replay()
-        muted = self.pipeline.noise.muted()
-        self.pipeline.noise.load()
-        for device_id in muted | self.pipeline.noise.muted():
-            self._mute_changed(device_id)
+        self._noise_changed = True
         for one in self.running.values():
             if one.worker:
                 task = asyncio.create_task(one.worker.rescan())
                 self._leaving.add(task)
                 task.add_done_callback(self._leaving.discard)
+
+    async def _load_noise(self) -> None:
+        """Take note of what a command line has muted and acknowledged."""
+        muted = self.pipeline.noise.muted()
+        if self._noise_changed and await self.pipeline.noise.load_again():
+            self._noise_changed = False
+            for device_id in muted | self.pipeline.noise.muted():
+                self._mute_changed(device_id)
 
     def _save_device(self, device_id: str, document: dict[str, Any] | None) -> None:
         if document is None:
@@ -542,20 +560,21 @@ class App:
             self._device_forgotten(str(payload["device"]))
             return {"forgotten": payload["device"]}
         if verb == "replay":
-            ids = payload.get("ids") or [payload.get("id")]
+            if not (ids := _ids(payload)):
+                raise RequestRefused('replay what? Say {"id": "…"} with an event\'s id, or {"ids": ["…"]}')
             for mail_id in ids:
-                if not self.store.mail(str(mail_id)):
+                if not self.store.mail(mail_id):
                     raise RequestRefused(f'no mail {mail_id!r} is kept; say {{"id": "…"}} with an event\'s id')
-                self.store.note_one("UPDATE mails SET state = 'replay' WHERE id = ?", mail_id)
+            self.store.note_one(REPLAY, json.dumps(ids))
             await self.store.flush()
             self.pipeline.replay()
-            return {"replayed": list(ids)}
+            return {"replayed": ids}
         if verb == "ack":
-            ids = payload.get("ids") or [payload["id"]] if "id" in payload or "ids" in payload else []
+            ids = _ids(payload)
             device, everything = payload.get("device"), payload.get("all") is True
             if not (ids or device or everything):
                 raise RequestRefused('acknowledge what? Say {"id": "…"}, {"device": "…"} or {"all": true}')
-            return {"acknowledged": await self._acknowledge(list(map(str, ids)), device, everything)}
+            return {"acknowledged": await self._acknowledge(ids, device, everything)}
         if verb in ("alerts", "clear", "mute"):
             done = {"alerts": self._alerts, "clear": self._clear, "mute": self._mute}[verb](payload)
             if not await self.store.flush():
@@ -622,3 +641,9 @@ class App:
             raise RequestRefused(f'no device {device_id!r}; say {{"device": "…"}} with a device\'s id') from None
         except ValueError as error:
             raise RequestRefused(str(error)) from None
+
+
+def _ids(payload: Mapping[str, Any]) -> list[str]:
+    """The `id` of a request, or its `ids`."""
+    said = payload.get("ids") or payload.get("id") or []
+    return [str(one) for one in (said if isinstance(said, list) else [said])]

@@ -16,8 +16,10 @@ import logging
 import random
 import sqlite3
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from gateway.api import Event, NotReady, Refused, Retry, Target, about, to_json
@@ -34,6 +36,7 @@ _HELD = 2000  # deliveries of one target in memory
 _LEDGER_WAIT = 0.02  # seconds that a new event waits for its acknowledgements before it is written
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 900.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_by_event = attrgetter("event_id")  # an id begins with its time
 
 
 class Ledger:
@@ -140,6 +143,8 @@ class Worker:
         self.last_error: str | None = None
         self.trouble: tuple[float, str] | None = None  # the newest, and when, also after it is over
         self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
+        self.not_yet: str | None = None
+        """Why the target can be given nothing: it is not started. What waits for it goes on to wait, and to expire."""
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -186,10 +191,14 @@ class Worker:
             self._behind = True
         elif delivery.event_id not in self._held:
             self._held.add(delivery.event_id)
-            self._ready.append(delivery)
+            self._line_up(delivery)
             self._launch()
             return
         self._wake.set()
+
+    def _line_up(self, delivery: Delivery) -> None:
+        """In the order of the events: what is tried again comes before what came after it, a start before its end."""
+        insort(self._ready, delivery, key=_by_event)
 
     def ready(self) -> None:
         """The target is back: go on at once."""
@@ -225,7 +234,7 @@ class Worker:
             self._wake.clear()
             now = time.time()
             while self._later and self._later[0][0] <= now:
-                self._ready.append(heapq.heappop(self._later)[2])
+                self._line_up(heapq.heappop(self._later)[2])
             pause = self._paused_until - time.monotonic()
             may_read = self._behind and self._read_after <= time.monotonic()
             self._launch()
@@ -277,6 +286,9 @@ class Worker:
 
     def _launch(self) -> None:
         """Start as many deliveries as may be under way."""
+        if self.not_yet and self._ready:
+            self.failing = (self.failing[0] if self.failing else time.monotonic(), self.not_yet)
+            return
         while self._ready and len(self._under_way) < self.target.concurrency and not self._stopped:
             if self._paused_until and self._paused_until > time.monotonic():
                 return
@@ -322,7 +334,7 @@ class Worker:
                 pause = self._pause if error.after is None else error.after
                 self._paused_until = time.monotonic() + pause * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-            heapq.heappush(self._later, (delivery.due, delivery.event_id, delivery))
+            self._line_up(delivery)
             self._wake.set()
         except Retry as error:
             _note(delivery, error.memo)
@@ -352,8 +364,6 @@ class Worker:
         if self.last_error:
             self._say(None)
         self._ledger.done(self.name, delivery.event_id)
-        if self._behind:
-            self._wake.set()
 
     def _again(self, delivery: Delivery, reason: str, after: float | None) -> None:
         self.retried += 1
@@ -392,6 +402,8 @@ class Worker:
         self._held.discard(delivery.event_id)
         if self._reading:
             self._ended.add(delivery.event_id)
+        if self._behind:
+            self._wake.set()
 
     def _end(self, delivery: Delivery, state: str, reason: str) -> None:
         self._release(delivery)

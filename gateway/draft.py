@@ -7,6 +7,7 @@ its own id, so that its repeat is known; its time, if the board's clock can be r
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _LONGEST_TITLE = 200
 _LONGEST_FACT = 200
 _MOST = 100  # attachments or recipients
+_DEEPEST = 50  # levels of data; those who are told of them have their own limits
 _CLOCKS_BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock that shows less was never set
 _AHEAD = 24 * 3600.0  # seconds that a clock may be ahead of ours
 
@@ -62,7 +64,7 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
         "severity": _text(draft.get("severity")) if draft.get("severity") in words.SEVERITIES else words.SEVERITIES[0],
         "title": " ".join(_text(draft.get("title")).split())[:_LONGEST_TITLE],
         "text": _text(draft.get("text")),
-        "data": dict(data) if isinstance(data, Mapping) else {},
+        "data": {str(key): _plain(value) for key, value in data.items()} if isinstance(data, Mapping) else {},
         "attachments": [_attachment(item) for item in _list(draft.get("attachments")) if isinstance(item, Mapping)],
         "mail": _mail(draft.get("mail")),
     }
@@ -111,6 +113,18 @@ def _mail(mail: Any) -> MailFacts | None:
         "helo": _text(mail.get("helo")) or None,
         "peer": _text(mail.get("peer")) or None,
     }
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """What JSON has a word for; anything else as text: NaN, which Python reads and others don't, or a date."""
+    if isinstance(value, Mapping | list | tuple) and depth >= _DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, depth + 1) for one in value]
+    is_plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else str(value)
 
 
 def _text(value: Any) -> str:

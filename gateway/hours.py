@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
+from itertools import chain
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -42,14 +43,9 @@ class Hours:
 
     def includes(self, seconds: float, zone: tzinfo | None) -> bool:
         """Is this moment (Unix seconds) one of them? `zone` None: the machine's own."""
-        now = datetime.fromtimestamp(seconds, zone)
-        minute = now.hour * 60 + now.minute
-        today, yesterday = now.weekday(), (now.weekday() - 1) % 7
-        return any(
-            (today in span.days and span.start <= minute < span.end)
-            or (yesterday in span.days and minute < span.end - 1440)
-            for span in self.spans
-        )
+        today = datetime.fromtimestamp(seconds, zone).date()
+        days = (today - timedelta(days=1), today)  # a span of yesterday may go on
+        return any(start <= seconds < end for start, end in self._between(days, zone))
 
     def next(self, seconds: float, zone: tzinfo | None, *, inside: bool) -> float:
         """The next moment, this one included, that is one of them (or, `inside` false, that is none)."""
@@ -62,11 +58,15 @@ class Hours:
 
     def _edges(self, seconds: float, zone: tzinfo | None) -> Iterator[float]:
         first = datetime.fromtimestamp(seconds, zone).date() - timedelta(days=1)
-        for day in (first + timedelta(days=number) for number in range(_AHEAD + 1)):
+        return chain.from_iterable(self._between((first + timedelta(days=n) for n in range(_AHEAD + 1)), zone))
+
+    def _between(self, days: Iterable[date], zone: tzinfo | None) -> Iterator[tuple[float, float]]:
+        """The spans that begin on these days, from when till when."""
+        for day in days:
             for span in self.spans:
                 if day.weekday() in span.days:
-                    for minute in (span.start, span.end):
-                        yield _moment(day + timedelta(days=minute // 1440), minute % 1440, zone)
+                    end = day + timedelta(days=span.end // 1440)
+                    yield _moment(day, span.start, zone), _moment(end, span.end % 1440, zone)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,21 @@ class NoiseControl:
         self._mutes: dict[tuple[str, str], float] = {}  # (device, target) -> Unix time
         self._written: list[tuple[Event, str, float]] = []  # given to the store as deliveries, and to no worker yet
         self._next_release = 0.0  # when something held may be due; 0: not known yet
+        self._notes = 0  # that were given to the store
+
+    async def load_again(self) -> bool:
+        """When somebody else has changed what the store knows. False: not now, for something of ours is not in it yet.
+
+        To take its word then would be to forget, say, what waits to be acknowledged since a moment ago.
+        """
+        notes = self._notes
+        if not await self._store.flush() or notes != self._notes:
+            return False
+        self.load()
+        return True
 
     def load(self) -> None:
-        """What the store knows; again when somebody else has changed it."""
+        """What the store knows."""
         self._memories = {key: care.loads(text) for key, text in self._store.rows("SELECT key, document FROM care")}
         self._open = {one.event: one for one in unacknowledged(self._store)}
         self._mutes = mutes(self._store)
@@ -98,7 +110,7 @@ class NoiseControl:
             decision = care.decide(rule, memory, event, now, self.zone)
             if rule.repeat or rule.at_most:
                 text = care.dumps(memory)
-                self._store.note_one("INSERT OR REPLACE INTO care (key, document) VALUES (?, ?)", key, text)
+                self._note("INSERT OR REPLACE INTO care (key, document) VALUES (?, ?)", key, text)
             if rule.escalate and event["state"] != "off" and decision.due != 0:
                 self._watch(event, rule.escalate, now if decision.due is None else decision.due)
             if decision.due is None:
@@ -128,11 +140,11 @@ class NoiseControl:
         """
         for key in [key for key, until in self._mutes.items() if until <= now or key == (device, target)]:
             del self._mutes[key]
-            self._store.note_one("DELETE FROM mutes WHERE device = ? AND target = ?", *key)
+            self._note("DELETE FROM mutes WHERE device = ? AND target = ?", *key)
         if seconds > 0:
             self._mutes[device, target] = now + seconds
-            self._store.note_one(
-                "INSERT INTO mutes (device, target, until) VALUES (?, ?, ?)", device, target, now + seconds
+            self._note(
+                "INSERT OR REPLACE INTO mutes (device, target, until) VALUES (?, ?, ?)", device, target, now + seconds
             )
         return now + seconds
 
@@ -170,37 +182,44 @@ class NoiseControl:
 
     async def tick(self, now: float) -> None:
         """Release what is due. The store must have been given all that was admitted."""
-        due_now = [one for one in self._open.values() if one.due <= now and not self.muted_until(one.device, now)]
-        for one in due_now:
-            await self._escalate(one, now)
-        if now >= self._next_release and await self._store.flush():
-            await self._release_due(now)
+        if now >= self._next_release:
+            self._next_release, then = _NEVER, 0.0  # whatever is admitted meanwhile lowers it again
+            try:
+                if await self._store.flush():
+                    then = await self._release_due(now)
+            finally:
+                self._next_release = min(self._next_release, then)
+        due_now = [one for one in self._open.values() if one.due <= now and self._hearers(one, now)]
+        if due_now and await self._store.flush():  # else an event that is not written yet would seem to be gone
+            for one in due_now:
+                await self._escalate(one, now)
         if self._written and await self._store.flush():
             written, self._written = self._written, []
             for told, target, expires in written:
                 self.release(told, target, expires)
 
-    async def _release_due(self, now: float) -> None:
-        self._next_release = now  # whatever is admitted meanwhile lowers it again
+    async def _release_due(self, now: float) -> float:
+        """When there may be more."""
         rows = await asyncio.to_thread(
             self._store.rows,
-            "SELECT d.target, d.due, d.expires, d.reason, e.event FROM deliveries d JOIN events e ON e.id = d.event "
-            "WHERE d.state = 'held' ORDER BY d.target, e.time, e.seq LIMIT ?",
-            _PAGE,
+            "SELECT d.target, d.expires, d.reason, e.event FROM deliveries d JOIN events e ON e.id = d.event "
+            "WHERE d.state = 'held' AND d.due <= ? ORDER BY d.target, e.time, e.seq LIMIT ?",
+            *(now, _PAGE),
         )
-        due = [row for row in rows if row[1] <= now]
-        for target, some in groupby(due, key=lambda row: str(row[0])):
+        for target, some in groupby(rows, key=lambda row: str(row[0])):
             self._release(target, list(some), now)
-        later = [row[1] for row in rows if row[1] > now]
-        self._next_release = now if len(rows) == _PAGE and due else min(later, default=_NEVER)
+        if len(rows) == _PAGE:
+            return now
+        sql = "SELECT min(due) FROM deliveries WHERE state = 'held' AND due > ?"
+        return (await asyncio.to_thread(self._store.rows, sql, now))[0][0] or _NEVER
 
     def _release(self, target: str, rows: list[tuple[Any, ...]], now: float) -> None:
-        events: list[Event] = [json.loads(row[4]) for row in rows]
-        expires = max(row[2] for row in rows)
+        events: list[Event] = [json.loads(row[3]) for row in rows]
+        expires = max(row[1] for row in rows)
         if len(events) == 1:
             told = events[0]
         else:
-            told = care.summary(events, self._new_id(), self._iso_time(now), rows[0][3], self.zone)
+            told = care.summary(events, self._new_id(), self._iso_time(now), rows[0][2], self.zone)
 
         def statements() -> Iterator[Statement]:
             if len(events) > 1:
@@ -223,8 +242,12 @@ class NoiseControl:
             self._open[one.event] = one
             self._save(one)
 
+    def _note(self, sql: str, *values: Any) -> None:
+        self._notes += 1
+        self._store.note_one(sql, *values)
+
     def _save(self, one: Unacknowledged) -> None:
-        self._store.note_one(
+        self._note(
             "INSERT OR REPLACE INTO escalations (event, device, kind, since, due, step, how) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(one.event, one.device, one.kind, one.since, one.due, one.step),
@@ -239,12 +262,22 @@ class NoiseControl:
 
     def _forget(self, one: Unacknowledged) -> None:
         self._open.pop(one.event, None)
-        self._store.note_one("DELETE FROM escalations WHERE event = ?", one.event)
+        self._note("DELETE FROM escalations WHERE event = ?", one.event)
+
+    def _hearers(self, one: Unacknowledged, now: float) -> list[str]:
+        """Who is told now that nobody has acknowledged it; none of those through whom its device is muted."""
+        if self.muted_until(one.device, now):
+            return []
+        return [name for name in one.how.to if not muted_until(self._mutes, one.device, name, now)]
 
     async def _escalate(self, one: Unacknowledged, now: float) -> None:
         event = await asyncio.to_thread(self._store.event, one.event)
+        if self._open.get(one.event) is not one:
+            return None  # somebody has acknowledged it meanwhile
         if event is None:
             return self._forget(one)
+        if not (hearers := self._hearers(one, now)):
+            return None
         told = care.reminder(event, one.step + 1, one.waited, self._new_id(), self._iso_time(now))
         one.step += 1
         one.due = _NEVER if one.is_over else now + one.how.every
@@ -252,13 +285,13 @@ class NoiseControl:
 
         def statements() -> Iterator[Statement]:
             yield _insert_event(told, now)
-            for target in one.how.to:
+            for target in hearers:
                 yield _insert_delivery(told, target, expires)
 
         self._store.note(statements)
         self._save(one)
-        log.warning("nobody has acknowledged event %s: told %s", one.event, ", ".join(one.how.to), extra=about(event))
-        self._written += [(told, target, expires) for target in one.how.to]
+        log.warning("nobody has acknowledged event %s: told %s", one.event, ", ".join(hearers), extra=about(event))
+        self._written += [(told, target, expires) for target in hearers]
         return None
 
     def waits(self, event: Event) -> bool:
@@ -286,9 +319,15 @@ def told_of(store: Store, event_ids: Iterable[str]) -> set[str]:
 
 
 def told_of_event(event: Event) -> set[str]:
-    """The ids of an event, and of those that it reminds or tells of."""
-    data = event["data"]
-    return {event["id"], *data.get("events", ()), *([data["of"]] if "of" in data else [])}
+    """The ids of an event, and of those that it reminds or tells of.
+
+    These are in data that we have made (`gateway.care`); what a mail says under the same names is something else.
+    """
+    found = {event["id"]}
+    if event["mail"] is None:
+        events, of = event["data"].get("events"), event["data"].get("of")
+        found.update(one for one in [*(events if isinstance(events, list) else ()), of] if isinstance(one, str))
+    return found
 
 
 def mutes(store: Store) -> dict[tuple[str, str], float]:

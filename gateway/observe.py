@@ -87,7 +87,7 @@ class Observer:
         self._pipeline = pipeline
         self._registry = registry
         self._running = running
-        self._started = time.time()
+        self._started = time.monotonic()  # a machine without a clock of its own has its time set while we run
         self._queues: list[tuple[str, str, int, str]] = []
         self._next_count = 0.0
         self._silent = False
@@ -173,7 +173,7 @@ class Observer:
         running = list(self._running.values())
         return {
             **self.verdict(),
-            "uptime": round(time.time() - self._started),
+            "uptime": round(time.monotonic() - self._started),
             "queue": total(self._queues),
             "problems": {one.name: one.error for one in running if one.error}
             | ({"store": self._about_aside()} if self.aside else {}),

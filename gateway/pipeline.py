@@ -117,8 +117,8 @@ class _HeldUp:
     """
 
     mails: list[Mail] = field(default_factory=list)
-    asked: bool = True
-    """The first is asked about; else it will be in a moment."""
+    asked: Mail | None = None
+    """It is under way; None: the first one will be in a moment."""
 
     def add(self, mail: Mail) -> None:
         at = bisect_left(self.mails, mail.seq, key=attrgetter("seq"))
@@ -152,6 +152,7 @@ class Pipeline:
         self._held_up: dict[str, _HeldUp] = {}  # by peer
         self._recent: dict[int, tuple[float, str]] = {}  # in the order of coming
         self._emitted: dict[str, None] = {}  # ids of events that did not come by mail, in the order of coming
+        self._with_files = asyncio.Lock()
         self._replaying: set[str] = set()
         self._waited: set[str] = set()  # mails that were not interpreted when `catch_up` looked last
         self._stopped = False
@@ -243,6 +244,12 @@ class Pipeline:
         It goes out in either case, once: a draft that brings its id, as a board's event does, may be repeated until
         this returned. One without an id is a new event each time. `heard`: its device said so itself.
         """
+        if not draft.get("files"):
+            return await self._emit(source, draft, heard)
+        async with self._with_files:  # to keep them takes a moment, in which its repeat must not come
+            return await self._emit(source, draft, heard)
+
+    async def _emit(self, source: str, draft: Mapping[str, Any], heard: bool) -> str:
         event_id = draft_of.own_id(draft)
         if event_id is None or not self._is_known(event_id):
             event_id = event_id or self._new_id()
@@ -272,6 +279,9 @@ class Pipeline:
 
     async def _keep_files(self, event: Event, source: str, received: float, files: Sequence[Any]) -> None:
         """Attachments are kept as those of mails are: in a mail, which nobody sent and nobody interprets."""
+        if before := self._mail(event["id"]):  # kept before a crash, in which its event was lost
+            event["attachments"] = interpret.read(self.store.content(before)).attachments
+            return
         content = draft_of.to_mail(event, files)
         event["attachments"] = interpret.read(content).attachments
         kept: asyncio.Future[StoreTrouble | None] = asyncio.get_running_loop().create_future()
@@ -279,6 +289,12 @@ class Pipeline:
         self.store.keep(Mail(event["id"], received, envelope, len(content), "", "done", content), kept.set_result)
         if trouble := await kept:
             raise trouble
+
+    def _mail(self, mail_id: str) -> Mail | None:
+        try:
+            return self.store.mail(mail_id)
+        except _PASSING as error:
+            raise StoreTrouble(f"the store can't be read now: {_words(error)}") from error
 
     def _is_known(self, event_id: str) -> bool:
         """Is this event in the store, or on its way there?"""
@@ -366,10 +382,12 @@ class Pipeline:
     def _hold_up(self, mail: Mail, error: BaseException) -> None:
         log.warning("mail %s can't be interpreted now, trying again: %s", mail.id, _words(error))
         peer = mail.envelope.peer
-        held = self._held_up.setdefault(peer, _HeldUp())
+        held = self._held_up.get(peer)
+        if held is None:
+            held = self._held_up[peer] = _HeldUp(asked=mail)
         held.add(mail)
-        if held.asked:
-            held.asked = False
+        if held.asked is mail:
+            held.asked = None
             asyncio.get_running_loop().call_later(_AGAIN, self._go_on, peer)
 
     def _go_on(self, peer: str) -> None:
@@ -377,7 +395,7 @@ class Pipeline:
         if self._stopped:
             return
         held = self._held_up[peer]
-        first, held.asked = held.mails[0], True
+        held.asked = first = held.mails[0]
         try:
             if not self._ask(first):
                 self._is_through(first)
@@ -387,11 +405,11 @@ class Pipeline:
     def _is_through(self, mail: Mail) -> None:
         peer = mail.envelope.peer
         held = self._held_up.get(peer)
-        if held is None or held.mails[0] is not mail:
+        if held is None or held.asked is not mail:
             return
-        del held.mails[0]
+        held.mails.remove(mail)  # a replay of an older one may stand before it by now
         if held.mails:
-            held.asked = False
+            held.asked = None
             asyncio.get_running_loop().call_soon(self._go_on, peer)
         else:
             del self._held_up[peer]
@@ -406,7 +424,7 @@ class Pipeline:
         if mail.early is _TOO_LATE:
             return
         held = self._held_up.get(mail.envelope.peer)
-        if held is not None and mail.seq > held.mails[0].seq:
+        if held is not None and held.asked is not mail and mail.seq > held.mails[0].seq:
             held.add(mail)
             return
         try:
@@ -500,13 +518,15 @@ class Pipeline:
         now = time.time()
         plan = self.router.plan_for(told) if told else self.router.plan(event)
         care = plan.cares or self.noise.mutes_any
-        asked, held = self.noise.admit(event, plan, now) if care else (plan.targets, None)
+        asked, held = self.noise.admit(event, plan, now) if care else (plan.targets, {})
+        held.pop(apart_from, None)
         targets = {
             name: now + seconds for name, seconds in asked.items() if name in self.workers and name != apart_from
         }
         for name, target in self.claimants.items():
-            if name not in plan.targets and target.claims(event):
+            if name not in targets and target.claims(event):  # its own business, which no care for people holds back
                 targets[name] = now + target.patience
+                held.pop(name, None)
         self.ledger.add(event, received, targets, held)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import takewhile
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,19 @@ SPOOL = "mails"  # contents that were too large for a row, one file each
 LOCK = "gateway.lock"
 
 _STATES = ("waiting", "held", "dead", "expired")  # of a delivery
+_OWED = (
+    "SELECT event FROM deliveries WHERE state IN ('waiting', 'held')"  # asked once; for each mail, it would be too long
+)
 
 _AT_THE_NEXT_START = (
     "The gateway sets it aside when it starts (it deletes nothing), begins a new one, and brings over what is owed."
 )
+REPLAY = (
+    "UPDATE mails SET state = 'replay' WHERE state != 'received' AND peer != '' "
+    "AND id IN (SELECT value FROM json_each(?))"
+)
+"""Whose turn has not come yet needs no second one; what nobody sent holds an event's attachments (`Pipeline.emit`)."""
+
 _ROWS = 100  # in one statement
 _PAGE = 8192  # bytes of a page in a new file: a picture takes half as many as with SQLite's own 4096
 _INSERT_MAILS = (
@@ -386,6 +396,9 @@ class Store:
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Mail]) -> None:
         """Rows for all of the batch; a mail's `seq` rises with the order of arrival, and is never given twice."""
+        # Another process (`mailwire sendmail`) may have kept one since; who reads in order must not miss ours after it.
+        highest = connection.execute("SELECT max(seq) FROM mails").fetchone()[0]
+        self._last_seq = max(self._last_seq, highest or 0)
         mails: list[Any] = []
         contents: list[Any] = []
         for mail in batch:
@@ -553,32 +566,32 @@ class Store:
         while batch := await asyncio.to_thread(self._prunable, oldest, excess):
 
             def statements(batch: list[tuple[int, str, str | None, int]] = batch) -> Iterator[Statement]:
-                for seq, mail_id, _, _ in batch:
-                    yield "DELETE FROM mails WHERE seq = ?", (seq,)
-                    yield "DELETE FROM contents WHERE seq = ?", (seq,)
-                    yield "DELETE FROM deliveries WHERE event = ?", (mail_id,)
-                    yield "DELETE FROM events WHERE id = ?", (mail_id,)
-                yield "PRAGMA incremental_vacuum(1000)", ()
+                seqs, ids = json.dumps([one[0] for one in batch]), json.dumps([one[1] for one in batch])
+                yield "DELETE FROM mails WHERE seq IN (SELECT value FROM json_each(?))", (seqs,)
+                yield "DELETE FROM contents WHERE seq IN (SELECT value FROM json_each(?))", (seqs,)
+                yield from _delete_events(ids)
 
             self.note(statements)
             if not await self.flush():
-                break
+                return dropped
             for _, _, file, size in batch:
                 excess -= size
                 if file:
                     (self.spool / file).unlink(missing_ok=True)
             dropped += len(batch)
-        self.note_one("DELETE FROM events WHERE time < ? AND id NOT IN (SELECT event FROM deliveries)", oldest)
+        while events := await asyncio.to_thread(self._old_events, oldest):
+            ids = json.dumps(events)
+            self.note(lambda ids=ids: _delete_events(ids))  # type: ignore[misc]
+            if not await self.flush():
+                break
         self.note_one("DELETE FROM escalations WHERE event NOT IN (SELECT id FROM events)")
         return dropped
 
     def _prunable(self, oldest: float, excess: int) -> list[tuple[int, str, str | None, int]]:
         """The next (seq, id, file, size) to drop: a few, because mails wait while they are dropped."""
         sql = (
-            "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "
-            "WHERE m.state NOT IN ('received', 'replay') AND NOT EXISTS "
-            "(SELECT 1 FROM deliveries d WHERE d.event = m.id AND d.state IN ('waiting', 'held')) "
-            "ORDER BY m.seq LIMIT 100"
+            "SELECT m.seq, id, file, size, received FROM mails m JOIN contents c ON c.seq = m.seq "  # noqa: S608
+            f"WHERE m.state NOT IN ('received', 'replay') AND id NOT IN ({_OWED}) ORDER BY m.seq LIMIT 100"
         )
         batch = []
         for *mail, received in self.rows(sql):
@@ -588,6 +601,14 @@ class Store:
             excess -= mail[3]
         return batch
 
+    def _old_events(self, oldest: float) -> list[str]:
+        """The next ids to drop of events that no mail takes with it, in the order of their making.
+
+        Looked for here, and only as far as there are old ones: the writer would read all that is kept.
+        """
+        sql = f"SELECT id, time FROM events WHERE id NOT IN ({_OWED}) ORDER BY seq LIMIT 100"  # noqa: S608
+        return [event_id for event_id, _ in takewhile(lambda row: row[1] < oldest, self.rows(sql))]
+
     def sweep_spool(self) -> int:
         """At start: remove spool files that no mail owns (left by a crash before their commit). How many."""
         owned = {row[0] for row in self.rows("SELECT file FROM contents WHERE file IS NOT NULL")}
@@ -595,6 +616,13 @@ class Store:
         for path in strays:
             path.unlink(missing_ok=True)
         return len(strays)
+
+
+def _delete_events(ids: str) -> Iterator[Statement]:
+    """With what is known of their deliveries; `ids`: a list as JSON."""
+    yield "DELETE FROM deliveries WHERE event IN (SELECT value FROM json_each(?))", (ids,)
+    yield "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (ids,)
+    yield "PRAGMA incremental_vacuum(1000)", ()
 
 
 def gateway_runs(folder: Path) -> bool:

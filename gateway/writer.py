@@ -271,16 +271,23 @@ class Writer:
 
     def _one_by_one(self, connection: sqlite3.Connection, notes: Iterable[Note]) -> list[Note]:
         """Bookkeeping that SQLite refuses for what it says (a fault of ours) must not hold up the rest for ever."""
+        left: list[Note] = []
         for note in notes:
+            if left:  # they are written in their order
+                left.append(note)
+                continue
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 _carry_out(connection, [note])
                 connection.execute("COMMIT")
-            except Exception:  # a fault of ours, whatever it is
-                log.exception("bookkeeping was dropped")
+            except Exception as error:  # a fault of ours, whatever it is; or the disk, meanwhile
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-        return []
+                if _may_pass(error):
+                    left.append(note)
+                else:
+                    log.exception("bookkeeping was dropped")
+        return left
 
     def _tell(self, call: Callable[..., None], *words: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told

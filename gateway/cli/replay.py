@@ -10,6 +10,7 @@ import json
 from datetime import datetime
 
 from gateway.cli import common, show
+from gateway.store import REPLAY
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
         )
     ]
     unknown = [mail_id for mail_id in args.ids if mail_id not in found]
-    sql = "UPDATE mails SET state = 'replay' WHERE id IN (SELECT value FROM json_each(?))"
-    count = common.alter(store, sql, [json.dumps(found)])
+    count = common.alter(store, REPLAY, [json.dumps(found)])
     for mail_id in unknown:
         print(f"{show.plain(mail_id)}: no such mail is kept")
     print(f"{show.number(count, 'mail')} to be interpreted once more" + (f", {common.when(folder)}." if count else "."))

@@ -102,4 +102,8 @@ def test_refusals(house):
     no_device = 'no device \'nobody\'; say {"device": "…"} with a device\'s id'
     assert house.ask("alerts", device="nobody", alerts=True)["error"] == no_device
     assert house.ask("clear", device="nobody")["error"] == no_device
+    assert house.ask("ack", ids=[])["error"].startswith("acknowledge what? ")
+    assert house.ask("ack", ids="a")["data"] == {"acknowledged": []}
+    assert house.ask("replay")["error"] == 'replay what? Say {"id": "…"} with an event\'s id, or {"ids": ["…"]}'
+    assert house.ask("replay", ids=5)["error"] == 'no mail \'5\' is kept; say {"id": "…"} with an event\'s id'
     assert house.ask("alerts", device="pump", alerts="off")["error"] == 'say {"device": "…", "alerts": true}, or false'

@@ -152,6 +152,35 @@ async def test_a_target_that_is_away_pauses_and_nothing_is_counted(post):
     assert post.worker.last_error is None
 
 
+async def test_what_waited_for_a_target_goes_out_in_the_order_of_the_events(post):
+    """An alarm's end must not overtake its beginning: those that were under way, or put off, go first again."""
+    post.target.concurrency = 2
+    post.target.away = True
+    post.send(*"abcd")
+    await post.until(lambda: post.worker.last_error)
+    post.send(*"ef")
+    post.target.away = False
+    post.worker.ready()
+    await post.until(lambda: post.worker.delivered == 6)
+    assert post.target.given == list("abcdef")
+
+
+async def test_nothing_is_given_to_a_target_that_is_not_started(post):
+    """It may not know yet whom to tell, and would call that done."""
+    post.worker.not_yet = "the address is wrong"
+    await asyncio.sleep(0)  # the worker has read what there is
+    post.send("a")
+    post.send("b", expires=-1)
+    await post.until(lambda: post.worker.failing)
+    assert post.worker.failing[1] == "the address is wrong"
+    assert post.target.given == []
+    post.worker.not_yet = None
+    post.worker.ready()
+    await post.until(lambda: post.worker.delivered == 1)
+    assert post.target.given == ["a"]
+    assert [row[:2] for row in await post.rows()] == [("b", "expired")]
+
+
 async def test_what_is_owed_survives_the_worker(post):
     post.target.away = True
     post.send(*"abc")

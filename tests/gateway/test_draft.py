@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import date
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,6 +46,24 @@ def test_a_whole_event_of_a_board_stays_as_it_is():
         "mail": {"from": "a@b", "to": ["c@d"], "subject": "s", "message_id": None, "helo": "h", "peer": "10.0.0.1"},
     }
     assert made(**event) == event
+
+
+def test_data_are_what_json_has_a_word_for():
+    """Python reads and writes NaN, others refuse the whole event; and what can't be written at all was lost."""
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    data = {
+        "a": float("nan"),
+        "b": {"c": [float("-inf"), 1.5, None, True]},
+        "d": date(2026, 11, 29),
+        "e": (1,),
+        "f": deep,
+    }
+    event = made(data=data)
+    assert event["data"].pop("f")
+    assert event["data"] == {"a": "nan", "b": {"c": ["-inf", 1.5, None, True]}, "d": "2026-11-29", "e": [1]}
+    json.loads(to_json(made(data=data)), parse_constant=pytest.fail)
 
 
 def test_an_empty_draft_is_an_event():

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gateway import failures
-from gateway.api import StoreTrouble
+from gateway.api import Device, StoreTrouble
 from gateway.deliver import Worker
 from gateway.failures import AFTER, Failures
 
@@ -16,6 +16,7 @@ class Hands:
     def __init__(self):
         self.failing = self.trouble = None
         self.ended = {"dead": 0}
+        self.delivered = 0
 
 
 @pytest.fixture
@@ -52,6 +53,9 @@ async def test_once_when_it_breaks_and_once_when_it_is_well(found, said, clock):
         await found.look({"post": worker})
     assert said == [("post", "on", "post: deliveries fail", "nobody there", "warning", "target_post")]
     worker.failing = None
+    await found.look({"post": Hands()})  # another one, after a reload, which has not tried yet
+    assert len(said) == 1
+    worker.delivered = 1
     for _ in range(2):
         await found.look({"post": worker})
     assert said[1:] == [
@@ -71,6 +75,22 @@ async def test_what_is_refused_for_good_is_told_at_once_but_not_each(found, said
         "post: 10 events were refused for good",
     ]
     assert said[0][3] == "550 no such user"
+    clock.now += AFTER
+    worker = Hands()  # after a reload
+    await found.look({"post": worker})
+    worker.ended["dead"] = 1
+    await found.look({"post": worker})
+    assert [title for _, _, title, *_ in said[2:]] == ["post: an event was refused for good"]
+
+
+async def test_who_failed_before_a_restart_is_said_well_when_it_is(found, said, clock):
+    worker = Hands()
+    found.load([Device("target_post", "Target post", states={"network": "on"}), Device("other", "Other")])
+    await found.look({"post": worker, "other": worker})
+    assert said == []
+    worker.delivered = 1
+    await found.look({"post": worker, "other": worker})
+    assert [one[:2] for one in said] == [("post", "off")]
 
 
 async def test_a_store_that_can_not_keep_it_is_said_in_the_log(clock, caplog):

@@ -320,7 +320,7 @@ def test_a_gateway_that_can_never_listen_ends_and_says_why(tmp_path):
 
 
 BOTH = """
-from gateway.api import ConfigModel, ConfigPath, Source, Target
+from gateway.api import ConfigModel, ConfigPath, NotReady, Source, Target
 
 class Config(ConfigModel):
     notes: ConfigPath
@@ -331,6 +331,8 @@ class Both(Source, Target):
             notes.write(text + "\\n")
 
     async def start(self):
+        if not (self.config.notes.parent / "go").exists():
+            raise NotReady("it waits for a sign")
         self.note("start")
 
     async def stop(self):
@@ -341,7 +343,7 @@ class Both(Source, Target):
 """
 
 
-def test_an_integration_may_be_source_and_target_at_once(tmp_path):
+def test_an_integration_may_be_source_and_target_at_once_and_is_given_nothing_before_its_start(tmp_path):
     folder = tmp_path / "custom_integrations" / "both"
     folder.mkdir(parents=True)
     manifest = {"domain": "both", "name": "Both", "version": "1", "provides": ["source", "target"]}
@@ -350,8 +352,9 @@ def test_an_integration_may_be_source_and_target_at_once(tmp_path):
     config = DEFAULT + "  both: {type: both, notes: notes.txt}\nroutes: [{to: both}]\n"
     with Gateway(tmp_path, config) as gateway:
         send(gateway.port, [1])
-        gateway.settled(1)
-        until(lambda: "number 1" in (tmp_path / "notes.txt").read_text())
+        until(lambda: [row["target"] for row in gateway.json("queue")] == ["both"], "it is owed")
+        (tmp_path / "go").touch()
+        until(lambda: (tmp_path / "notes.txt").exists() and "number 1" in (tmp_path / "notes.txt").read_text())
     assert (tmp_path / "notes.txt").read_text().split("\n") == ["start", "number 1", "stop", ""]
 
 

@@ -63,6 +63,23 @@ def test_an_hour_that_does_not_exist_comes_later_and_one_that_comes_twice_counts
     assert says(times(["daily 02:30"]).next(at("2026-10-25 02:30"), BERLIN)) == "Mon 2026-10-26 02:30"
 
 
+def test_hours_that_end_or_begin_within_the_hour_that_comes_twice():
+    """Both are meant the first time; else what waits at the second would wait for the next day."""
+    night, morning = hours(["22:00-02:30"]), hours(["02:30-05:00"])
+    for fold, minute in ((0, "02:40"), (1, "02:10"), (1, "02:40")):
+        moment = at(f"2026-10-25 {minute}", fold)
+        assert not night.includes(moment, BERLIN)
+        assert morning.includes(moment, BERLIN)
+    assert night.next(at("2026-10-25 02:10"), BERLIN, inside=False) == at("2026-10-25 02:30")
+    assert morning.next(at("2026-10-25 02:10", fold=1), BERLIN, inside=False) == at("2026-10-25 05:00")
+
+
+def test_hours_that_begin_when_no_clock_shows_it_begin_as_much_later():
+    small = hours(["02:30-04:00"])
+    assert not small.includes(at("2026-03-29 03:10"), BERLIN)
+    assert small.next(at("2026-03-29 01:00"), BERLIN, inside=True) == at("2026-03-29 03:30")
+
+
 def test_digest_times():
     monday = at("2026-11-23 09:00")
     assert says(times(["hourly"]).next(monday + 5, BERLIN)) == "Mon 2026-11-23 10:00"

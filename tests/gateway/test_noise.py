@@ -1,5 +1,6 @@
 """What people are told, how often and when: decided, kept over a restart, told together, gone on with."""
 
+import asyncio
 import math
 import time
 from datetime import UTC, datetime
@@ -294,6 +295,81 @@ async def test_others_are_told_until_somebody_acknowledges(bench, monkeypatch):
     assert one.noise.acknowledge(everything=True) == []
 
 
+async def test_what_is_acknowledged_at_the_last_moment_is_told_nobody_else(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    await one.happens(event(1), monkeypatch, NOON)
+    find = one.store.event
+
+    def found(event_id):
+        asyncio.run_coroutine_threadsafe(acknowledged(), loop).result()
+        return find(event_id)
+
+    async def acknowledged():
+        assert one.noise.acknowledge(device="cam") == ["E0001"]
+
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store, "event", found)
+        await one.wait(NOON + 900, monkeypatch)
+    assert one.titles("boss") == []
+    await one.restart()
+    assert one.noise.acknowledge(everything=True) == []
+
+
+async def test_an_event_that_is_not_written_yet_is_not_taken_for_gone(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(0, ("boss",))))
+    await one.happens(event(1), monkeypatch, NOON)
+    await one.wait(NOON + 1, monkeypatch)
+    assert one.titles("boss") == ["Not acknowledged for 0 seconds: Motion"]
+
+
+async def test_what_begins_to_wait_while_others_are_looked_for_is_told_at_its_time(bench, monkeypatch):
+    one = bench(Rule(digest=times(["hourly"])))
+    await one.wait(NOON, monkeypatch)
+    await one.happens(event(1), monkeypatch, NOON)
+    rows = one.store.rows
+
+    def found(sql, *values):
+        if "min(due)" in sql:
+            asyncio.run_coroutine_threadsafe(another(), loop).result()
+        return rows(sql, *values)
+
+    async def another():
+        monkeypatch.setattr(one.store, "rows", rows)
+        one.pipeline._hand_out(event(2), NOON + 3600, 0.0, 0.0)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(one.store, "rows", found)
+    await one.wait(NOON + 3600, monkeypatch)
+    await one.wait(NOON + 7200, monkeypatch)
+    assert [told["id"] for told in one.phone.heard] == ["E0001", "E0002"]
+
+
+async def test_a_command_line_makes_it_forget_nothing_that_is_on_its_way_to_the_store(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    flush = one.store.flush
+
+    async def while_something_happens():
+        written = await flush()
+        one.pipeline._hand_out(event(1), NOON, 0.0, 0.0)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store, "flush", while_something_happens)
+        assert not await one.noise.load_again()
+    assert await one.noise.load_again()
+    assert one.noise.acknowledge(everything=True) == ["E0001"]
+
+
+@pytest.mark.parametrize("data", [{"events": 3, "of": 4}, {"events": "E0001", "of": None}])
+async def test_other_data_of_the_same_names_tells_of_no_other_event(bench, monkeypatch, data):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    await one.happens(event(1), monkeypatch, NOON)
+    assert not one.noise.waits({**event(2), "data": data})
+    spoofed = {**event(3), "data": {"events": ["E0001"], "of": "E0001"}, "mail": {"from": "a@b"}}
+    assert not one.noise.waits(spoofed)
+
+
 async def test_the_end_of_one_service_s_alarm_is_not_another_s(bench, monkeypatch):
     one = bench(Rule(escalate=Escalation(900, ("boss",))))
     for number, service in ((1, "HTTP"), (2, "SMTP")):
@@ -395,6 +471,14 @@ async def test_others_are_not_told_either_while_a_device_is_muted(bench, monkeyp
     assert one.titles("boss") == []
     await one.wait(NOON + 3601, monkeypatch)
     assert one.titles("boss") == ["Not acknowledged for 15 minutes: Motion"]
+
+
+async def test_nor_is_the_one_through_whom_it_is_muted(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss", "phone"))))
+    await one.happens(event(1), monkeypatch, NOON)
+    one.noise.mute("cam", 3600, NOON + 1, "boss")
+    await one.wait(NOON + 901, monkeypatch)
+    assert (one.titles("boss"), one.titles()[1:]) == ([], ["Not acknowledged for 15 minutes: Motion"])
 
 
 async def test_a_muted_device_is_not_told_of_till_its_time_is_over_also_over_a_restart(bench, monkeypatch):

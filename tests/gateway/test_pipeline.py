@@ -1,6 +1,7 @@
 """From kept mail to handed-out event: order, backlog, resuming, duplicates, replay, and what is no longer there."""
 
 import asyncio
+import json
 import random
 import sqlite3
 import time
@@ -9,13 +10,16 @@ import pytest
 
 from gateway import pipeline as module
 from gateway.api import Envelope, Target
+from gateway.care import Rule
 from gateway.deliver import Worker
+from gateway.hours import times
 from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
-from gateway.store import Mail, Store
+from gateway.store import REPLAY, Mail, Store
 from gateway.ulid import UlidMaker
 from tests.gateway.test_registry import Learn
+from tests.gateway.test_route import Route
 
 new_id = UlidMaker().new
 
@@ -112,6 +116,22 @@ async def test_mails_that_come_while_the_backlog_is_read_are_interpreted_once(be
     assert await bench.heard(40) == [str(number) for number in range(40)]
     await asyncio.sleep(0)
     assert len(await bench.heard(40)) == 40
+
+
+async def test_mails_are_not_passed_over_because_another_process_kept_one(bench):
+    """`mailwire sendmail`, while the gateway started: its mail had a higher number than all that came after it."""
+    other = Store(bench.store.folder)
+    other.open()
+    other.start()
+    kept = asyncio.get_running_loop().create_future()
+    envelope = Envelope("sendmail", "127.0.0.1", "h", "a@b", ["c@d"])
+    other.keep(Mail(new_id(), time.time(), envelope, 0, state="replay", content=mail("theirs")), kept.set_result)
+    assert await kept is None
+    await other.close()
+    bench.pipeline.resume()
+    assert await bench.heard(1) == ["theirs"]
+    await bench.kept(mail("ours"))
+    assert await bench.heard(2) == ["theirs", "ours"]
 
 
 async def test_more_than_memory_holds_waits_in_the_store(bench, monkeypatch):
@@ -455,3 +475,60 @@ async def test_a_target_may_claim_an_event_that_no_route_gives_it(bench):
     await bench.kept(b"Subject: not mine\n\n")
     await bench.kept(b"Subject: mine\n\n")
     assert await bench.heard(1) == ["mine"]
+
+
+async def test_what_a_target_claims_is_not_held_back_as_what_people_are_told_is(bench):
+    """A report of a mail that came back: within a summary, or as a repeat of another, nobody would read it."""
+    rule = Rule(repeat=600, digest=times(["hourly"]))
+    bench.pipeline.router = Router([Route(["t"], rule=rule)], [], None)
+    bench.target.claims = lambda event: event["title"] == "mine"
+    bench.pipeline.claimants = {"t": bench.target}
+    await bench.kept(b"Subject: not mine\n\n")
+    await bench.kept(b"Subject: mine\n\n1")
+    await bench.kept(b"Subject: mine\n\n2")
+    assert await bench.heard(2) == ["mine", "mine"]
+    assert await bench.states() == ["done"] * 3
+    assert [(one.state, one.event["title"]) for one in bench.store.deliveries()] == [("held", "not mine")]
+
+
+async def test_who_is_kept_apart_is_not_told_later_either(bench):
+    bench.pipeline.router = Router([Route(["t"], rule=Rule(digest=times(["hourly"])))], [], None)
+    await bench.pipeline.emit("mailwire", {"title": "t: deliveries fail", "apart_from": "t"})
+    assert bench.store.deliveries() == []
+
+
+@pytest.mark.parametrize("crashed", [True, False])
+async def test_an_event_with_files_that_is_repeated_is_one_and_fails_no_other(bench, crashed):
+    """After a crash between its files and itself, or at once: its id was there already, and no mail could be kept."""
+    draft = {"id": new_id(), "title": "Door", "files": [("a.txt", "text/plain", b"x")]}
+    if crashed:
+        await bench.pipeline.emit("m", draft)
+        bench.store.alter("DELETE FROM events")
+        bench.pipeline._emitted.clear()
+        bench.target.heard.clear()
+    ids = await asyncio.gather(*[bench.pipeline.emit("m", draft) for _ in range(2)])
+    assert set(ids) == {draft["id"]}
+    ((_, event),) = bench.store.events()
+    assert [one["name"] for one in event["attachments"]] == ["a.txt"]
+    await bench.until(lambda: bench.target.heard)
+    assert len(bench.target.heard) == 1
+
+
+async def test_what_came_otherwise_or_waits_anyway_is_not_interpreted_once_more(bench):
+    event_id = await bench.pipeline.emit("m", {"title": "Door", "files": [("a.txt", "text/plain", b"x")]})
+    waiting = await bench.kept(mail("x"), tell=False)
+    assert bench.store.alter(REPLAY, [json.dumps([event_id, waiting.id])]) == 0
+    assert await bench.states() == ["done", "received"]
+
+
+async def test_a_replay_before_one_that_is_tried_again_holds_up_neither(bench, monkeypatch):
+    older = await bench.kept(mail("older"))
+    await bench.heard(1)
+    await bench.states()
+    one = await bench.kept(mail("one"), tell=False)
+    bench.pipeline._hold_up(one, OSError("no"))
+    bench.pipeline._go_on("192.168.1.2")
+    bench.store.alter("UPDATE mails SET state = 'replay' WHERE id = ?", [older.id])
+    bench.pipeline._give(bench.store.mail(older.id))
+    assert await bench.heard(3) == ["older", "one", "older"]
+    assert not bench.pipeline._held_up

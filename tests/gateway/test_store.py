@@ -145,6 +145,25 @@ async def test_faulty_bookkeeping_does_not_hold_up_the_rest_nor_a_mail(tmp_path,
     assert "bookkeeping was dropped" in caplog.text
 
 
+async def test_a_disk_that_fails_beside_faulty_bookkeeping_costs_none_of_the_rest(tmp_path, caplog):
+    async with started(tmp_path) as store:
+        failures = [OSError(28, "No space left on device")]
+
+        def statements():
+            if failures:
+                raise failures.pop()
+            return ((insert, ("a", "1")),)
+
+        insert = "INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)"
+        store.note_one("INSERT INTO nothing VALUES (1)")
+        store.note(statements)
+        store.note_one(insert, "a", "2")
+        assert not await store.flush()
+        assert await store.flush()
+        assert store.rows("SELECT id, document FROM devices") == [("a", "2")]
+        assert caplog.text.count("bookkeeping was dropped") == 1
+
+
 async def test_a_promise_does_not_fail_for_the_sake_of_bookkeeping(tmp_path, caplog):
     async with started(tmp_path) as store:
         store.note_one("INSERT INTO no_such_table VALUES (1)")
@@ -250,6 +269,25 @@ async def test_retention_by_age_keeps_what_is_owed_or_not_interpreted(tmp_path):
             store.content(Mail(gone.id, old, gone.envelope, gone.size, seq=gone.seq))
 
 
+async def test_retention_of_events_without_a_mail_keeps_what_is_owed(tmp_path):
+    """What expired, or was refused, is no more kept than the event that it is about."""
+    async with started(tmp_path) as store:
+        insert = "INSERT INTO events (id, time, device, event) VALUES (?, ?, 'd', '{}')"
+        owed = "INSERT INTO deliveries (event, target, state, expires) VALUES (?, 't', ?, 0)"
+        now = time.time()
+        for event_id, state in (("a", "waiting"), ("b", "held"), ("c", "dead"), ("d", "expired"), ("e", None)):
+            store.note_one(insert, event_id, now - 100)
+            if state:
+                store.note_one(owed, event_id, state)
+        store.note_one(insert, "f", now)
+        store.note_one(owed, "f", "dead")
+        await store.flush()
+        assert await store.prune(50, 1 << 30) == 0
+        await store.flush()
+        assert [row[0] for row in store.rows("SELECT id FROM events ORDER BY id")] == ["a", "b", "f"]
+        assert [one.event_id for one in store.deliveries()] == ["a", "b", "f"]
+
+
 async def test_what_is_owed_to_a_target_that_is_gone_ends_with_its_time(tmp_path):
     async with started(tmp_path) as store:
         for event, target, expires in (("a", "gone", 10), ("b", "gone", 30), ("c", "served", 10)):
@@ -288,6 +326,20 @@ async def test_a_seq_is_never_given_twice(tmp_path):
         second = mail()
         await keep(store, second)
         assert second.seq > first.seq
+
+
+async def test_the_seq_rises_also_when_another_process_keeps_one_in_between(tmp_path):
+    """Its own counter begins with the time: ours would go on below that."""
+    async with started(tmp_path) as store:
+        first, theirs, last = mail(), mail(), mail()
+        await keep(store, first)
+        other = Store(tmp_path)
+        other.open()
+        other.start()
+        await keep(other, theirs)
+        await other.close()
+        await keep(store, last)
+        assert first.seq < theirs.seq < last.seq
 
 
 async def test_a_change_by_another_process_is_noticed(tmp_path):
