@@ -121,7 +121,7 @@ class Imap(Source):
         _, found = box.client.uid("FETCH", uid, "(RFC822.SIZE)")
         size = int(found[0].rsplit(b"RFC822.SIZE ", 1)[1].split(b")")[0].split()[0]) if found and found[0] else 0
         if size > self.config.max_size:
-            fetcher.log.warning("mail %s in %s has %d bytes, and is left where it is", uid, self._folder, size)
+            fetcher.too_large(f"{validity}.{uid}", f"mail {uid} in {self._folder}", size)
             return
         _, found = box.client.uid("FETCH", uid, "(BODY.PEEK[])")
         content = next((part[1] for part in found if isinstance(part, tuple)), None)

@@ -113,7 +113,7 @@ class Pop3(Source):
                 return
             if key not in fetcher.taken:
                 if sizes.get(number, 0) > self.config.max_size:
-                    fetcher.log.warning("a mail of %s has %d bytes, and is left there", self._at.user, sizes[number])
+                    fetcher.too_large(key, f"a mail of {self._at.user}", sizes[number])
                     continue
                 fetcher.keep(key, b"".join(line + b"\r\n" for line in box.retr(number)[1]))
             if self.config.then == "delete":

@@ -1,12 +1,17 @@
 """Mailboxes on a real Dovecot: every mail is an event, and one, whatever is killed meanwhile."""
 
+import asyncio
+import logging
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from gateway import mailbox
+from gateway.api import Envelope
 from gateway.integrations.imap import Config as ImapConfig
 from gateway.integrations.pop3 import Config as Pop3Config
 from tests.dovecot import PASSWORD, USER, dovecot
@@ -158,3 +163,82 @@ def test_what_is_no_mailbox(model, url):
 )
 def test_addresses(fields, expected):
     assert mailbox.addresses(fields + b"\r\n\r\nTo: x@y\r\n") == expected
+
+
+# --- the fetcher on its own ------------------------------------------------------------------------------------------
+
+
+class Knows:
+    """Stands in for the gateway: it has kept nothing yet."""
+
+    async def kept_details(self, source, limit):
+        return []
+
+
+def fetcher(folder, visit):
+    folder.mkdir(exist_ok=True)
+    problems = []
+    context = SimpleNamespace(
+        name="cloud", data_dir=folder, log=logging.getLogger("mailwire.cloud"), gateway=Knows(), problem=problems.append
+    )
+    return mailbox.Fetcher(context, "imap.example", Envelope, visit)
+
+
+async def test_mailboxes_take_none_of_the_threads_that_all_share(tmp_path):
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    boxes = [fetcher(tmp_path / str(number), lambda one: one.stopping.wait()) for number in range(3)]
+    for one in boxes:
+        await one.start()
+    async with asyncio.timeout(20):
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    for one in boxes:
+        await one.stop()
+
+
+@pytest.mark.parametrize(("well", "expected"), [(True, [5.0] * 4), (False, [5.0, 10.0, 20.0, 40.0])])
+async def test_a_connection_that_was_well_is_made_again_soon(tmp_path, well, expected):
+    """A server that hangs up on who is idle is no server that fails, also if no mail came meanwhile."""
+    waits = []
+
+    class Stopping:
+        def is_set(self):
+            return len(waits) == 4
+
+        def wait(self, seconds):
+            waits.append(seconds)
+
+        def set(self):
+            pass
+
+    def visit(one):
+        if well:
+            one.is_well()
+        raise ConnectionResetError("idle for too long")
+
+    one = fetcher(tmp_path, visit)
+    one.stopping = Stopping()
+    await one.start()
+    await one._task
+    await one.stop()
+    assert waits == expected
+
+
+async def test_what_was_taken_is_written_when_it_has_changed(tmp_path):
+    one = fetcher(tmp_path, lambda _: None)
+    file = tmp_path / "taken"
+    one.remember(["1.2", "1.1"])
+    written = file.stat().st_ino, file.stat().st_mtime_ns
+    one.remember(["1.1", "1.2"])
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == written
+    one.remember(["1.2"])
+    assert file.read_text() == "1.2\n"
+
+
+async def test_a_mail_that_is_too_large_is_told_of_once(tmp_path, caplog):
+    one = fetcher(tmp_path, lambda _: None)
+    for key in ("1.1", "1.2", "1.1"):
+        one.too_large(key, f"mail {key}", 5000)
+    assert [record.message for record in caplog.records] == [
+        "mail 1.1 has 5000 bytes, and is left where it is ('max_size')",
+        "mail 1.2 has 5000 bytes, and is left where it is ('max_size')",
+    ]
