@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email import utils
 from email.parser import BytesHeaderParser
 from email.policy import compat32
-from email.utils import getaddresses
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -129,10 +129,17 @@ class Fetcher:
         self._recorded.add(key)
 
     def too_large(self, key: str, what: str, size: int) -> None:
-        """It stays where it is, which is said once: it is met again at every look."""
+        self._stays(key, f"{what} has {size} bytes, and is left where it is ('max_size')")
+
+    def refused(self, key: str, what: str, why: str) -> None:
+        """The server does not give it, perhaps for ever: that keeps nobody from the others."""
+        self._stays(key, f"{what} can't be fetched, and is left where it is for now: {why}")
+
+    def _stays(self, key: str, text: str) -> None:
+        """Said once: what stays is met again at every look."""
         if key not in self._left:
             self._left.add(key)
-            self.log.warning("%s has %d bytes, and is left where it is ('max_size')", what, size)
+            self.log.warning("%s", text)
 
     def remember(self, keys: Iterable[str]) -> None:
         """Only these are still to be known. Looks are many and changes few, so the file is written for these alone."""
@@ -165,9 +172,15 @@ def addresses(content: bytes) -> tuple[str, list[str]]:
     def all_of(*names: str) -> list[str]:
         for name in names:
             values = [str(value) for value in fields.get_all(name, ())]
-            if found := [address for _, address in getaddresses(values) if "@" in address]:
+            if found := [address for address in addresses_in(values) if "@" in address]:
                 return list(dict.fromkeys(found))
         return []
 
     senders = all_of("Return-Path", "Sender", "From")
     return senders[0] if senders else "", all_of("Delivered-To", "X-Original-To", "Envelope-To", "To")
+
+
+def addresses_in(lists: Sequence[str]) -> list[str]:
+    """The addresses in these texts. For a comma too many a newer Python would answer that there is none at all."""
+    lenient = {"strict": False} if getattr(utils, "supports_strict_parsing", False) else {}
+    return [address for _, address in utils.getaddresses(lists, **lenient) if address]

@@ -19,12 +19,13 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from email.utils import formataddr, formatdate, getaddresses, make_msgid
+from email.utils import formataddr, formatdate, make_msgid
 from pathlib import Path
 from typing import BinaryIO
 
 from gateway.api import Envelope, StoreTrouble
 from gateway.cli import common, show, submit
+from gateway.mailbox import addresses_in
 from gateway.store import Mail, Store, StoreBroken
 from gateway.ulid import UlidMaker
 
@@ -172,8 +173,7 @@ def _text(value: bytes) -> str:
 def _addresses(values: Iterable[str | None]) -> list[str]:
     """The addresses in these lists, each once, with this machine's name where they have no domain."""
     texts = [_text(value.encode("utf-8", "surrogateescape")) for value in values if value]
-    found = [address for _, address in getaddresses(texts)]
-    return list(dict.fromkeys(_qualified(address) for address in found if address))
+    return list(dict.fromkeys(_qualified(address) for address in addresses_in(texts)))
 
 
 def _user() -> str:

@@ -257,6 +257,12 @@ def test_a_store_that_this_user_may_not_look_at_is_to_be_tried_again(mailwire, c
     assert result.err.endswith("Try again later.\n")
 
 
+def test_a_comma_too_many_costs_nobody_the_mail():
+    whole = b"To: undisclosed-recipients:;\r\nCc: root@gw,\r\nBcc: a@b; c@d\r\n\r\nx\r\n"
+    assert ready(whole, "-t")[1] == ["root@gw", "a@b", "c@d"]
+    assert ready(b"x\r\n", "root@gw,")[1] == ["root@gw"]
+
+
 def test_addresses_that_are_no_utf_8():
     whole = b"To: caf\xe9@gw\r\n\r\nx\r\n"
     assert ready(whole, "-t", "b\udce9@gw")[1] == ["b\u00e9@gw", "caf\u00e9@gw"]

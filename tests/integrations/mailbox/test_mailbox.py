@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import poplib
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 from gateway import mailbox
 from gateway.api import Envelope
 from gateway.integrations.imap import Config as ImapConfig
+from gateway.integrations.imap import Imap
 from gateway.integrations.pop3 import Config as Pop3Config
+from gateway.integrations.pop3 import Pop3
 from tests.dovecot import PASSWORD, USER, dovecot
 from tests.live import Gateway, until
 
@@ -157,6 +160,7 @@ def test_what_is_no_mailbox(model, url):
     [
         (b"Return-Path: <a@b>\r\nFrom: c@d\r\nDelivered-To: e@f\r\nTo: g@h", ("a@b", ["e@f"])),
         (b"Return-Path: <>\r\nFrom: Cam <c@d>\r\nTo: g@h, I <i@j>, g@h", ("c@d", ["g@h", "i@j"])),
+        (b"From: c@d,\r\nTo: g@h; i@j,", ("c@d", ["g@h", "i@j"])),
         (b"Subject: \xff\xff", ("", [])),
         (b"", ("", [])),
     ],
@@ -175,23 +179,34 @@ class Knows:
         return []
 
 
-def fetcher(folder, visit):
+def stand_in(folder):
     folder.mkdir(exist_ok=True)
     problems = []
-    context = SimpleNamespace(
+    return SimpleNamespace(
         name="cloud", data_dir=folder, log=logging.getLogger("mailwire.cloud"), gateway=Knows(), problem=problems.append
     )
-    return mailbox.Fetcher(context, "imap.example", Envelope, visit)
+
+
+def fetcher(folder, visit):
+    return mailbox.Fetcher(stand_in(folder), "imap.example", Envelope, visit)
 
 
 async def test_mailboxes_take_none_of_the_threads_that_all_share(tmp_path):
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    boxes = [fetcher(tmp_path / str(number), lambda one: one.stopping.wait()) for number in range(3)]
-    for one in boxes:
-        await one.start()
-    async with asyncio.timeout(20):
-        assert await asyncio.to_thread(lambda: "free") == "free"
-    for one in boxes:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    begun = asyncio.Event()
+
+    def visit(one):
+        loop.call_soon_threadsafe(begun.set)
+        one.stopping.wait()
+
+    one = fetcher(tmp_path, visit)
+    await one.start()
+    try:
+        async with asyncio.timeout(20):
+            await begun.wait()
+            assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
         await one.stop()
 
 
@@ -242,3 +257,97 @@ async def test_a_mail_that_is_too_large_is_told_of_once(tmp_path, caplog):
         "mail 1.1 has 5000 bytes, and is left where it is ('max_size')",
         "mail 1.2 has 5000 bytes, and is left where it is ('max_size')",
     ]
+
+
+# --- servers that don't give a mail ----------------------------------------------------------------------------------
+
+
+class Keeps(mailbox.Fetcher):
+    """Writes down what it is to keep, where another has a store."""
+
+    def __init__(self, folder):
+        super().__init__(stand_in(folder), "host", Envelope, lambda _: None)
+        self.kept = []
+
+    def keep(self, key, content):
+        self.kept.append(content.decode())
+        self.taken.add(key)
+
+
+class ImapServer:
+    """Of imap_tools and imaplib what is used of them; `refused` are the mails that it answers NO for."""
+
+    def __init__(self, *uids):
+        self.there = list(uids)
+        self.refused = set()
+        self.client = self
+
+    def uids(self, _):
+        return [str(uid) for uid in self.there]
+
+    def uid(self, command, uid, what, *_):
+        if command == "STORE":
+            return "OK", [None]
+        if what == "(RFC822.SIZE)":
+            return "OK", [b"1 (FLAGS (\\Seen))", b"2 (UID %s RFC822.SIZE 99)" % uid.encode()]
+        if int(uid) in self.refused:
+            return "NO", [b"[UNAVAILABLE] Try later"]
+        return "OK", [b"1 (FLAGS (\\Seen))", (b"2 (UID %s BODY[] {1}" % uid.encode(), uid.encode()), b")"]
+
+
+async def test_imap_does_not_pass_over_a_mail_that_the_server_does_not_give_now(tmp_path, caplog):
+    config = ImapConfig.model_validate({"url": "imap://me@host", "password": "x"})
+    source, box, fetcher = Imap(stand_in(tmp_path), config), ImapServer(1, 2, 3), Keeps(tmp_path)
+    box.refused = {2}
+    source._look_on(fetcher, box, "7")
+    source._look_on(fetcher, box, "7")
+    assert fetcher.kept == ["1", "3"]
+    assert [record.message for record in caplog.records] == [
+        "mail 2 in INBOX can't be fetched, and is left where it is for now: [UNAVAILABLE] Try later"
+    ]
+    again = Keeps(tmp_path)  # after a restart
+    again.taken = set((tmp_path / "taken").read_text().split())
+    box.refused.clear()
+    box.there.append(4)
+    source._look_on(again, box, "7")
+    source._look_on(again, box, "7")
+    assert again.kept == ["2", "4"]
+    assert (tmp_path / "taken").read_text() == "7.4\n"
+
+
+class Pop3Server:
+    def __init__(self, **mails):
+        self.mails = mails
+        self.asked = []
+
+    def uidl(self):
+        return b"+OK", [b"%d %s" % (number, key.encode()) for number, key in enumerate(self.mails, 1)], 0
+
+    def list(self):
+        return b"+OK", [b"%d 9" % number for number in range(1, len(self.mails) + 1)], 0
+
+    def retr(self, number):
+        key = list(self.mails)[number - 1]
+        self.asked.append(key)
+        if isinstance(self.mails[key], Exception):
+            raise self.mails[key]
+        return b"+OK", [self.mails[key]], 0
+
+
+def test_pop3_does_not_stop_at_a_mail_that_the_server_does_not_give(tmp_path, caplog):
+    config = Pop3Config.model_validate({"url": "pop3://me@host", "password": "x"})
+    source, fetcher = Pop3(stand_in(tmp_path), config), Keeps(tmp_path)
+    box = Pop3Server(
+        a=poplib.error_proto(b"-ERR damaged"), b=b"b", c=poplib.error_proto("line too long"), d=b"d", e=b"e"
+    )
+    with pytest.raises(poplib.error_proto):
+        source._fetch(fetcher, box)  # what comes next on this connection is the rest of that line
+    source._fetch(fetcher, box)
+    assert fetcher.kept == ["b\r\n", "d\r\n", "e\r\n"]
+    assert box.asked == ["a", "b", "c", "a", "d", "e"]
+    assert [record.message for record in caplog.records] == [
+        "a mail of me can't be fetched, and is left where it is for now: -ERR damaged",
+        "a mail of me can't be fetched, and is left where it is for now: line too long",
+    ]
+    with pytest.raises(poplib.error_proto):
+        source._fetch(Keeps(tmp_path), Pop3Server(f=poplib.error_proto("-ERR EOF")))
