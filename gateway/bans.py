@@ -69,10 +69,13 @@ class Bans:
         self._folder, self._first, self._longest, self._clock = folder, first, longest, clock
         self._records: dict[str, _Record] = {}
         for ban in read(folder):
-            # A clock that was wrong then, or is now, makes no ban longer than the rules do.
-            end = clock() + min(ban.until - time.time(), longest)
+            # A clock that was wrong then, or is now, makes no ban longer than it was.
+            end = clock() + min(ban.until - time.time(), self._length(ban.times))
             self._records[ban.peer] = _Record(end, True, ban)
         self.look()
+
+    def _length(self, times: int) -> float:
+        return min(self._first * 2.0 ** min(times - 1, 32), self._longest)
 
     def left(self, peer: str) -> float:
         """Seconds that a peer is still kept out; 0: it is not."""
@@ -85,7 +88,7 @@ class Bans:
         """Keep a peer out; for how many seconds."""
         before = self._records.pop(peer, None)
         times = before.ban.times + 1 if before else 1
-        seconds = min(self._first * 2.0 ** min(times - 1, 32), self._longest)
+        seconds = self._length(times)
         if len(self._records) >= _LIMIT:
             self._forget(min(self._records.values(), key=lambda one: one.end).ban.peer)
         ban = Ban(peer, round(time.time() + seconds), failures, times)

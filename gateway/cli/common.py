@@ -181,6 +181,7 @@ class Listener(NamedTuple):
     host: str
     port: int
     tls: str
+    login: str
 
 
 def listeners(settings: Settings) -> list[Listener]:
@@ -191,7 +192,7 @@ def listeners(settings: Settings) -> list[Listener]:
             config: Any = setting.config  # its Config, which nothing outside its folder imports
             for address in config.listen:
                 host, _, port = address.rpartition(":")
-                found.append(Listener(name, host.strip("[]"), int(port), config.tls))
+                found.append(Listener(name, host.strip("[]"), int(port), config.tls, config.login))
     return found
 
 

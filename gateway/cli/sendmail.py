@@ -1,8 +1,9 @@
 """Take a mail on standard input, as /usr/sbin/sendmail does: for cron, smartd, mdadm and all that only know that way.
 
-The mail goes to the gateway by SMTP. When nothing answers there, it goes straight into the gateway's store, with the
-same law: exit code 0 means stored. Exit codes are those that callers of sendmail know (sysexits.h): 64 wrong use,
-69 refused for good, 75 try again later, 78 wrong configuration. Options that mean nothing here are passed over.
+The mail goes to the gateway by SMTP. When nothing answers there, or it takes no mail from here (`allow`, `login`), it
+goes straight into the gateway's store, with the same law: exit code 0 means stored. Exit codes are those that callers
+of sendmail know (sysexits.h): 64 wrong use, 69 refused for good, 75 try again later, 78 wrong configuration. Options
+that mean nothing here are passed over.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from email.utils import formataddr, formatdate, getaddresses, make_msgid
+from email.utils import formataddr, formatdate, make_msgid
 from pathlib import Path
 from typing import BinaryIO
 
 from gateway.api import Envelope, StoreTrouble
 from gateway.cli import common, show, submit
+from gateway.mailbox import addresses_in
 from gateway.store import Mail, Store, StoreBroken
 from gateway.ulid import UlidMaker
 
@@ -161,13 +163,17 @@ def prepare(content: bytes, options: Options) -> tuple[bytes, list[str], str]:
 
 def _text(value: bytes) -> str:
     """A header's value as text, unfolded."""
-    return value.replace(b"\r\n", b"").decode("utf-8", "surrogateescape")
+    value = value.replace(b"\r\n", b"")
+    try:
+        return value.decode()
+    except UnicodeError:
+        return value.decode("latin-1")
 
 
 def _addresses(values: Iterable[str | None]) -> list[str]:
     """The addresses in these lists, each once, with this machine's name where they have no domain."""
-    found = [address for _, address in getaddresses([value for value in values if value])]
-    return list(dict.fromkeys(_qualified(address) for address in found if address))
+    texts = [_text(value.encode("utf-8", "surrogateescape")) for value in values if value]
+    return list(dict.fromkeys(_qualified(address) for address in addresses_in(texts)))
 
 
 def _user() -> str:
@@ -185,8 +191,8 @@ def _qualified(address: str) -> str:
 
 
 def _server(chosen: common.Chosen) -> submit.Server:
-    """The first SMTP server of the configuration. It is our own, so its certificate is not asked for."""
-    for listener in common.listeners(chosen.settings):
+    """The configuration's first SMTP server, of those without a login if there are any. Its certificate is ours."""
+    for listener in sorted(common.listeners(chosen.settings), key=lambda one: one.login == "required"):
         tls = {"implicit": "implicit", "required": "starttls"}.get(listener.tls, "none")
         return submit.Server(common.nearby(listener.host), listener.port, tls, verify=False, helo=socket.gethostname())
     return submit.Server("127.0.0.1", 2525)
@@ -201,8 +207,12 @@ def _submit(server: submit.Server, sender: str, recipients: list[str], content: 
 
 
 def _keep(chosen: common.Chosen, sender: str, recipients: list[str], content: bytes, why: str) -> None:
-    """Into the store of a gateway that does not answer. Where there is none, nobody would ever find the mail."""
-    if not common.has_store(chosen.folder):
+    """Into the gateway's store. Where there is none, nobody would ever find the mail."""
+    try:
+        there = common.has_store(chosen.folder)
+    except SystemExit:  # this user may not even look, which was said
+        show.fail(f"sendmail: {why} Try again later.", EX_TEMPFAIL)
+    if not there:
         show.fail(f"sendmail: {why} And there is no store in {chosen.folder} either. Try again later.", EX_TEMPFAIL)
     try:
         if shutil.disk_usage(chosen.folder).free < chosen.settings.store.reserve + len(content):

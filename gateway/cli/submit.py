@@ -22,7 +22,10 @@ _PIECE = 64 * 1024  # bytes
 
 
 class NotTaken(Exception):
-    """The mail was not taken; the text says why. `reached`: somebody answered there. `code`: the reply's, or 0."""
+    """The mail was not taken; the text says why. `code`: the reply's, or 0.
+
+    `reached`: somebody answered there who takes mail from us, though not this one.
+    """
 
     def __init__(self, text: str, *, reached: bool = True, code: int = 0) -> None:
         super().__init__(text)
@@ -99,8 +102,9 @@ def session(server: Server) -> Iterator[Session]:
         else:
             smtp = smtplib.SMTP(server.host, server.port, server.helo, timeout=_PATIENCE)
     except OSError as error:  # smtplib's own are among them
-        reached = isinstance(error, smtplib.SMTPResponseException | ssl.SSLError)
-        raise NotTaken(_words(error, server), reached=reached, code=getattr(error, "smtp_code", 0)) from error
+        code = getattr(error, "smtp_code", 0)
+        reached = isinstance(error, smtplib.SMTPResponseException | ssl.SSLError) and code // 100 != 5
+        raise NotTaken(_words(error, server), reached=reached, code=code) from error
     try:
         with _in_words(server):
             smtp.ehlo_or_helo_if_needed()
@@ -144,7 +148,8 @@ def _transaction(
         options.append("SMTPUTF8")
     code, answer = smtp.mail(mail_from, options)
     if code != 250:
-        raise NotTaken(f"The server refused the sender {mail_from or '<>'}: {_reply(code, answer)}", code=code)
+        words = f"The server refused the sender {mail_from or '<>'}: {_reply(code, answer)}"
+        raise NotTaken(words, reached=code != 530, code=code)  # 530: it wants a login (RFC 4954 §6)
     taken = 0
     for recipient in recipients:
         code, answer = smtp.rcpt(recipient)

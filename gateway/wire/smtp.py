@@ -58,6 +58,8 @@ AUTH_LINE = 12288 + 32
 """Octets in a line of an AUTH exchange: of base64 (RFC 4954 §4), and of the command before it."""
 PATH = 256
 """Octets in an address (RFC 5321 §4.5.3.1.3)."""
+PARAMETERS = 32
+"""Parameters of an address. All extensions together know ten; a line has room for two thousand, each an object here."""
 
 REPLIES = 256
 """Replies that may be due before the session says that there is `more`."""
@@ -99,17 +101,17 @@ class Session:
     `hostname` is ours. `tls` is "none", "offered" or "required" (by STARTTLS); `secure`: the connection is inside TLS
     already. `login` is "any" (offered, and whatever is sent is right), "none" (not offered), "optional" (right if
     used) or "required". `max_size` is in bytes; `max_commands` counts all commands (0: no limit), `max_bad` those
-    that were refused for their form or order. `recipient(address)` false means 550. `room()` is how many bytes a mail
-    may have now: less means 452, and is never advertised, because a client takes SIZE for final (RFC 1870 §6.1).
-    `chunking`, `smtputf8`, `dsn` and `pipelining` are advertised if true; `dsn` is off because nobody here sends
-    notifications. `bare_lf` is for the one device that ends its lines, and so its mails, with LF: every lone LF that
-    it sends becomes CRLF.
+    since the last mail that were refused for their form or order. `recipient(address)` false means 550. `room()` is how
+    many bytes a mail may have now: less means 452, and is never advertised, because a client takes SIZE for final (RFC
+    1870 §6.1). `chunking`, `smtputf8`, `dsn` and `pipelining` are advertised if true; `dsn` is off because nobody here
+    sends notifications. `bare_lf` is for the one device that ends its lines, and so its mails, with LF: every lone LF
+    that it sends becomes CRLF.
 
     What the peer said is in attributes; the owner reads them while it handles BEGIN or MAIL, for the session forgets
     the mail's part when that is answered. `mail_from` is "" for the null sender and None outside of a transaction;
-    `params` and `recipient_params[address]` hold ESMTP parameters as sent (upper-case name -> value; xtext is not
-    decoded); `user` is the name that logged in or None; `size` counts the bytes of content given on. `more`: there is
-    input that waits for `output` to be taken.
+    `params` and, with `dsn`, `recipient_params[address]` hold ESMTP parameters as sent (upper-case name -> value; xtext
+    is not decoded); `user` is the name that logged in or None; `size` counts the bytes of content given on. `more`:
+    there is input that waits for `output` to be taken.
     """
 
     __slots__ = (
@@ -233,6 +235,8 @@ class Session:
         if self._state != _MAIL:
             return []
         self._state = _COMMAND
+        if code == 250:  # who brings mails may keep its connection and its bad habits
+            self._bad = 0
         self._say(code, enhanced, text)
         self._forget()
         return self.go_on()
@@ -580,7 +584,7 @@ class Session:
                 self._say(550, "5.1.1", "No such recipient here")
             else:
                 self.recipients.append(address)
-                if params:
+                if params and self._dsn:  # else a thousand lines of them would be kept for nobody
                     self.recipient_params[address] = params
                 self._out.append(_RECIPIENT_OK[self.esmtp])
 
@@ -799,7 +803,7 @@ class Session:
             if oddity:
                 self._remark(oddity)
             return address, params
-        elif oddity or not self._strict.is_mailbox(address, sender):
+        elif oddity or address.encode() != path or not self._strict.is_mailbox(address, sender):  # or it is no UTF-8
             self._refuse(501, enhanced, "Malformed address")
         elif path and max(path) > 127 and "SMTPUTF8" not in (params if sender else self.params):
             self._refuse(553, "5.6.7", "This address needs SMTPUTF8")
@@ -810,7 +814,11 @@ class Session:
     def _parameters(self, words: bytes, sender: bool) -> "dict[str, str] | None":
         """ESMTP parameters as sent; None if they were refused."""
         params: dict[str, str] = {}
-        for word in words.split():
+        sent = words.split()
+        if len(sent) > PARAMETERS:
+            self._refuse(501, "5.5.4", "Too many parameters")
+            return None
+        for word in sent:
             key, _, value = _text(word).partition("=")
             name = key.upper()
             if self._strict:

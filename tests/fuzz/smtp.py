@@ -204,6 +204,8 @@ class Peer:
             elif isinstance(value, list | dict) and name != "params":
                 assert len(value) <= max(self.recipients, 16), name
         assert len(self.session.helo) <= smtp.PATH
+        assert len(self.session.params) <= smtp.PARAMETERS
+        assert not self.session.recipient_params
 
     def outcome(self) -> Any:
         # Whether a peer stops behind LF . LF depends on where its bytes are cut.

@@ -171,7 +171,7 @@ def test_replies_to_helo_have_no_enhanced_codes():
 
 
 def test_the_envelope():
-    session = greeted(login="optional")
+    session = greeted(login="optional", dsn=True)
     session.receive(b"AUTH PLAIN AGNhbQBzZWNyZXQ=\r\n")
     session.auth_done(True)
     session.receive(
@@ -187,6 +187,14 @@ def test_the_envelope():
     session.mail_done("1")
     assert (session.mail_from, session.recipients, session.params, session.size) == (None, [], {}, 0)
     assert recipients == ["c@d", "e@f"]  # the owner's to keep
+
+
+def test_without_dsn_nothing_of_a_recipient_is_kept_but_its_address():
+    session = greeted()
+    words = b" ".join(b"P%d=x" % number for number in range(smtp.PARAMETERS))
+    session.receive(b"MAIL FROM:<a@b> " + words + b"\r\n")
+    session.receive(b"".join(b"RCPT TO:<c%d@d> " % number + words + b"\r\n" for number in range(100)))
+    assert (len(session.params), len(session.recipients), session.recipient_params) == (smtp.PARAMETERS, 100, {})
 
 
 def test_250_is_said_when_the_owner_says_so():

@@ -18,6 +18,7 @@ from gateway.api import ClientTls, ConfigModel, Context, Envelope, Source, mailb
 _TIMEOUT = 60.0  # seconds for one answer
 _POLL = 2.0  # seconds after which IDLE looks whether we are to stop
 _IDLE = 9 * 60.0  # seconds of one IDLE; servers and routers end what is silent for longer
+_OWED = "owed"  # in a key: UIDVALIDITY, this, UID
 _EXAMPLE = "imaps://user@imap.example.org/INBOX"
 
 
@@ -77,13 +78,23 @@ class Imap(Source):
                 self._wait(fetcher, box)
 
     def _look_on(self, fetcher: mailbox.Fetcher, box: Any, validity: str) -> None:
-        """What is left grows for ever, so only the last UID is remembered (UIDs rise, RFC 9051 §2.3.1.1)."""
-        last = max((int(uid) for kind, uid in _split(fetcher.taken) if kind == validity), default=0)
-        for uid in sorted(map(int, box.uids(f"UID {last + 1}:*"))):
-            if uid > last and not fetcher.stopping.is_set():  # `n:*` has the last mail in any case
-                self._take(fetcher, box, validity, str(uid))
-                last = uid
-        fetcher.remember([f"{validity}.{last}"])
+        """What is left grows for ever, so only the last UID is remembered (UIDs rise, RFC 9051 §2.3.1.1).
+
+        And those before it that the server did not give: they stay owed.
+        """
+        taken = {int(uid) for kind, uid in _split(fetcher.taken) if kind == validity}
+        owed = {int(uid) for kind, uid in _split(fetcher.taken) if kind == f"{validity}.{_OWED}"} - taken
+        last = max(taken, default=0)
+        found = {int(uid) for uid in box.uids(f"UID {last + 1}:*")}
+        for uid in sorted(owed | found):
+            if (uid > last or uid in owed) and not fetcher.stopping.is_set():  # `n:*` has the last mail in any case
+                if self._take(fetcher, box, validity, str(uid)):
+                    owed.discard(uid)
+                else:
+                    owed.add(uid)
+                    fetcher.remember(fetcher.taken | {f"{validity}.{_OWED}.{uid}"})
+                last = max(last, uid)
+        fetcher.remember([f"{validity}.{last}", *(f"{validity}.{_OWED}.{uid}" for uid in owed)])
 
     def _look_at_all(self, fetcher: mailbox.Fetcher, box: Any, validity: str) -> None:
         uids = sorted(box.uids(), key=int)
@@ -117,18 +128,23 @@ class Imap(Source):
             box.client.shutdown()
             raise
 
-    def _take(self, fetcher: mailbox.Fetcher, box: Any, validity: str, uid: str) -> None:
+    def _take(self, fetcher: mailbox.Fetcher, box: Any, validity: str, uid: str) -> bool:
+        """False: the server does not give it now."""
+        key, what = f"{validity}.{uid}", f"mail {uid} in {self._folder}"
         _, found = box.client.uid("FETCH", uid, "(RFC822.SIZE)")
-        size = int(found[0].rsplit(b"RFC822.SIZE ", 1)[1].split(b")")[0].split()[0]) if found and found[0] else 0
+        size = _size(found)
         if size > self.config.max_size:
-            fetcher.log.warning("mail %s in %s has %d bytes, and is left where it is", uid, self._folder, size)
-            return
-        _, found = box.client.uid("FETCH", uid, "(BODY.PEEK[])")
+            fetcher.too_large(key, what, size)
+            return True
+        status, found = box.client.uid("FETCH", uid, "(BODY.PEEK[])")
         content = next((part[1] for part in found if isinstance(part, tuple)), None)
-        if content is None:
-            return  # somebody else has removed it
-        fetcher.keep(f"{validity}.{uid}", content)
-        self._finish(box, uid)
+        if content is not None:
+            fetcher.keep(key, content)
+            self._finish(box, uid)
+        elif status != "OK":  # else somebody has removed it
+            fetcher.refused(key, what, " ".join(_text(part) for part in found if part))
+            return False
+        return True
 
     def _finish(self, box: Any, uid: str) -> None:
         if self.config.then == "delete":
@@ -154,12 +170,24 @@ class Imap(Source):
 
 def _split(keys: Iterable[str]) -> Iterable[tuple[str, str]]:
     for key in keys:
-        validity, _, uid = key.partition(".")
+        validity, _, uid = key.rpartition(".")
         if uid.isdigit():
             yield validity, uid
+
+
+def _size(found: Iterable[Any]) -> int:
+    """A server may speak of the flags of other mails in between (RFC 9051 §7.5.2)."""
+    told = [
+        line.rpartition(b"RFC822.SIZE ")[2] for line in found if isinstance(line, bytes) and b"RFC822.SIZE " in line
+    ]
+    return int(told[0].split(b")")[0].split()[0]) if told else 0
 
 
 def _words(error: Any) -> str:
     """What the server answered."""
     result = getattr(error, "command_result", None)
-    return str(result[1][0].decode("utf-8", "replace")) if result and result[1] and result[1][0] else str(error)
+    return _text(result[1][0]) if result and result[1] and result[1][0] else str(error)
+
+
+def _text(said: Any) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)

@@ -58,6 +58,7 @@ class Pop3(Source):
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
         self._at = _place(config.url)
+        self._odd: set[str] = set()  # what broke the conversation; it would break the next one as well
         self._fetcher = mailbox.Fetcher(context, self._at.host, Envelope, self._visit)
 
     async def start(self) -> None:
@@ -111,11 +112,24 @@ class Pop3(Source):
         for number, key in keys.items():
             if fetcher.stopping.is_set():
                 return
+            if key in self._odd:
+                continue
             if key not in fetcher.taken:
                 if sizes.get(number, 0) > self.config.max_size:
-                    fetcher.log.warning("a mail of %s has %d bytes, and is left there", self._at.user, sizes[number])
+                    fetcher.too_large(key, f"a mail of {self._at.user}", sizes[number])
                     continue
-                fetcher.keep(key, b"".join(line + b"\r\n" for line in box.retr(number)[1]))
+                try:
+                    lines = box.retr(number)[1]
+                except poplib.error_proto as error:
+                    if error.args == ("line too long",):  # our own limit: what is left of it would be the next answer
+                        self._odd.add(key)
+                    elif not isinstance(error.args[0], bytes):  # the connection has ended
+                        raise
+                    fetcher.refused(key, f"a mail of {self._at.user}", _words(error))
+                    if key in self._odd:
+                        raise
+                    continue
+                fetcher.keep(key, b"".join(line + b"\r\n" for line in lines))
             if self.config.then == "delete":
                 box.dele(number)
 

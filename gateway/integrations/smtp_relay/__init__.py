@@ -199,7 +199,10 @@ class SmtpRelay(Target):
                 line.abort()
                 raise
             self._connections.give_back(line)
-            if session := next((reply for reply in replies.values() if reply.about_session), None):
+            session = next((reply for reply in replies.values() if reply.about_session), None)
+            # Some servers take their own recipients from anybody and want a login for others alone: who has had the
+            # mail must not have it again, so then it is an answer to a recipient like any other.
+            if session and not any(reply.good for reply in replies.values()):
                 raise LoginRefused(f"{self.config.where().host}: {session}")
             if heavy and replies and all(reply.too_big for reply in replies.values()):
                 light = True  # it did not say so before: once more, without what is large

@@ -57,13 +57,20 @@ def _blocks(part: Message) -> list[Message]:
 
 
 def _failure(block: Mapping[str, str] | Message) -> Failure:
-    names = (_behind_semicolon(str(block.get(name, ""))) for name in ("Original-Recipient", "Final-Recipient"))
+    names = [_behind_semicolon(str(block.get(name, ""))) for name in ("Original-Recipient", "Final-Recipient")]
+    # Some servers repeat an ORCPT as it was sent, in xtext; in plain, `me+25@example.org` is what it looks like.
+    names = [*map(_undone, names), *names]
     status = one_line(str(block.get("Status", "")), 20)
     why = one_line(_behind_semicolon(str(block.get("Diagnostic-Code", ""))), 400)
-    return Failure(tuple(name.strip("<>").lower() for name in names if name), why or status or "no reason is given")
+    addresses = dict.fromkeys(one_line(name.strip("<>").lower()) for name in names if name)
+    return Failure(tuple(addresses), why or status or "no reason is given")
 
 
 def _behind_semicolon(text: str) -> str:
-    """`rfc822; me@example.org` is `me@example.org`; xtext's two signs are undone (RFC 3461 §4)."""
-    value = text.partition(";")[2].strip() or text.strip()
-    return re.sub(r"\+([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), value)
+    """`rfc822; me@example.org` is `me@example.org`."""
+    return text.partition(";")[2].strip() or text.strip()
+
+
+def _undone(text: str) -> str:
+    """What xtext (RFC 3461 §4) stands for."""
+    return re.sub(r"\+([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), text)

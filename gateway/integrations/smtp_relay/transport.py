@@ -187,6 +187,8 @@ class Line:
             code, text = await question
         except aiosmtplib.SMTPResponseException as error:
             code, text = error.code, error.message
+            if isinstance(error, aiosmtplib.SMTPDataError) and code == 250:  # to DATA itself: nothing was sent yet
+                code = 0
         except (aiosmtplib.SMTPException, OSError) as error:
             self._smtp.close()
             return Reply(0, _words(error))

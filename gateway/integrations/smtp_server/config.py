@@ -124,7 +124,7 @@ class Config(ConfigModel):
     max_commands: Annotated[int, Field(ge=0)] = 0
     """On one connection; 0: no limit, because a relay in front may keep one connection for all its mail."""
     max_bad: Annotated[int, Field(ge=1)] = 20
-    """Commands on one connection that make no sense: enough for a device that tries its luck, too few for a browser."""
+    """Commands that make no sense, since the connection's last mail: enough for a device, too few for a browser."""
     max_auth_failures: Annotated[int, Field(ge=1)] = 3
     bans: BanRules = BanRules()
     max_connections: Annotated[int, Field(ge=1)] = 2000

@@ -8,13 +8,15 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from aiosmtpd.controller import Controller
 
-from gateway.cli import sendmail
+from gateway.cli import common, sendmail
 from gateway.cli.sendmail import Options, parse, prepare
 from gateway.store import Store
 
@@ -131,7 +133,12 @@ def test_lines_end_with_crlf_and_a_dot_may_end_the_mail():
 class Handler:
     def __init__(self, reply="250 2.0.0 Ok: stored as 1"):
         self.reply = reply
+        self.sender = "250 OK"
         self.mails = []
+
+    async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802  # aiosmtpd's name
+        envelope.mail_from = address
+        return self.sender
 
     async def handle_DATA(self, server, session, envelope):  # noqa: N802  # aiosmtpd's name
         self.mails.append(envelope)
@@ -197,6 +204,68 @@ def test_a_refusal_is_passed_on(mailwire, gateway, stdin, reply, code):
     stdin(b"x\n")
     result = mailwire("sendmail", "a@gw")
     assert (result.code, result.err) == (code, f"sendmail: The server did not take the mail: {reply}\n")
+
+
+def test_where_a_login_is_wanted_it_goes_into_the_store(mailwire, gateway, stdin, data, fill):
+    """'users' of the one listener make a login required, and cron has none."""
+    fill()
+    gateway.sender = "530 5.7.0 Authentication required"
+    stdin(b"Subject: Fan failed\n\nx\n")
+    assert mailwire("sendmail", "a@gw") == (0, "", "")
+    assert gateway.mails == []
+    (mail,) = Store(data).mails()
+    assert mail.envelope.rcpt_to == ["a@gw"]
+
+
+def test_where_this_machine_is_not_allowed_it_goes_into_the_store(mailwire, configured, port, stdin, data, fill):
+    """'allow' may name the plant's network alone."""
+    fill()
+    with socket.create_server(("127.0.0.1", port)) as server:
+
+        def turn_away():
+            line, _ = server.accept()
+            with line:
+                line.sendall(b"554 5.7.1 127.0.0.1 may not send mail to this gateway\r\n")
+
+        thread = threading.Thread(target=turn_away)
+        thread.start()
+        stdin(b"Subject: Fan failed\n\nx\n")
+        assert mailwire("sendmail", "a@gw") == (0, "", "")
+        thread.join()
+    assert len(Store(data).mails()) == 1
+
+
+def test_a_listener_without_a_login_is_taken_first(here, data):
+    (here / "mailwire.yaml").write_text(
+        "integrations:\n"
+        '  office: {type: smtp_server, listen: ["127.0.0.1:4650"], users: {scanner: secret}}\n'
+        '  lan: {type: smtp_server, listen: ["0.0.0.0:2526"]}\n'
+    )
+    chosen = common.settings(Namespace(config=None, data=data))
+    assert (sendmail._server(chosen).host, sendmail._server(chosen).port) == ("127.0.0.1", 2526)
+
+
+def test_a_store_that_this_user_may_not_look_at_is_to_be_tried_again(mailwire, configured, stdin, monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    stdin(b"x\n")
+    result = mailwire("sendmail", "--config", "mailwire.yaml", "a@gw")
+    assert result.code == 75
+    assert "this user may not look into the data folder" in result.err
+    assert result.err.endswith("Try again later.\n")
+
+
+def test_a_comma_too_many_costs_nobody_the_mail():
+    whole = b"To: undisclosed-recipients:;\r\nCc: root@gw,\r\nBcc: a@b; c@d\r\n\r\nx\r\n"
+    assert ready(whole, "-t")[1] == ["root@gw", "a@b", "c@d"]
+    assert ready(b"x\r\n", "root@gw,")[1] == ["root@gw"]
+
+
+def test_addresses_that_are_no_utf_8():
+    whole = b"To: caf\xe9@gw\r\n\r\nx\r\n"
+    assert ready(whole, "-t", "b\udce9@gw")[1] == ["b\u00e9@gw", "caf\u00e9@gw"]
 
 
 def test_where_nobody_answers_it_goes_into_the_store(mailwire, configured, stdin, data, fill):

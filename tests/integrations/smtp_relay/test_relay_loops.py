@@ -210,10 +210,27 @@ Final-Recipient: rfc822;Me@Example.org\r\nStatus: 5.0.0\r\n\r\nAction: failed\r
 Final-Recipient: rfc822;b+2Bc@d\r\nDiagnostic-Code: x-unix;\r\n exit \x1b[31m 1\r\n--b--\r\n"""
     assert bounce.failures(exim) == [
         bounce.Failure(("me@example.org",), "5.0.0"),
-        bounce.Failure(("b+c@d",), "exit \ufffd[31m 1"),
+        bounce.Failure(("b+c@d", "b+2bc@d"), "exit \ufffd[31m 1"),
     ]
     utf8 = exim.replace(b"message/delivery-status", b"message/global-delivery-status")
-    assert [one.addresses for one in bounce.failures(utf8)] == [("me@example.org",), ("b+c@d",)]
+    assert [one.addresses for one in bounce.failures(utf8)] == [("me@example.org",), ("b+c@d", "b+2bc@d")]
+
+
+async def test_a_plus_in_an_address_may_be_one(gateway: Gateway, tmp_path: Path) -> None:
+    """`+25` looks like xtext, and is no more than a tag."""
+    event = make_event()
+    async with (
+        Scripted(polite()) as server,
+        relay(gateway, tmp_path, url=server.url, to=["me+25@example.org", "b@c"]) as post,
+    ):
+        token = Identity.kept_in(tmp_path / "post").token(event["id"])
+        back = report(gateway, token)
+        envelope, raw = gateway.mails[back["id"]]
+        raw = raw.replace(b"rfc822; me@", b"rfc822; me+25@").replace(b"rfc822;me@", b"rfc822;me+25@")
+        gateway.mails[back["id"]] = envelope, raw
+        await post.deliver(back)
+    ((_, _, memo),) = gateway.came_back
+    assert memo == {"had": ["b@c"]}
 
 
 @pytest.mark.parametrize(

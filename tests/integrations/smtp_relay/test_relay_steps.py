@@ -65,6 +65,7 @@ AWAY, LATER, NEVER = NotReady, Retry, Refused
         ("rcpt", "<silence>", LATER, "me@example.org: Timed out"),
         ("data", "451 4.3.0 no", LATER, "me@example.org: 451 4.3.0 no"),
         ("data", "554 5.5.1 no valid recipients", NEVER, "me@example.org: 554 5.5.1 no valid recipients"),
+        ("data", "250 ok", LATER, "me@example.org: the smarthost's reply is none: ok"),
         ("data", "<close>", LATER, "me@example.org: Unexpected EOF"),
         ("data", "<silence>", LATER, "me@example.org: Timed out"),
         ("dot", "452 4.3.1 disk full", LATER, "me@example.org: 452 4.3.1 disk full"),
@@ -146,6 +147,17 @@ async def test_one_refused_for_good_is_a_dead_letter_and_the_other_has_had_it(ga
     )
     assert isinstance(error, Refused)
     assert str(error) == "you@example.org: 550 5.1.1 no such user"
+    assert error.memo == {"had": ["me@example.org"]}
+
+
+async def test_a_login_that_is_wanted_for_one_recipient_alone_is_about_that_one(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """hMailServer and others take their own recipients without: nothing pauses, and who has had it has had it."""
+    said = "530 SMTP authentication is required."
+    error = await outcome(Scripted(BOTH.format(me="250 ok", you=said, dot="250 ok")), gateway, tmp_path, **TWO)
+    assert isinstance(error, Refused)
+    assert str(error) == f"you@example.org: {said}"
     assert error.memo == {"had": ["me@example.org"]}
 
 
