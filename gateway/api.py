@@ -72,6 +72,7 @@ __all__ = [
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "TargetNames",
     "Template",
     "about",
     "bans",
@@ -433,6 +434,10 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
     except RuntimeError:
         raise ValueError("there is no such home folder. Write the whole path") from None
 
+
+TARGET_NAMES = "names of targets"
+TargetNames = Annotated[tuple[str, ...], TARGET_NAMES]
+"""Targets that are told, in a configuration: each is looked up when all of it is checked (`gateway.config`)."""
 
 ConfigPath = Annotated[Path, AfterValidator(_beside)]
 """A path in a configuration; a relative one is meant from the folder of the configuration file."""
