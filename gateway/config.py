@@ -520,7 +520,7 @@ def json_schema(loader: Loader) -> dict[str, Any]:
     members = []
     for domain in loader.manifests():
         kind: Any = Literal[domain]
-        base = loader.load(domain).config_model
+        base = loader.load(domain, installed=False).config_model
         members.append(create_model(domain, __base__=base, type=(kind, ...)))
     one: Any = Annotated[reduce(or_, members), Field(discriminator="type")]
     return create_model("Mailwire", __base__=Settings, integrations=(dict[str, one], {})).model_json_schema()
