@@ -389,6 +389,7 @@ class Context:
 
     The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
     `targets` names those that are told, in place of the routes. `files`: attachments, each (name, media type, bytes).
+    `heard: False`: the device did not say so itself, so that it is no sign of life, and nothing that it says changes.
     With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
     """
     ready: Callable[[], None]
