@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import config
-from gateway.flash import boards
+from gateway.flash import boards, settings
 from gateway.loader import Loader
 from gateway.profile import check_folder
 
@@ -60,3 +60,13 @@ def test_board(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / boards.FILE).write_text(text, encoding="utf-8")
     assert boards.read(folder).name == "MY_BOARD"
+
+
+def test_settings_of_a_board() -> None:
+    page = (ROOT / "firmware/README.md").read_text(encoding="utf-8")
+    for name in ("sensors", "post"):
+        [text] = re.findall(rf'^    "{name}": .*?(?=\n\n)', page, re.MULTILINE | re.DOTALL)
+        settings.check(json.loads(f"{{{text}}}"))
+    serial = re.search(r"\(`serial`\): `(.*?)`", page)
+    assert serial
+    settings.check({"serial": json.loads(serial[1].replace(" or a UART's number", ""))})
