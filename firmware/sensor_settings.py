@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 TYPES = ("contact", "button", "analog", "ds18x20", "dht11", "dht22", "bme280", "bmp280")
 
 # Keys of the board's state that are not a sensor's (mqtt.py, health.py).
-RESERVED = ("last", "signal", "heap", "uptime", "owed", "restart")
+RESERVED = ("last", "signal", "heap", "uptime", "owed", "restart", "network", "mqtt", "settings")
 
 _COMMON = (
     ("name", text, ..., (1, 40)),

@@ -24,7 +24,7 @@ COMMANDS = {
     "replay": "have kept mails interpreted and delivered once more",
     "queue": "list, retry or drop what is still owed to the targets",
     "ack": "list what nobody has acknowledged, or acknowledge it",
-    "devices": "list, rename or forget devices",
+    "devices": "list, rename, forget or mute devices",
     "integrations": "list integrations, or begin a new one",
     "desktop": "run it on a desktop, for a person: notifications, and mail out; set that up",
     "boards": "list the boards that can do the same, or show one",

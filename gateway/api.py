@@ -72,6 +72,7 @@ __all__ = [
     "StoreFull",
     "StoreTrouble",
     "Target",
+    "TargetNames",
     "Template",
     "about",
     "bans",
@@ -388,6 +389,7 @@ class Context:
 
     The draft has any of an event's fields, `device` as its id or as its facts; what is missing or wrong is made good.
     `targets` names those that are told, in place of the routes. `files`: attachments, each (name, media type, bytes).
+    `heard: False`: the device did not say so itself, so that it is no sign of life, and nothing that it says changes.
     With an `id` (a ULID) of its own it may be repeated after a crash, and is one event all the same.
     """
     ready: Callable[[], None]
@@ -433,6 +435,10 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
     except RuntimeError:
         raise ValueError("there is no such home folder. Write the whole path") from None
 
+
+TARGET_NAMES = "names of targets"
+TargetNames = Annotated[tuple[str, ...], TARGET_NAMES]
+"""Targets that are told, in a configuration: each is looked up when all of it is checked (`gateway.config`)."""
 
 ConfigPath = Annotated[Path, AfterValidator(_beside)]
 """A path in a configuration; a relative one is meant from the folder of the configuration file."""

@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from gateway import rhythm, template
-from gateway.api import ConfigPath, Duration, seconds
+from gateway.api import TARGET_NAMES, ConfigPath, Duration, seconds
 from gateway.care import Escalation, Rule
 from gateway.hours import Hours, Times, hours, times, zone_of
 from gateway.interpret.families import OWN
@@ -392,7 +392,7 @@ def load(path: Path | None, *, loader: Loader) -> Settings:
     }
     integrations, findings = _integrations(raw, document, loader, context)
     if document.is_known(("integrations",)):
-        findings += _routes(raw, loader)
+        findings += _routes(raw, loader, integrations)
     try:
         settings = Settings.model_validate(raw | {"integrations": integrations}, context=context)
     except ValidationError as error:
@@ -459,24 +459,43 @@ def _integrations(
     return good, findings
 
 
-def _routes(raw: Mapping[str, Any], loader: Loader) -> Iterator[Finding]:
-    """Names of integrations in routes. Whatever else may be wrong with a route, pydantic tells."""
+def _routes(raw: Mapping[str, Any], loader: Loader, checked: Mapping[str, IntegrationSetting]) -> Iterator[Finding]:
+    """Names of integrations in routes and in integrations. Whatever else may be wrong there, pydantic tells."""
     integrations = raw["integrations"] if isinstance(raw["integrations"], dict) else {}
     kinds = {name: _provides(entry, loader) for name, entry in integrations.items()}
     targets = [name for name, provides in kinds.items() if "target" in provides]
+    told = [one for name, setting in checked.items() for one in _told(setting.config, ("integrations", name))]
     routes = raw.get("routes")
     for number, route in enumerate(routes if isinstance(routes, list) else ()):
         at = ("routes", number)
         escalate = route.get("escalate") if isinstance(route, dict) else None
-        for place, name in (*_names(route, "to", at), *_names(escalate, "to", (*at, "escalate"))):
-            if name not in kinds:
-                yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
-            elif "target" not in kinds[name]:
-                hint = nearest("", targets, "Targets are")
-                yield Finding(place, f"nothing can be sent to '{name}', which is a {kinds[name][0]}", hint)
+        told += [*_names(route, "to", at), *_names(escalate, "to", (*at, "escalate"))]
         for place, name in _names(route.get("if") if isinstance(route, dict) else None, "source", (*at, "if")):
             if not fnmatch.filter([*kinds, *_OWN_SOURCES], name):
                 yield Finding(place, f"there is no integration named '{name}'", nearest(name, kinds, "There are"))
+    for place, name in told:
+        if name not in kinds:
+            yield Finding(place, f"there is no integration named '{name}'", nearest(name, targets, "Targets are"))
+        elif "target" not in kinds[name]:
+            hint = nearest("", targets, "Targets are")
+            yield Finding(place, f"nothing can be sent to '{name}', which is a {kinds[name][0]}", hint)
+
+
+def _told(value: Any, at: Place) -> Iterator[tuple[Place, str]]:
+    """The names of targets in an integration's configuration (`api.TargetNames`), wherever they stand in it."""
+    if isinstance(value, BaseModel):
+        for key, about in type(value).model_fields.items():
+            inner, place = getattr(value, key), (*at, about.alias or key)
+            if TARGET_NAMES in about.metadata:
+                yield from (((*place, number), name) for number, name in enumerate(inner))
+            else:
+                yield from _told(inner, place)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _told(inner, (*at, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _told(inner, (*at, number))
 
 
 def _names(entry: Any, key: str, at: Place) -> Iterator[tuple[Place, str]]:
@@ -501,6 +520,7 @@ def json_schema(loader: Loader) -> dict[str, Any]:
     members = []
     for domain in loader.manifests():
         kind: Any = Literal[domain]
-        members.append(create_model(domain, __base__=loader.load(domain).config_model, type=(kind, ...)))
+        base = loader.load(domain, installed=False).config_model
+        members.append(create_model(domain, __base__=base, type=(kind, ...)))
     one: Any = Annotated[reduce(or_, members), Field(discriminator="type")]
     return create_model("Mailwire", __base__=Settings, integrations=(dict[str, one], {})).model_json_schema()

@@ -39,6 +39,12 @@ GROUP = "mailwire.integrations"
 CUSTOM_DIR = "custom_integrations"
 _BUILT_IN_DIR = Path(__file__).with_name("integrations")
 _BUILT_IN, _CUSTOM = "built-in", "custom"
+_EXTRAS = (
+    "apprise",
+    "desktop",
+    "imap",
+    "webhook",
+)  # built-in, but what they need is installed only for who asks for it
 _MANIFEST = "manifest.json"
 _DOMAIN = re.compile("[a-z][a-z0-9_]{0,63}")
 
@@ -136,11 +142,14 @@ class Loader:
                 log.warning("%s is used instead of the built-in integration '%s'", folder, domain)
         return self._found[domain]
 
-    def load(self, domain: str) -> Loaded:
-        """Import the integration of this domain, the first time. Raises LoadError."""
+    def load(self, domain: str, *, installed: bool = True) -> Loaded:
+        """Import the integration of this domain, the first time. Raises LoadError.
+
+        `installed`: of the built-in ones too, what they need must be there; to describe them they need nothing.
+        """
         if domain not in self._loaded:
             found = self.find(domain)
-            if found.origin != _BUILT_IN:  # pip has seen to what the built-in ones need
+            if found.origin != _BUILT_IN or (installed and domain in _EXTRAS):  # pip has seen to what the others need
                 _check_requirements(found)
             for other in found.manifest.dependencies:
                 try:
@@ -246,7 +255,8 @@ def _check_requirements(found: Found) -> None:
             there = ""
         if not there or not wanted.specifier.contains(there, prereleases=True):
             instead = f"but {wanted.name} {there} is installed" if there else "which is not installed"
-            raise LoadError(f"'{found.manifest.domain}' needs {text}, {instead}", _pip_install([text]))
+            what = text if found.origin != _BUILT_IN else f"mailwire[{found.manifest.domain}]"
+            raise LoadError(f"'{found.manifest.domain}' needs {text}, {instead}", _pip_install([what]))
 
 
 def _pip_install(requirements: Iterable[str]) -> str:

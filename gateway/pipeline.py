@@ -265,6 +265,7 @@ class Pipeline:
             if files := draft.get("files"):
                 await self._keep_files(event, source, received, files)
             if is_device:
+                heard = heard and draft.get("heard") is not False
                 self.registry.saw(device, event, None, received, heard=heard)
                 self.on_device(device)
             made = time.monotonic()

@@ -35,13 +35,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Those that every command has."""
     group = parser.add_argument_group("where things are")
     group.add_argument(
-        "--config", type=Path, metavar="FILE", help="the configuration (default: mailwire.yaml here, else your own)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: MAILWIRE_CONFIG, else mailwire.yaml here, else your own)",
     )
     group.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="the data folder (default: what the configuration says, else your own)",
+        help="the data folder (default: what the configuration says, else MAILWIRE_DATA, else your own)",
     )
 
 

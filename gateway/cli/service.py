@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     try:
         return _uninstall(args, files) if args.action == "uninstall" else _install(args, files)
+    except BrokenPipeError:  # who reads what is printed has seen enough; that is no trouble with a file
+        raise
     except PermissionError as error:
         hint = "" if args.user else " Run this as root (sudo), or for yourself alone with --user."
         show.fail(f"{error.filename}: this user may not write here.{hint}")

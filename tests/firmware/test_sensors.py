@@ -352,6 +352,10 @@ MISTAKES = [
         "sensors[0].name: the board's state has another 'uptime'. Choose another name.",
     ),
     (
+        [{"name": "Network", "type": "contact", "pin": 1}],
+        "sensors[0].name: the board's state has another 'network'. Choose another name.",
+    ),
+    (
         [{"name": "!", "type": "button", "pin": 1}],
         "sensors[0].name: has no letter from a to z and no digit, and the sensor's key is made of them.",
     ),

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -221,6 +222,16 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
 def test_no_durations(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigErrors, match=r"mailwire.yaml:1: duplicates: must be "):
         load(tmp_path, f"duplicates: {text}\n")
+
+
+def test_integrations_take_times_and_sizes_as_people_write_them() -> None:
+    configs: dict[str, Any] = {name: setting.config for name, setting in good("units.yaml").integrations.items()}
+    mail, broker = configs["lan-mail"], configs["broker"]
+    assert (mail.bans.first, mail.timeouts.command, mail.max_size) == (900, 90, 20 * 1024**2)
+    assert (broker.keepalive, broker.expiry, broker.image_limit) == (60, 604800, 8 * 1024**2)
+    assert type(broker.keepalive) is type(broker.expiry) is int  # as MQTT wants them
+    assert (configs["cloud"].every, configs["other"].every) == (300, 3600)
+    assert (configs["printer"].expect_within, configs["old"].timeout) == (60, 120)
 
 
 # --- the hash ------------------------------------------------------------------------------------------------------

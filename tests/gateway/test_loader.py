@@ -246,6 +246,30 @@ def test_dependencies_must_be_there(tmp_path: Path) -> None:
     assert refusal(tmp_path) == words
 
 
+@pytest.mark.parametrize("domain", ["apprise", "desktop", "imap", "webhook"])
+def test_an_extra_that_is_not_installed_is_named_before_it_is_needed(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(name: str) -> str:
+        raise loader.PackageNotFoundError(name)
+
+    monkeypatch.setattr(loader, "version", none)
+    with pytest.raises(LoadError, match=f"^'{domain}' needs .*, which is not installed$") as caught:
+        Loader().load(domain)
+    assert caught.value.hint == f"pip install 'mailwire[{domain}]'"
+    assert Loader().load(domain, installed=False)  # what may be configured is known all the same
+    Loader().load("smtp_server")  # nobody is asked about what always comes along
+
+
+def test_every_extra_for_an_integration_is_looked_for() -> None:
+    """An integration whose requirements are an extra's is known to the loader as such."""
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert {one for one in Loader().manifests() if one in extras} == set(loader._EXTRAS)
+
+
 def test_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", monkeypatch, "acme-bell", "acme_bell", name="acme_bell")
     custom = tmp_path / "custom"

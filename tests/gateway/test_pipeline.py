@@ -334,6 +334,18 @@ async def test_repeats_that_come_at_once_are_one_event(bench):
     assert event["device"]["id"] == "panel_1"  # no device is named: it is the source itself
 
 
+async def test_what_is_said_of_a_device_is_no_sign_of_its_life(bench):
+    await bench.pipeline.emit("panel", {"device": "pump", "kind": "report"})
+    known = bench.pipeline.registry.get("pump")
+    assert known
+    known.online = False
+    seen, told = known.last_seen, known.mails
+    await bench.pipeline.emit("panel", {"device": "pump", "kind": "test", "title": "Test of Pump", "heard": False})
+    assert (known.last_seen, known.mails, known.online) == (seen, told, False)
+    assert known.last_event
+    assert known.last_event["title"] == "Test of Pump"
+
+
 async def test_what_names_itself_like_a_topic_of_ours_gets_another_name(bench):
     await bench.pipeline.emit("panel", {"device": "bridge"})
     assert bench.pipeline.registry.get("bridge_2")

@@ -23,7 +23,19 @@ from aiosmtpd.smtp import Envelope, LoginPassword, Session
 from pydantic import Field, field_validator
 
 from gateway import api
-from gateway.api import Broken, ConfigModel, ConfigPath, Context, Event, NotReady, Refused, Retry, Target, about
+from gateway.api import (
+    Broken,
+    ConfigModel,
+    ConfigPath,
+    Context,
+    Duration,
+    Event,
+    NotReady,
+    Refused,
+    Retry,
+    Target,
+    about,
+)
 from gateway.integrations.aiosmtpd_handler.stage import Stage, TooSlow
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
@@ -39,7 +51,7 @@ class Config(ConfigModel):
     args: list[Any] = Field(default=[], description="Positional arguments for the class")
     kwargs: dict[str, Any] = Field(default={}, description="Named arguments for the class")
     path: ConfigPath | None = Field(default=None, description="Folder in which the module is looked for as well")
-    timeout: float = Field(default=300.0, gt=0, description="Seconds that the handler may take for one mail")
+    timeout: Duration = Field(default=300.0, gt=0, description="Seconds that the handler may take for one mail")
 
     @field_validator("handler")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr
 
-from gateway.api import ClientTls, ConfigModel, Context, Envelope, Source, mailbox
+from gateway.api import ClientTls, ConfigModel, Context, Duration, Envelope, Source, mailbox
 
 _TIMEOUT = 60.0  # seconds for one answer
 _POLL = 2.0  # seconds after which IDLE looks whether we are to stop
@@ -42,7 +42,7 @@ class Config(ConfigModel):
     starttls: bool = Field(default=True, description="For imap://; false: without TLS, also the password")
     then: str = Field(default="leave", min_length=1, description="leave, delete, or the folder to move it to")
     seen: bool = Field(default=True, description="Mark as read what is left")
-    every: float = Field(default=60, ge=1, le=3600, description="Seconds between two looks, where there is no IDLE")
+    every: Duration = Field(default=60, ge=1, le=3600, description="Seconds between two looks, where there is no IDLE")
     max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
 
 

@@ -19,10 +19,19 @@ import re
 import secrets
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from gateway.api import (
     Broken,
@@ -36,6 +45,7 @@ from gateway.api import (
     Retry,
     Source,
     Target,
+    seconds,
     to_json,
 )
 from gateway.integrations.mqtt import client
@@ -64,6 +74,18 @@ _TOPIC = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _EXAMPLE = "mqtt://user:password@host:1883"
 
 
+def _seconds(value: object) -> object:
+    """A time as people write it; anything else is left to be refused as no whole number."""
+    try:
+        return seconds(value)
+    except ValueError:
+        return value
+
+
+_WholeSeconds = Annotated[int, BeforeValidator(_seconds), WithJsonSchema({"type": ["integer", "string"]})]
+"""As `Duration`, but MQTT knows no part of a second."""
+
+
 class Config(ConfigModel):
     """Where the broker is, and what is published."""
 
@@ -76,7 +98,7 @@ class Config(ConfigModel):
     client_id: str | None = Field(
         default=None, min_length=1, max_length=128, description="Default: one made up and kept"
     )
-    keepalive: int = Field(
+    keepalive: _WholeSeconds = Field(
         default=30, ge=1, le=3600, description="Seconds after which a silent broker is asked for a sign"
     )
     base_topic: str = "mailwire"
@@ -84,13 +106,15 @@ class Config(ConfigModel):
         default="homeassistant",
         description="Home Assistant's discovery prefix; false: no discovery, true: its usual prefix",
     )
-    expiry: int | None = Field(default=None, ge=1, description="Seconds after which a broker forgets an event (MQTT 5)")
+    expiry: Annotated[_WholeSeconds, Field(ge=1, lt=2**32)] | None = Field(
+        default=None, description="Seconds after which a broker forgets an event (MQTT 5)"
+    )
     publish: bool = Field(
         default=True, description="false: only listen, beside another gateway whose topics these are (mailwire desktop)"
     )
     listen: tuple[Listen, ...] = Field(default=(), description="Topics whose messages are events")
-    image_limit: int = Field(
-        default=4 * 1024 * 1024, ge=0, description="Bytes of the largest picture published; 0: none"
+    image_limit: ByteSize = Field(
+        default=ByteSize(4 * 1024 * 1024), ge=0, description="Bytes of the largest picture published; 0: none"
     )
 
     @field_validator("url")

@@ -82,5 +82,6 @@ class Commands:
             "kind": "test",
             "title": f"Test of {device.name}",
             "text": "Somebody pressed its test button. This is how its events get here.",
+            "heard": False,
         }
         await self._context.emit_at_last(draft, f"the test of {device_id}")

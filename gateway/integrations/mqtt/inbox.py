@@ -19,7 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.api import ConfigModel, Context, Template, notification, template_check
+from gateway.api import ConfigModel, Context, TargetNames, Template, notification, template_check
 from gateway.integrations.mqtt.client import Message
 from gateway.wire.topics import Topics
 
@@ -50,7 +50,7 @@ class Listen(ConfigModel):
     )
     data: tuple[str, ...] = Field(default=(), description="Keys of the JSON object that the event keeps as its data")
     retained: bool = Field(default=False, description="Take what was retained before we came, too")
-    to: tuple[str, ...] = Field(default=(), description="Targets; without, the routes say")
+    to: TargetNames = Field(default=(), description="Targets; without, the routes say")
     events: bool = Field(
         default=False, description="The messages are events of another gateway: 'mailwire/+/event', taken as they are"
     )

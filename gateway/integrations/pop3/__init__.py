@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
-from gateway.api import Broken, ClientTls, ConfigModel, Context, Envelope, Source, mailbox
+from gateway.api import Broken, ClientTls, ConfigModel, Context, Duration, Envelope, Source, mailbox
 
 _TIMEOUT = 60.0  # seconds for one answer
 _EXAMPLE = "pop3s://user@pop.example.org"
@@ -40,7 +40,7 @@ class Config(ConfigModel):
     tls: ClientTls = ClientTls()
     starttls: bool = Field(default=True, description="For pop3://; false: without TLS, also the password")
     then: Literal["leave", "delete"] = "leave"
-    every: float = Field(default=60, ge=1, le=86400, description="Seconds between two looks")
+    every: Duration = Field(default=60, ge=1, le=86400, description="Seconds between two looks")
     max_size: ByteSize = Field(default=ByteSize(64 * 1024**2), description="Larger mails stay where they are")
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel, Context, Event, Refused, patterns, template_check, words
+from gateway.api import ConfigModel, Context, Duration, Event, Refused, patterns, template_check, words
 from gateway.integrations.serial.noise import Noise
 
 Filled = Annotated[str, template_check("line")]
@@ -77,7 +77,7 @@ class Settings(ConfigModel):
     expect: str | None = Field(
         default=None, description="A regular expression of what the other side answers to what it has taken"
     )
-    expect_within: float = Field(default=5.0, gt=0, le=600, description="Seconds that it has for its answer")
+    expect_within: Duration = Field(default=5.0, gt=0, le=600, description="Seconds that it has for its answer")
     width: int | None = Field(default=None, ge=1, le=1000, description="Characters that fit on a line")
     too_long: Literal["cut", "wrap"] = Field(default="cut", description="What is done with more than that")
 

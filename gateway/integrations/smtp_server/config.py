@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 
-from gateway.api import ConfigModel, ConfigPath
+from gateway.api import ConfigModel, ConfigPath, Duration
 from gateway.api import users as logins
 
 from .access import networks, public
@@ -43,7 +43,7 @@ Address = Annotated[str, AfterValidator(_address)]
 """`host:port`, IPv6 as `[host]:port`; port 0 lets the system choose."""
 Network = Annotated[str, AfterValidator(_network)]
 """A network (`192.168.1.0/24`), one address, or the word `private`."""
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[Duration, Field(gt=0)]
 
 
 class Timeouts(ConfigModel):

@@ -29,6 +29,7 @@ from gateway.api import (
     RequestRefused,
     Source,
     StoreTrouble,
+    TargetNames,
     host_and_port,
     kept_key,
     not_opened,
@@ -50,7 +51,7 @@ class Hook(ConfigModel):
     device: str | None = Field(
         default=None, min_length=1, description="Of events that name none; default: the hook's name"
     )
-    to: tuple[str, ...] = Field(default=(), description="Targets; without, the routes say")
+    to: TargetNames = Field(default=(), description="Targets; without, the routes say")
 
 
 class Config(ConfigModel):

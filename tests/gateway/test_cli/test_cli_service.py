@@ -1,5 +1,7 @@
 """`service`: the units are what systemd understands, as closed as they can be, and never overwrite a person's work."""
 
+import argparse
+import errno
 import os
 import re
 import smtplib
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import service
+from gateway.cli import common, service
 from tests import needs
 from tests.live import Gateway
 
@@ -238,6 +240,19 @@ def test_a_dry_run_writes_nothing_and_says_what_comes_then(mailwire, monkeypatch
         f"  {sudo}systemctl enable --now mailwire.service",
     ]
     assert not (tmp_path / "units").exists()
+
+
+def test_who_reads_no_further_has_seen_enough(monkeypatch, tmp_path):
+    def closed(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    parser = argparse.ArgumentParser()
+    common.add_options(parser)
+    service.add(parser)
+    args = parser.parse_args(["install", "--dry-run", "--root", str(tmp_path)])
+    monkeypatch.setattr("builtins.print", closed)
+    with pytest.raises(BrokenPipeError):  # which the front door takes for an end; it is no trouble with a file
+        service.run(args)
 
 
 def test_a_service_of_ones_own(mailwire, here, tmp_path):

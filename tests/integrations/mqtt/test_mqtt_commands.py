@@ -55,6 +55,7 @@ async def test_switch_and_buttons_are_obeyed_in_their_order(
     ]
     [draft] = gateway.drafts
     assert (draft["device"], draft["kind"], draft["title"]) == ("pump", "test", "Test of Pump")
+    assert draft["heard"] is False  # a button in Home Assistant is no sign of life of the device
 
 
 async def test_mute_for_an_hour_shortens_nothing(
