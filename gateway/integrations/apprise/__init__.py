@@ -95,6 +95,7 @@ class AppriseTarget(Target):
                 title=title,
                 body=body,
                 notify_type=self._kind(event),
+                body_format=self._apprise.NotifyFormat.TEXT,  # or a mail's text would be HTML where that is spoken
                 attach=attachments or None,
             )
         except TypeError as error:  # what Apprise says to arguments that a service can't send

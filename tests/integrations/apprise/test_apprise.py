@@ -158,3 +158,12 @@ def test_words_are_cut(title_limit, body_limit, expected):
 def test_a_link_is_not_cut():
     _, text = _words(event(text="x" * 300), 100, 60, "\n\nAcknowledge: http://gw/ack/1")
     assert text == "x" * 29 + "…\n\nAcknowledge: http://gw/ack/1"
+
+
+async def test_a_text_is_text_also_where_mails_are_html(tmp_path):
+    """Apprise's mails are HTML by default: the lines would run into one, and what a device says would be its markup."""
+    phone = await target(tmp_path, "mailto://me:secret@localhost.lan?from=me@example.org&to=you@example.org")
+    sent = []
+    phone._services[0].send = lambda **words: sent.append(words) or True
+    await phone.deliver(event(text="a < b\n<b>second</b>"))
+    assert (sent[0]["body"], str(sent[0]["body_format"].value)) == ("a < b\n<b>second</b>", "text")
