@@ -7,6 +7,7 @@ its own id, so that its repeat is known; its time, if the board's clock can be r
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ _LONGEST_TITLE = 200
 _LONGEST_FACT = 200
 _MOST = 100  # attachments or recipients
 _CLOCKS_BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock that shows less was never set
+_DEEPEST = 32  # objects and lists in each other
+_HIGHEST = 2**63 - 1
 _AHEAD = 24 * 3600.0  # seconds that a clock may be ahead of ours
 
 
@@ -62,7 +65,7 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
         "severity": _text(draft.get("severity")) if draft.get("severity") in words.SEVERITIES else words.SEVERITIES[0],
         "title": " ".join(_text(draft.get("title")).split())[:_LONGEST_TITLE],
         "text": _text(draft.get("text")),
-        "data": dict(data) if isinstance(data, Mapping) else {},
+        "data": _plain(data, _DEEPEST) if isinstance(data, Mapping) else {},
         "attachments": [_attachment(item) for item in _list(draft.get("attachments")) if isinstance(item, Mapping)],
         "mail": _mail(draft.get("mail")),
     }
@@ -111,6 +114,19 @@ def _mail(mail: Any) -> MailFacts | None:
         "helo": _text(mail.get("helo")) or None,
         "peer": _text(mail.get("peer")) or None,
     }
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """With what every reader of JSON takes: Python's own takes and makes NaN, and numbers of any length."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and not -_HIGHEST <= value <= _HIGHEST:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth - 1) for key, item in value.items()} if depth else None
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth - 1) for item in value] if depth else None
+    return value
 
 
 def _text(value: Any) -> str:
