@@ -37,6 +37,7 @@ from gateway.ports import Line, NoSuchPort, PortError
 from gateway.wire import frame, link
 
 _ABSENT_WAIT = 1.0  # seconds between looks for a port that is not there: it may be plugged in at any moment
+_FINISH = 2.0  # seconds that what was read has to be taken in, at a stop
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between tries to open one that can't be opened
 
 
@@ -278,10 +279,12 @@ class Serial(Source, Target):
             while not stopping.is_set():
                 if data := line.read():
                     taken = asyncio.run_coroutine_threadsafe(self._came(data), loop)
-                    while not stopping.is_set():
+                    left = _FINISH  # after that, what was read and is not kept yet is lost: lines come once
+                    while left > 0:
                         with contextlib.suppress(TimeoutError):
                             taken.result(ports.PATIENCE)
                             break
+                        left -= ports.PATIENCE if stopping.is_set() else 0
                     else:
                         taken.cancel()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the runner's to deal with
