@@ -422,6 +422,16 @@ async def test_broker_without_qos_1(gateway: StandIn) -> None:
         ]
 
 
+async def test_topic_that_is_too_long_is_refused_and_takes_no_place(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    async with gateway.connected(url=mosquitto.url) as target:
+        connection = target._connection
+        assert connection
+        with pytest.raises(client.Refusal, match="a topic of 65536 characters is too long"):
+            await connection.publish("x" * 0x10000, b"")
+        await connection.publish("y" * 0x3FFF, b"")
+        await wait_until(lambda: not connection._under_way)
+
+
 async def test_event_that_is_too_large_is_refused_for_good(gateway: StandIn) -> None:
     device = gateway.add("front_door")
     broker = FakeBroker(properties=b"\x27\x00\x01\x00\x00")
