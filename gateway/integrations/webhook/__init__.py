@@ -132,7 +132,7 @@ class Webhook(Source):
             for draft in drafts:
                 draft["device"] = draft.get("device") or hook.device or name
                 await self.context.emit(draft | ({"targets": list(hook.to)} if hook.to else {}))
-        except (ValueError, LookupError, RecursionError) as error:  # LookupError: of a charset that nobody knows
+        except (ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"{error}\n")
         except StoreTrouble as error:
             return web.Response(status=503, text=f"{error}\n", headers={"Retry-After": "30"})
@@ -182,18 +182,27 @@ async def _drafts(request: web.Request) -> list[dict[str, Any]]:
     """Raises ValueError with what is wrong."""
     kind = request.content_type
     if kind == "multipart/form-data":
-        return _of_form(await request.post())
+        return _of_form(await _form(request))
     content = await request.read()
     if kind == "application/x-www-form-urlencoded":
         # What `curl -d` sends says that it is a form, also if it is JSON or a text.
         if content.lstrip().startswith(b"{"):
             return _of_json(content)
-        fields = await request.post()
+        fields = await _form(request)
         if notification.says_something(fields) or any(fields.get(key) for key in _AROUND):
             return _of_form(fields)
     if kind in _TEXTS or not content:
         return [notification.draft(_in_utf8(content, request.charset))]
     return _of_json(content)
+
+
+async def _form(request: web.Request) -> Mapping[str, Any]:
+    from aiohttp.http import HttpProcessingError
+
+    try:
+        return await request.post()
+    except (ValueError, LookupError, HttpProcessingError) as error:  # LookupError: of a charset that nobody knows
+        raise ValueError(f"this is no form: {' '.join(str(error).split())}") from None
 
 
 def _of_form(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -135,9 +135,10 @@ def test_what_is_no_utf_8_is_answered_as_what_is_wrong(gateway, path, head, stat
         (b"[" * 100_000, "application/json", ""),
         (b'{"attachments": 5}', "application/json", "attachments is a list, and each of them {"),
         (b"payload=%7B", FORM, "this is no JSON: "),
-        (b"message=x", f"{FORM}; charset=nobodys", "unknown encoding: nobodys\n"),
-        (b"message=x", "multipart/form-data", ""),
-        (b"x", "multipart/form-data; boundary=b", ""),
+        (b"message=x", f"{FORM}; charset=nobodys", "this is no form: unknown encoding: nobodys\n"),
+        (b"message=x", "multipart/form-data", "this is no form: "),
+        (b"x", "multipart/form-data; boundary=b", "this is no form: "),
+        (b"--b\r\nContent\xff: x\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "this is no form: "),
     ],
 )
 def test_what_can_not_be_read_is_said(gateway, body, kind, said):
