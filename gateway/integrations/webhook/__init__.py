@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _EXAMPLE = "127.0.0.1:8026"
 _AROUND = ("payload", "json")  # fields of a form that is around JSON
 _TEXTS = ("text/plain", "application/octet-stream", "application/x-www-form-urlencoded")
+_IDLE = 30.0  # seconds for the head of a request; aiohttp's hour would let anybody collect connections
 _STYLE = "body{font:1.2em sans-serif;margin:3em auto;max-width:30em;padding:0 1em}button{font:inherit;padding:.6em 1em}"
 
 
@@ -91,7 +92,7 @@ class Webhook(Source):
                 web.post("/ack/{event}/{signature}", self._acknowledged),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=_IDLE)
         await self._runner.setup()
         parts = urlsplit(f"//{self.config.listen}")
         site = web.TCPSite(self._runner, parts.hostname, parts.port)

@@ -1,16 +1,18 @@
 """Webhooks through a real gateway and real HTTP: who may call, what becomes of it, and the link that acknowledges."""
 
+import asyncio
 import json
 import re
 import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
-from gateway.integrations.webhook import Config, shapes
+from gateway.integrations.webhook import Config, Webhook, shapes
 from tests.live import Gateway, until
 
 FORM = "application/x-www-form-urlencoded"
@@ -169,6 +171,21 @@ def test_acknowledge_by_a_link(gateway):
     assert "Thank you: acknowledged." in call(link, b"")[1]
     until(lambda: not gateway.json("ack"), "the acknowledgement")
     assert "Somebody has acknowledged it before." in call(link, b"")[1]
+
+
+async def test_who_says_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.integrations.webhook._IDLE", 0.05)
+    server = Webhook(SimpleNamespace(data_dir=tmp_path), Config(listen="127.0.0.1:0"))
+    await server.start()
+    try:
+        host, _, port = server._address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /hook/alarms HTTP/1.1\r\nHost")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+    finally:
+        await server.stop()
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------
