@@ -198,7 +198,7 @@ def test_only_who_writes_gets_everything_by_itself():
     assert not Serial.takes_all(Config(port="x", direction="in"))
 
 
-@pytest.mark.parametrize("charset", ["utf-16", "base64", "rot13", "nonsense", "zlib"])
+@pytest.mark.parametrize("charset", ["utf-16", "base64", "rot13", "nonsense", "zlib", "idna", "unicode_escape"])
 def test_what_is_no_charset_of_a_line(charset):
     with pytest.raises(ValidationError, match="this is no charset of a serial line"):
         config(charset=charset)
