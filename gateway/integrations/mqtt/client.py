@@ -178,7 +178,8 @@ class Connection:
         self._reading = -1  # the file descriptor that the loop watches
         self._writing = False  # the loop tells when the socket takes more
         self._flushing = False
-        self._rest = b""  # the beginning of a packet whose end has not come
+        self._rest = bytearray()  # the beginning of a packet whose end has not come
+        self._awaited = 0  # bytes of that packet, as soon as its length is known
         self._timer: asyncio.TimerHandle | None = None
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._queue: deque[tuple[asyncio.Future[None], str, bytes, bool, int | None]] = deque()
@@ -346,14 +347,21 @@ class Connection:
 
     def _take(self, data: bytes) -> None:
         """Packet by packet (MQTT 5 §2.1): acknowledgements of what is under way are ours, the others paho's."""
-        data = self._rest + data
+        if self._rest:
+            self._rest += data  # some megabytes come in thousands of pieces
+            if len(self._rest) < self._awaited:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         at, size = 0, len(data)
+        self._awaited = 0
         while size - at >= 2 and self._reading >= 0:
             length, body = _remaining_length(data, at + 1)
             end = body + length
             if length > GREATEST_REQUEST:
                 raise ValueError("packet too large")
             if length < 0 or end > size:
+                self._awaited = end - at if length >= 0 else 0
                 break
             known = self._under_way.pop(int.from_bytes(data[body : body + 2]), None) if data[at] == _PUBACK else None
             if known is None:
@@ -361,7 +369,8 @@ class Connection:
             else:
                 self._acknowledged(*known, data[body + 2] if length > 2 else 0)
             at = end
-        self._rest = data[at:]
+        if at < size:
+            self._rest += data[at:]
 
     def _give(self, packet: bytes) -> None:
         """Have paho read a packet, or the end of all."""
