@@ -424,11 +424,11 @@ class Mqtt(Source, Target):
         for topic, retained in before.items():
             if wanted.get(topic) is not retained:  # what was retained comes to a new subscription alone
                 await connection.unsubscribe(topic)
-        for topic in wanted:
-            try:
-                await connection.subscribe(topic, qos=0 if topic in at_once else 1)
-            except Refusal as error:
-                self.context.log.warning("%s; everything else works", error)
+        asked = [connection.subscribe(topic, qos=0 if topic in at_once else 1) for topic in wanted]
+        for error in filter(None, await asyncio.gather(*asked, return_exceptions=True)):
+            if not isinstance(error, Refusal):
+                raise error
+            self.context.log.warning("%s; everything else works", error)
         if before != wanted:
             self._keep("subscribed.json", wanted)
 

@@ -169,6 +169,7 @@ async def test_broker_that_comes_later(gateway: StandIn, tmp_path: Path) -> None
         await asyncio.to_thread(broker.start)
         try:
             await load.end()
+            await wait_until(lambda: len(gateway.problems) > 1)  # said when we are subscribed, too
         finally:
             broker.stop()
     assert gateway.problems[:2] == [f"nothing listens on 127.0.0.1:{broker.port}; events wait in the store", None]
