@@ -196,7 +196,8 @@ class Inbox:
     def _with_picture(self, draft: dict[str, Any]) -> dict[str, Any]:
         """With those of its attachments that have come; the others are named, and can't be had."""
         files = []
-        for one in draft.get("attachments") or ():
+        named = draft.get("attachments")
+        for one in named if isinstance(named, list) else ():
             digest = one.get("sha256") if isinstance(one, dict) else None
             if isinstance(digest, str) and digest in self._pictures:
                 files.append((str(one.get("name")), str(one.get("type")), self._pictures[digest][1]))

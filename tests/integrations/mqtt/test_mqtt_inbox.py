@@ -334,12 +334,14 @@ async def test_events_of_another_gateway_come_whole_and_with_their_picture(
             someone.publish("mailwire/cam/event", '{"title": "without an id"}')
             someone.publish("mailwire/notify", "for the other gateway alone")
             someone.publish("mailwire/cam/event", '{"id": "2"}')
-        await wait_until(lambda: len(gateway.drafts) == 2)
-    first, second = gateway.drafts
+            someone.publish("mailwire/cam/event", '{"id": "3", "attachments": 7}')
+        await wait_until(lambda: len(gateway.drafts) == 3)
+    first, second, third = gateway.drafts
     assert first == {key: value for key, value in one.items() if key not in ("v", "source")} | {
         "files": [("ch01.jpg", "image/jpeg", picture)]
     }
     assert second == {"id": "2"}
+    assert third == {"id": "3", "attachments": 7}
 
 
 async def test_who_only_listens_publishes_nothing_but_acknowledgements(mosquitto: Mosquitto, gateway: StandIn) -> None:
