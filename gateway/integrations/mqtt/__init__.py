@@ -44,7 +44,7 @@ from gateway.integrations.mqtt.commands import Commands
 from gateway.integrations.mqtt.inbox import Inbox, Listen
 from gateway.integrations.mqtt.mirror import Mirror
 from gateway.integrations.mqtt.pictures import Pictures
-from gateway.integrations.mqtt.requests import Requests
+from gateway.integrations.mqtt.requests import LATE, Requests
 from gateway.wire.topics import Topics
 
 AUTO = "auto"
@@ -414,10 +414,12 @@ class Mqtt(Source, Target):
                 self._keep_acknowledged()
 
     async def _subscribe(self, connection: Connection) -> None:
-        # A request that comes late is none that anybody waits for; what is to be told is told late, too.
+        # A request that comes late is none that anybody waits for; what is to be told is told late, too, and so is what
+        # a person has acknowledged somewhere else.
         at_once = [self._topics.request_filter, *sorted(self._births)] if self.config.publish else []
+        late = [self._asked_on(LATE)] if self.config.publish else []
         commanded = [self._topics.command_filter] if self._births else []
-        wanted = dict.fromkeys([*at_once, *commanded], False) | self._inbox.filters
+        wanted = dict.fromkeys([*at_once, *late, *commanded], False) | self._inbox.filters
         before = self._subscribed()
         if before != wanted:
             self._keep("subscribed.json", wanted | before)  # till the broker has answered, either may be true
@@ -431,6 +433,10 @@ class Mqtt(Source, Target):
             self.context.log.warning("%s; everything else works", error)
         if before != wanted:
             self._keep("subscribed.json", wanted)
+
+    def _asked_on(self, verb: str) -> str:
+        """The filter by which requests of this kind come."""
+        return self._topics.request(verb) if verb == LATE else self._topics.request_filter
 
     def _subscribed(self) -> dict[str, bool]:
         """The topics of earlier connections, with which a broker goes on; and was what is retained there taken?"""
@@ -450,11 +456,13 @@ class Mqtt(Source, Target):
 
     def _received(self, message: Message) -> None:
         verb = self._topics.request_verb(message.topic) if self.config.publish else None
-        if verb is not None and message.is_for(self._topics.request_filter):
-            if self._connection:
+        if verb is not None and message.is_for(own := self._asked_on(verb)):
+            if self._connection or verb == LATE:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
             return
+        if verb is not None and own != self._topics.request_filter and message.is_for(self._topics.request_filter):
+            return  # once more, at QoS 0
         if self._births and message.is_for(self._topics.command_filter) and self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:

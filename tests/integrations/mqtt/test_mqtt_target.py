@@ -245,6 +245,28 @@ async def test_every_request_is_answered(
     assert found | answer == found
 
 
+async def test_what_was_acknowledged_elsewhere_while_we_were_away_counts(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    """A desktop's button, pressed while the gateway starts anew: nobody else is to be told then."""
+    asked: list[Any] = []
+
+    async def ack(payload: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(payload["id"])
+        return {}
+
+    gateway.verbs["ack"] = ack
+    async with gateway.connected(url=mosquitto.url):
+        pass
+    listener.publish("mailwire/bridge/request/ack", '{"id": "away"}')
+    async with gateway.connected(url=mosquitto.url):
+        listener.publish("mailwire/bridge/request/ack", '{"id": "here"}')
+        await wait_until(lambda: "here" in asked)
+        listener.publish("mailwire/bridge/request/any", "{}")
+        await wait_until(lambda: listener.newest("mailwire/bridge/response/any"))
+    assert asked == ["away", "here"]
+
+
 async def test_unknown_verb_is_refused_by_the_gateways_words(
     mosquitto: Mosquitto, gateway: StandIn, listener: Listener
 ) -> None:
