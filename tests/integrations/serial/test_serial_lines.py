@@ -1,16 +1,18 @@
 """Lines: patterns in, templates out; the same in a real gateway over a pseudo-terminal."""
 
+import asyncio
 import logging
 import os
 import re
 import smtplib
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway import ports, template
+from gateway import api, ports, template
 from gateway.api import Refused
 from gateway.integrations.serial import Config, Serial
 from gateway.integrations.serial.lines import Reader, Writer
@@ -202,6 +204,29 @@ def test_only_who_writes_gets_everything_by_itself():
 def test_what_is_no_charset_of_a_line(charset):
     with pytest.raises(ValidationError, match="this is no charset of a serial line"):
         config(charset=charset)
+
+
+async def test_what_was_read_is_taken_in_before_a_stop(tmp_path, port):
+    """Equipment that prints says it once: a stop, or a new configuration, must not lose the lines of one reading."""
+    told, first, go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def emit(draft):
+        first.set()
+        await go_on.wait()
+        told.append(draft["title"])
+        return draft["id"]
+
+    gateway = SimpleNamespace(template=Context.gateway.template)
+    context = api.Context("panel", tmp_path, Context.log, gateway, None, emit, lambda: None, lambda _: None)
+    serial = Serial(context, config(port=str(port.path)))
+    await serial.start()
+    port.write(b"one\ntwo\nthree\n")
+    await first.wait()
+    stopping = asyncio.create_task(serial.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    await stopping
+    assert told == ["one", "two", "three"]
 
 
 # --- a real gateway ---------------------------------------------------------------------------------------------
