@@ -241,8 +241,12 @@ def _came_for(pattern: str, levels: list[str], message: Message) -> bool:
 
 
 def matches(pattern: str, levels: list[str]) -> bool:
-    """Does a topic filter match a topic's levels (MQTT 5 §4.7)? One that begins with `$` only if that is written."""
+    """Does a topic filter match a topic's levels (MQTT 5 §4.7)? One that begins with `$` only if that is written.
+
+    Of a shared subscription (`$share/group/filter`, §4.8.2) it is the filter that says what comes.
+    """
     asked = pattern.split("/")
+    asked = asked[2:] if asked[0] == "$share" and len(asked) > 2 else asked
     if levels[0].startswith("$") and asked[0] in ("#", "+"):
         return False
     for number, level in enumerate(asked):

@@ -36,6 +36,9 @@ from tests.mosquitto import Listener, Mosquitto
         ("+/b", "$SYS/b", False),
         ("#", "$SYS/b", False),
         ("$SYS/#", "$SYS/b", True),
+        ("$share/gateways/a/+", "a/b", True),
+        ("$share/gateways/a/+", "gateways/a", False),
+        ("$share/gateways/#", "$SYS/b", False),
         ("a/b", "a", False),
         ("a", "a/b", False),
     ],
@@ -267,6 +270,14 @@ async def test_what_is_retained_comes_once_and_not_with_each_connection(
                 someone.publish("door", "last")
                 await wait_until(lambda: gateway.drafts[-1]["title"] == "last")
     assert [draft["title"] for draft in gateway.drafts] == ["first", "open", "last"]
+
+
+async def test_a_shared_subscription(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "$share/gateways/plant/+"}]):
+            someone.publish("plant/kiln", "Hot")
+            await wait_until(lambda: gateway.drafts)
+    assert [(draft["device"], draft["title"]) for draft in gateway.drafts] == [("kiln", "Hot")]
 
 
 async def test_what_is_listened_to_no_longer_is_not_sent_any_more(mosquitto: Mosquitto, gateway: StandIn) -> None:
