@@ -44,6 +44,7 @@ _PIECE = 256 * 1024  # bytes read at a time
 _PUBLISH_QOS_1, _PUBACK = 0x32, 0x40  # first bytes of packets (MQTT 5 §2.1.2)
 _FAILURE = 0x80  # reason codes from here on (§2.4)
 _LONGEST_TOPIC = 0x3FFF  # characters: in UTF-8 they fit the two bytes of a length
+_SHARED = "$share/"  # begins a filter for which No Local may not be asked (MQTT 5 §3.8.3.1)
 _FIRST_IDENTIFIER = 0x1000  # of our packets; paho numbers its few own ones from 1
 
 NOT_A_VERSION_WE_SPEAK = 0x84
@@ -247,10 +248,13 @@ class Connection:
     async def subscribe(self, topic: str, qos: int = 1) -> None:
         """Returns when the broker has acknowledged. Raises Lost or Refusal. At QoS 0 it keeps nothing for us.
 
-        What is retained comes with the first subscription, and not with each connection that goes on with it (MQTT 5).
+        What is retained comes with the first subscription, and not with each connection that goes on with it. What we
+        publish ourselves does not come, or a filter wide enough would make events of our events. (Both: MQTT 5.)
         """
         if self.mqtt5:
-            options = SubscribeOptions(qos=qos, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+            options = SubscribeOptions(
+                qos, noLocal=not topic.startswith(_SHARED), retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            )
             properties = None
             if self._may_number:
                 properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]  # paho's

@@ -272,6 +272,17 @@ async def test_what_is_retained_comes_once_and_not_with_each_connection(
     assert [draft["title"] for draft in gateway.drafts] == ["first", "open", "last"]
 
 
+async def test_our_own_events_make_no_events(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    """Each would be published, and come in again, for ever."""
+    one = make_event(gateway.add("cam"))
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "#"}]) as target:
+            await target.deliver(one)
+            someone.publish("door", "end")
+            await wait_until(lambda: gateway.drafts)
+    assert [draft["title"] for draft in gateway.drafts] == ["end"]
+
+
 async def test_a_shared_subscription(mosquitto: Mosquitto, gateway: StandIn) -> None:
     with Listener(mosquitto.port, "none") as someone:
         async with gateway.connected(url=mosquitto.url, listen=[{"topic": "$share/gateways/plant/+"}]):
