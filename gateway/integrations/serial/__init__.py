@@ -216,8 +216,10 @@ class Serial(Source, Target):
                 line = await asyncio.to_thread(
                     ports.open_port, self.config.port, self.config.spoken(), reset=self.config.reset
                 )
-            except PortError as error:
-                self._say(str(error))
+            except Exception as error:
+                if not isinstance(error, PortError):  # a fault of ours must not leave the line dead for good
+                    self.context.log.exception("the port could not be opened")
+                self._say(str(error) or type(error).__name__)
                 absent = isinstance(error, NoSuchPort) and "://" not in self.config.port
                 self._tried.set()
                 await asyncio.sleep(_ABSENT_WAIT if absent else wait)

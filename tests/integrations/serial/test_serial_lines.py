@@ -229,6 +229,21 @@ async def test_what_was_read_is_taken_in_before_a_stop(tmp_path, port):
     assert told == ["one", "two", "three"]
 
 
+async def test_a_fault_in_opening_is_said_and_holds_up_nothing(tmp_path, monkeypatch, caplog):
+    def fault(*_, **__):
+        raise KeyError("oh")
+
+    monkeypatch.setattr(ports, "open_port", fault)
+    problems = []
+    gateway = SimpleNamespace(template=Context.gateway.template)
+    context = api.Context("panel", tmp_path, Context.log, gateway, None, None, lambda: None, problems.append)
+    serial = Serial(context, config())
+    await serial.start()
+    await serial.stop()
+    assert problems == ["'oh'"]
+    assert "the port could not be opened" in caplog.text
+
+
 # --- a real gateway ---------------------------------------------------------------------------------------------
 
 
