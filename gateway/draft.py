@@ -21,6 +21,7 @@ _LONGEST_FACT = 200
 _MOST = 100  # attachments or recipients
 _DEEPEST = 50  # levels of data; those who are told of them have their own limits
 _CLOCKS_BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock that shows less was never set
+_HIGHEST = 2**63 - 1
 _AHEAD = 24 * 3600.0  # seconds that a clock may be ahead of ours
 
 
@@ -116,14 +117,16 @@ def _mail(mail: Any) -> MailFacts | None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """What JSON has a word for; anything else as text: NaN, which Python reads and others don't, or a date."""
+    """What every reader of JSON takes; else as text: NaN and numbers of any length, which Python reads, or a date."""
     if isinstance(value, Mapping | list | tuple) and depth >= _DEEPEST:
         return "..."
     if isinstance(value, Mapping):
         return {str(key): _plain(one, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, depth + 1) for one in value]
-    is_plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, int):
+        return value if -_HIGHEST <= value <= _HIGHEST else str(value)
+    is_plain = value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
     return value if is_plain else str(value)
 
 

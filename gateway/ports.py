@@ -336,9 +336,17 @@ def _explained(where: str, error: Exception) -> PortError:
 
 
 def _no_right(where: str) -> str:
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    group = grp.getgrgid(os.stat(where).st_gid)  # noqa: PTH116
+    user = str(os.geteuid())
+    with contextlib.suppress(KeyError):  # in a container users and groups need have no names
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    number = os.stat(where).st_gid  # noqa: PTH116
     begin = f"the user {user} may not open {where}"
+    try:
+        group = grp.getgrgid(number)
+    except KeyError:
+        return (
+            f"{begin}, which belongs to the group {number}. Run this with that group (docker run --group-add {number})."
+        )
     if user in group.gr_mem:
         return f"{begin} yet: it is in the group {group.gr_name} since it logged in. Log out and in again."
     if group.gr_name == "root":

@@ -162,11 +162,11 @@ class _Talk:
         name = f"mailwire-update-{secrets.token_hex(4)}"
         # Its last will takes the offer back: a broker publishes it when this command is killed.
         will = client.Will(self._topics.update(self._board), b"")
-        self._connection = await client.connect(address, name, will, config.keepalive, self._received)
+        # No session that outlives it: nobody comes back under this name.
+        self._connection = await client.connect(address, name, will, config.keepalive, self._received, session=0)
         try:
-            await self._connection.subscribe(
-                [self._topics.update(self._board, "state"), self._topics.update(self._board, "request")]
-            )
+            for part in ("state", "request"):
+                await self._connection.subscribe(self._topics.update(self._board, part))
             await self._connection.publish(self._topics.update(self._board), self._bundle.offer, retain=True)
             assert self._outcome
             either: set[asyncio.Future[Any]] = {self._connection.ended, self._outcome}

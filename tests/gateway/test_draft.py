@@ -145,3 +145,12 @@ def test_no_draft_breaks_an_event(fields):
     assert draft.moment(fields, time.time()) > 0
     event = made(**{key: value for key, value in fields.items() if key != "id"})
     assert json.loads(to_json(event)).keys() == event.keys()
+
+
+def test_data_has_a_form_in_anybodys_json():
+    """Python's reader takes what no other does, and to Home Assistant one such number spoils the whole event."""
+    data = json.loads(f'{{"a": NaN, "b": [1e999, -Infinity], "c": {"9" * 400}, "d": {"[" * 90}{"]" * 90}}}')
+    found = made(data=data)["data"]
+    assert (found["a"], found["b"], found["c"]) == ("nan", ["inf", "-inf"], "9" * 400)
+    assert to_json({"d": found["d"]}).count(b"[") == 50
+    assert made(data={"on": True, "much": 2**63 - 1})["data"] == {"on": True, "much": 2**63 - 1}

@@ -24,6 +24,8 @@ from gateway import notification
             {"title": "x", "text": "x", "severity": "critical", "data": {"a": 1}, "device": "boiler", "files": []},
         ),
         (b"[1, 2]", {"title": "[1, 2]", "text": "[1, 2]"}),
+        (b'{"msg": "Wet"}', {"title": '{"msg": "Wet"}', "text": '{"msg": "Wet"}'}),
+        (b'{"message": ""}', {"title": "", "text": "", "files": []}),
         (b"\xff", {"title": "\ufffd", "text": "\ufffd"}),
         (b"", {"title": "", "text": ""}),
     ],
@@ -42,6 +44,9 @@ def test_attachments_of_a_notification() -> None:
         ValueError, match=r'^an attachment is {"name": "…", "type": "image/jpeg", "content": "<base64>"}$'
     ):
         notification.draft(b'{"attachments": ["a.jpg"]}')
+    for none in (b"7", b"true", b'{"name": "a.jpg"}', b'"a.jpg"'):
+        with pytest.raises(ValueError, match=r"^attachments is a list, and each of them \{"):
+            notification.draft(b'{"attachments": %b}' % none)
 
 
 @given(st.binary(max_size=200))

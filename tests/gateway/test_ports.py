@@ -313,6 +313,25 @@ def test_a_missing_right_is_said_with_the_group(pair):
     )
 
 
+def test_a_missing_right_where_nobody_has_a_name(pair, monkeypatch):
+    """In a container, users and groups of the host are numbers."""
+    _, path = pair
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(ports.pwd, "getpwuid", unknown)
+    monkeypatch.setattr(ports.grp, "getgrgid", unknown)
+    monkeypatch.setattr(ports.os, "access", lambda *_: False)
+    group = Path(path).stat().st_gid
+    with pytest.raises(ports.PortError) as caught:
+        ports.look(path)
+    assert str(caught.value) == (
+        f"the user {os.geteuid()} may not open {path}, which belongs to the group {group}. "
+        f"Run this with that group (docker run --group-add {group})."
+    )
+
+
 def test_waiting_for_hello(pair):
     master, path = pair
     board = Link("b0a4d", {"firmware": "test 1", "board": "HOST"}, 0)

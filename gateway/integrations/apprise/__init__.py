@@ -1,8 +1,8 @@
 """Target: every service that Apprise knows, from Telegram to a text message, each by its URL.
 
 Apprise sends and says yes or no; it never tries again. So a no is a `Retry` here, and waits in the gateway's queue.
-An event that some of several URLs have taken goes only to the others then; over a restart, once more to all. What is
-too long for a service is cut to its limits, and attachments go to the services that take them.
+An event that some of several URLs have taken goes only to the others then, also over a restart. What is too long for a
+service is cut to its limits, and attachments go to the services that take them.
 
 Apprise is an extra (`pip install 'mailwire[apprise]'`), and imported when the gateway starts this integration.
 """
@@ -13,6 +13,8 @@ import asyncio
 import io
 import logging
 import re
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import ByteSize, Field, SecretStr
@@ -21,7 +23,6 @@ from gateway.api import Broken, ConfigModel, Context, Event, Retry, Target, abou
 
 _WIKI = "https://github.com/caronc/apprise/wiki"
 _BETWEEN = 10  # characters that Apprise may put between a title and the text below it
-_REMEMBERED = 1000  # events of which some URLs, and not all, have taken theirs
 
 
 class Config(ConfigModel):
@@ -41,12 +42,11 @@ class AppriseTarget(Target):
     def __init__(self, context: Context, config: Config) -> None:
         super().__init__(context, config)
         self._apprise: Any = None  # the package, once it is imported
-        self._services: list[Any] = []
-        self._taken: dict[str, set[int]] = {}  # event -> numbers of the URLs that have had it
+        self._services: dict[str, Any] = {}  # by what a memo calls their URLs
 
     async def start(self) -> None:
         self._apprise = await asyncio.to_thread(_library)
-        self._services = []
+        self._services = {}
         for number, url in enumerate(self.config.urls):
             service = self._apprise.Apprise.instantiate(url.get_secret_value())
             if service is None:
@@ -55,26 +55,27 @@ class AppriseTarget(Target):
                     f"urls[{number}] ('{schema[0] if schema else '...'}://') is no URL that Apprise takes: "
                     f"the service is unknown, or something is missing. See {_WIKI}"
                 )
-            self._services.append(service)
+            # Not the URL, which is a secret, and not its number, which may be another's by then.
+            self._services[sha256(url.get_secret_value().encode()).hexdigest()[:16]] = service
 
     def describe(self) -> str:
-        return f"tells {', '.join(str(service.service_name) for service in self._services)}"
+        return f"tells {', '.join(str(service.service_name) for service in self._services.values())}"
 
     async def deliver(self, event: Event) -> None:
-        taken = self._taken.setdefault(event["id"], set())
-        while len(self._taken) > _REMEMBERED:
-            del self._taken[next(iter(self._taken))]
+        await self.deliver_again(event, {})
+
+    async def deliver_again(self, event: Event, memo: Mapping[str, Any]) -> None:
+        taken = [key for key in memo.get("taken", ()) if key in self._services]
         files = await self._files(event)
         reasons = []
-        for number, service in enumerate(self._services):
-            if number not in taken:
+        for key, service in self._services.items():
+            if key not in taken:
                 if reason := await self._tell(service, event, files if service.attachment_support else []):
                     reasons.append(f"{service.service_name}: {reason}")
                 else:
-                    taken.add(number)
+                    taken.append(key)
         if reasons:
-            raise Retry("; ".join(reasons))
-        del self._taken[event["id"]]
+            raise Retry("; ".join(reasons), memo={"taken": taken})
 
     async def _tell(self, service: Any, event: Event, files: list[Any]) -> str:
         """Why it could not be told; "" if it was."""
@@ -95,6 +96,7 @@ class AppriseTarget(Target):
                 title=title,
                 body=body,
                 notify_type=self._kind(event),
+                body_format=self._apprise.NotifyFormat.TEXT,  # or a mail's text would be HTML where that is spoken
                 attach=attachments or None,
             )
         except TypeError as error:  # what Apprise says to arguments that a service can't send

@@ -203,14 +203,17 @@ class Desktop(Target):
             if one["type"].startswith("image/") and one["size"] <= self.config.picture_limit:
                 try:
                     content = await self.context.gateway.attachment(event["id"], index)
-                except LookupError as error:
+                    return await asyncio.to_thread(self._memory.keep_picture, event["id"], one["type"], content)
+                except (LookupError, OSError) as error:
                     self.context.log.info("shown without its picture: %s", error, extra=about(event))
                     return None
-                return await asyncio.to_thread(self._memory.keep_picture, event["id"], one["type"], content)
         return None
 
     def _save(self, screen: Screen) -> None:
-        self._memory.save(*screen.numbers())
+        try:
+            self._memory.save(*screen.numbers())
+        except OSError as error:  # it was shown all the same, and is not shown again for that
+            self.context.log.warning("what is shown can't be written down: %s", error.strerror)
 
     # --- what the person does ----------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ import random
 import re
 import secrets
 import time
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
@@ -55,7 +54,7 @@ from gateway.integrations.mqtt.commands import Commands
 from gateway.integrations.mqtt.inbox import Inbox, Listen
 from gateway.integrations.mqtt.mirror import Mirror
 from gateway.integrations.mqtt.pictures import Pictures
-from gateway.integrations.mqtt.requests import Requests
+from gateway.integrations.mqtt.requests import LATE, Requests
 from gateway.wire.topics import Topics
 
 AUTO = "auto"
@@ -239,18 +238,19 @@ class Mqtt(Source, Target):
         self._devices = {device.id: device for device in self.context.gateway.devices()}
         self._mirror.load()
         with contextlib.suppress(OSError, ValueError):  # none, or one that a power cut has emptied
-            self._acknowledged = dict.fromkeys(map(tuple, json.loads(self._pending.read_text("utf-8"))))
+            kept = (self.context.data_dir / "acknowledged.json").read_text("utf-8")
+            self._acknowledged = dict.fromkeys(map(tuple, json.loads(kept)))
             self._to_acknowledge.set()
         self._inbox.start()
         self._commands.start()
         self._runner = asyncio.create_task(self._run(), name=f"mqtt {self.context.name}")
 
     async def stop(self) -> None:
+        await self._inbox.stop()
+        await self._commands.stop()
         if self._runner:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        await self._inbox.stop()
-        await self._commands.stop()
         await self._requests.stop()
         await self._broker.stop()
 
@@ -327,16 +327,20 @@ class Mqtt(Source, Target):
             self._keep_acknowledged()
             self._to_acknowledge.set()
 
-    @property
-    def _pending(self) -> Path:
-        return self.context.data_dir / "acknowledged.json"
-
     def _keep_acknowledged(self) -> None:
         """What that gateway has not heard of yet is not forgotten when this one ends first."""
-        self.context.data_dir.mkdir(parents=True, exist_ok=True)
-        new = self._pending.with_suffix(".new")
-        new.write_text(json.dumps(list(self._acknowledged)), "utf-8")
-        new.replace(self._pending)
+        self._keep("acknowledged.json", list(self._acknowledged))
+
+    def _keep(self, name: str, value: Any) -> None:
+        """In a file. Where the disk takes none, it is known until we end."""
+        path = self.context.data_dir / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(value), "utf-8")
+            new.replace(path)
+        except OSError as error:
+            self.context.log.warning("%s can't be written: %s", path, error.strerror)
 
     def device_changed(self, device: Device) -> None:
         self._devices[device.id] = device
@@ -380,7 +384,10 @@ class Mqtt(Source, Target):
         passing = asyncio.create_task(self._pass_on(connection), name=f"acknowledgements {self.context.name}")
         try:
             if self.config.publish:
-                await connection.publish(self._topics.bridge_state, ONLINE, retain=True)
+                try:
+                    await connection.publish(self._topics.bridge_state, ONLINE, retain=True)
+                except Refusal as error:  # of this one topic, not of us
+                    self.context.log.warning("%s; what else we may publish goes out", error)
                 self._mirror.begin()
             self._connection = connection
             await self._subscribe(connection)
@@ -429,14 +436,36 @@ class Mqtt(Source, Target):
                 self._keep_acknowledged()
 
     async def _subscribe(self, connection: Connection) -> None:
-        # A request that comes late is none that anybody waits for; what is to be told is told late, too.
+        # A request that comes late is none that anybody waits for; what is to be told is told late, too, and so is what
+        # a person has acknowledged somewhere else.
         at_once = [self._topics.request_filter, *sorted(self._births)] if self.config.publish else []
+        late = [self._asked_on(LATE)] if self.config.publish else []
         commanded = [self._topics.command_filter] if self._births else []
-        for topic in [*at_once, *commanded, *self._inbox.filters]:
-            try:
-                await connection.subscribe([topic], qos=0 if topic in at_once else 1)
-            except Refusal as error:
-                self.context.log.warning("%s; everything else works", error)
+        wanted = dict.fromkeys([*at_once, *late, *commanded], False) | self._inbox.filters
+        before = self._subscribed()
+        if before != wanted:
+            self._keep("subscribed.json", wanted | before)  # till the broker has answered, either may be true
+        for topic, retained in before.items():
+            if wanted.get(topic) is not retained:  # what was retained comes to a new subscription alone
+                await connection.unsubscribe(topic)
+        asked = [connection.subscribe(topic, qos=0 if topic in at_once else 1) for topic in wanted]
+        for error in filter(None, await asyncio.gather(*asked, return_exceptions=True)):
+            if not isinstance(error, Refusal):
+                raise error
+            self.context.log.warning("%s; everything else works", error)
+        if before != wanted:
+            self._keep("subscribed.json", wanted)
+
+    def _asked_on(self, verb: str) -> str:
+        """The filter by which requests of this kind come."""
+        return self._topics.request(verb) if verb == LATE else self._topics.request_filter
+
+    def _subscribed(self) -> dict[str, bool]:
+        """The topics of earlier connections, with which a broker goes on; and was what is retained there taken?"""
+        try:
+            return dict(json.loads((self.context.data_dir / "subscribed.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     async def _say_goodbye(self, connection: Connection) -> None:
         if not self.config.publish:
@@ -449,12 +478,14 @@ class Mqtt(Source, Target):
 
     def _received(self, message: Message) -> None:
         verb = self._topics.request_verb(message.topic) if self.config.publish else None
-        if verb is not None:
-            if self._connection:
+        if verb is not None and message.is_for(own := self._asked_on(verb)):
+            if self._connection or verb == LATE:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
             return
-        if self._births and self._commands.received(message):
+        if verb is not None and own != self._topics.request_filter and message.is_for(self._topics.request_filter):
+            return  # once more, at QoS 0
+        if self._births and message.is_for(self._topics.command_filter) and self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:
             self._mirror.home_assistant_started()

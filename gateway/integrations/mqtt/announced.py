@@ -39,6 +39,10 @@ class Announced:
         """Was it told of this one, on these topics?"""
         return device_id in self._components and device_id not in self._elsewhere
 
+    def with_component(self, key: str) -> list[str]:
+        """The devices that were told of with this one."""
+        return [device_id for device_id, components in self._components.items() if key in components]
+
     def vanished(self, device_id: str, components: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         """What Home Assistant has, and this document has no longer: sent with its platform alone, it is removed."""
         told = self._components[device_id] if self.knows(device_id) else {}

@@ -20,11 +20,12 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
+from zlib import crc32
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -42,10 +43,13 @@ RECEIVE_MAXIMUM = 20  # messages that we have not acknowledged yet
 _PIECE = 256 * 1024  # bytes read at a time
 _PUBLISH_QOS_1, _PUBACK = 0x32, 0x40  # first bytes of packets (MQTT 5 §2.1.2)
 _FAILURE = 0x80  # reason codes from here on (§2.4)
+_LONGEST_TOPIC = 0x3FFF  # characters: in UTF-8 they fit the two bytes of a length
+_SHARED = "$share/"  # begins a filter for which No Local may not be asked (MQTT 5 §3.8.3.1)
 _FIRST_IDENTIFIER = 0x1000  # of our packets; paho numbers its few own ones from 1
 
 NOT_A_VERSION_WE_SPEAK = 0x84
 PACKET_TOO_LARGE = 0x95
+TOPIC_INVALID = 0x90
 # Bad User Name or Password, Not authorized, Banned, Bad authentication method (MQTT 5 §3.2.2.2)
 _CREDENTIALS = (0x86, 0x87, 0x8A, 0x8C)
 
@@ -91,28 +95,53 @@ class Will:
     payload: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Message:
-    """What came in. At QoS 1 it comes again, at the latest with the next connection, until `acknowledge` was called."""
+    """What came in. At QoS 1 it comes again, at the latest with the next connection, until `acknowledge` was called.
+
+    `acknowledge` returns whether there was still a connection to say it on. `identifier` is the packet's, 0 at QoS 0;
+    `again`: the broker may have sent it before. `subscriptions` are those that it was sent for, if the broker says so:
+    it may send a message once for each that matches. `taken` is the receiver's.
+    """
 
     topic: str
     payload: bytes
     retained: bool
-    acknowledge: Callable[[], None]
+    acknowledge: Callable[[], bool]
+    identifier: int = 0
+    again: bool = False
+    subscriptions: tuple[int, ...] = ()
+    taken: bool = False
+
+    def is_for(self, topic_filter: str) -> bool:
+        """Was it sent for the subscription to this filter (which it matches)?"""
+        return not self.subscriptions or subscription_of(topic_filter) in self.subscriptions
+
+
+def subscription_of(topic_filter: str) -> int:
+    """The identifier of a subscription (MQTT 5 §3.8.2.1.2): the same in each run, for the broker keeps messages."""
+    return crc32(topic_filter.encode()) % 0x0FFFFFFE + 1
 
 
 Received = Callable[[Message], None]
 
 
 async def connect(
-    address: Address, client_id: str, will: Will | None, keepalive: int, received: Received
+    address: Address,
+    client_id: str,
+    will: Will | None,
+    keepalive: int,
+    received: Received,
+    session: int = SESSION,
 ) -> Connection:
     """A connection that the broker has accepted. `received(message)` is called for what comes in.
+
+    `session`: seconds that the broker keeps what comes for this client id when we are away; 0: nothing.
 
     Raises Lost (in words: nobody there, no answer, not trusted) or Refusal.
     """
     for version in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
-        connection = Connection(address, client_id, will, keepalive, received, version)
+        connection = Connection(address, client_id, will, keepalive, received, version, session)
         try:
             await connection.open()
         except Refusal as error:
@@ -137,18 +166,21 @@ class Connection:
         keepalive: int,
         received: Received,
         version: MQTTProtocolVersion,
+        session: int = SESSION,
     ) -> None:
         self.address = address
         self.mqtt5 = version == MQTTProtocolVersion.MQTTv5
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._keepalive = keepalive
+        self._session = session
         self._received = received
         self._loop = asyncio.get_running_loop()
         self._tap: _Tap | None = None
         self._reading = -1  # the file descriptor that the loop watches
         self._writing = False  # the loop tells when the socket takes more
         self._flushing = False
-        self._rest = b""  # the beginning of a packet whose end has not come
+        self._rest = bytearray()  # the beginning of a packet whose end has not come
+        self._awaited = 0  # bytes of that packet, as soon as its length is known
         self._timer: asyncio.TimerHandle | None = None
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._queue: deque[tuple[asyncio.Future[None], str, bytes, bool, int | None]] = deque()
@@ -157,11 +189,12 @@ class Connection:
         self._subscriptions: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._window = WINDOW
         self._may_retain = True
+        self._may_number = True  # our subscriptions
         self._largest = 2**28  # bytes that the broker takes as one packet
         self._paho = _Paho(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=None if self.mqtt5 else False,
+            clean_session=None if self.mqtt5 else not session,
             protocol=version,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -203,6 +236,8 @@ class Connection:
         outcome: asyncio.Future[None] = self._loop.create_future()
         if self.ended.done():
             outcome.set_exception(Lost(self.ended.result()))
+        elif len(topic) > _LONGEST_TOPIC:
+            outcome.set_exception(Refusal(f"a topic of {len(topic)} characters is too long", TOPIC_INVALID))
         elif len(payload) + len(topic) + 32 > self._largest:
             outcome.set_exception(Refusal(f"{len(payload)} bytes are more than the broker takes", PACKET_TOO_LARGE))
         else:
@@ -210,21 +245,37 @@ class Connection:
             self._fill_window()
         return outcome
 
-    async def subscribe(self, topics: Iterable[str], qos: int = 1) -> None:
-        """Returns when the broker has acknowledged. Raises Lost or Refusal. At QoS 0 it keeps nothing for us."""
-        names = list(topics)
+    async def subscribe(self, topic: str, qos: int = 1) -> None:
+        """Returns when the broker has acknowledged. Raises Lost or Refusal. At QoS 0 it keeps nothing for us.
+
+        What is retained comes with the first subscription, and not with each connection that goes on with it. What we
+        publish ourselves does not come, or a filter wide enough would make events of our events. (Both: MQTT 5.)
+        """
         if self.mqtt5:
-            result, mid = self._paho.subscribe([(name, SubscribeOptions(qos=qos)) for name in names])
+            options = SubscribeOptions(
+                qos, noLocal=not topic.startswith(_SHARED), retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            )
+            properties = None
+            if self._may_number:
+                properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]  # paho's
+                properties.SubscriptionIdentifier = subscription_of(topic)
+            result, mid = self._paho.subscribe([(topic, options)], properties=properties)
         else:
-            result, mid = self._paho.subscribe([(name, qos) for name in names])
+            result, mid = self._paho.subscribe([(topic, qos)])
+        for code in await self._answered(result, mid):
+            if code.is_failure:
+                raise Refusal(f"the broker refused our subscription to {topic}: {code}", code.value)
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Returns when the broker has answered, whatever it says. Raises Lost."""
+        await self._answered(*self._paho.unsubscribe(topic))
+
+    async def _answered(self, result: MQTTErrorCode, mid: int | None) -> list[ReasonCode]:
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             raise Lost(f"not sent: {result.name}")
         answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
         self._subscriptions[mid] = answer
-        codes = await answer
-        for name, code in zip(names, codes, strict=True):
-            if code.is_failure:
-                raise Refusal(f"the broker refused our subscription to {name}: {code}", code.value)
+        return await answer
 
     async def close(self) -> None:
         """Say goodbye, so that the broker keeps the last will to itself."""
@@ -246,7 +297,7 @@ class Connection:
         if self.mqtt5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
             properties.MaximumPacketSize = GREATEST_REQUEST
-            properties.SessionExpiryInterval = SESSION
+            properties.SessionExpiryInterval = self._session
             properties.ReceiveMaximum = RECEIVE_MAXIMUM
             self._paho.connect(
                 self.address.host, self.address.port, self._keepalive, clean_start=False, properties=properties
@@ -259,6 +310,7 @@ class Connection:
         paho.on_connect = self._on_connect
         paho.on_disconnect = self._on_disconnect
         paho.on_subscribe = self._on_subscribed
+        paho.on_unsubscribe = self._on_subscribed
         paho.on_message = self._on_message
         self._tap = cast("_Tap | None", paho.socket())
         if self._tap is None:
@@ -299,14 +351,21 @@ class Connection:
 
     def _take(self, data: bytes) -> None:
         """Packet by packet (MQTT 5 §2.1): acknowledgements of what is under way are ours, the others paho's."""
-        data = self._rest + data
+        if self._rest:
+            self._rest += data  # some megabytes come in thousands of pieces
+            if len(self._rest) < self._awaited:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         at, size = 0, len(data)
+        self._awaited = 0
         while size - at >= 2 and self._reading >= 0:
             length, body = _remaining_length(data, at + 1)
             end = body + length
             if length > GREATEST_REQUEST:
                 raise ValueError("packet too large")
             if length < 0 or end > size:
+                self._awaited = end - at if length >= 0 else 0
                 break
             known = self._under_way.pop(int.from_bytes(data[body : body + 2]), None) if data[at] == _PUBACK else None
             if known is None:
@@ -314,7 +373,8 @@ class Connection:
             else:
                 self._acknowledged(*known, data[body + 2] if length > 2 else 0)
             at = end
-        self._rest = data[at:]
+        if at < size:
+            self._rest += data[at:]
 
     def _give(self, packet: bytes) -> None:
         """Have paho read a packet, or the end of all."""
@@ -406,6 +466,7 @@ class Connection:
             self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
             self._largest = getattr(properties, "MaximumPacketSize", self._largest)
             self._may_retain = bool(getattr(properties, "RetainAvailable", 1))
+            self._may_number = bool(getattr(properties, "SubscriptionIdentifierAvailable", 1))
             if getattr(properties, "MaximumQoS", 1) < 1:
                 self._accepted.set_exception(Refusal("it takes QoS 0 only, so nothing sent to it is sure", 0x9B))
                 return
@@ -433,12 +494,19 @@ class Connection:
             self._acknowledge(message.mid, message.qos)
             return
         acknowledge = partial(self._acknowledge, message.mid, message.qos)
-        self._received(Message(topic, bytes(message.payload), message.retain, acknowledge))
+        subscriptions = tuple(getattr(message.properties, "SubscriptionIdentifier", ()))
+        identifier = message.mid if message.qos else 0
+        self._received(
+            Message(topic, bytes(message.payload), message.retain, acknowledge, identifier, message.dup, subscriptions)
+        )
 
-    def _acknowledge(self, identifier: int, qos: int) -> None:
-        if self._reading >= 0 and qos:
+    def _acknowledge(self, identifier: int, qos: int) -> bool:
+        if self._reading < 0:
+            return False
+        if qos:
             self._paho.ack(identifier, qos)
             self._paho.loop_write()
+        return True
 
 
 class _Tap:

@@ -25,6 +25,9 @@ _PROBLEM = "{{ 'ON' if value_json.problems else 'OFF' }}"
 
 _DELIVERY = "{{ 'ON' if ((value_json.targets or {}).get('NAME') or {}).get('error') else 'OFF' }}"
 
+REPORTS = "reports"
+"""The component that a device has whose availability is told."""
+
 _LAST_KEYS = ("id", "time", "kind", "state", "severity", "title")
 _BUTTONS = (
     (commands.TEST, "Test", "mdi:email-check"),
@@ -186,7 +189,7 @@ def _report_absence(topics: Topics, own: str, device: Device, document: dict[str
     """
     topic = topics.availability(device.id)
     components = document["components"]
-    components["reports"] = {
+    components[REPORTS] = {
         "platform": "binary_sensor",
         "unique_id": f"{own}_reports",
         "name": "Reports",

@@ -11,6 +11,7 @@ none, their time and their device; and with their picture, which that gateway pu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -29,6 +30,7 @@ _MOST_WAITING = 1000  # messages
 _FILTER = re.compile(r"(?:[^#+\0]+|\+)(?:/(?:[^#+/\0]*|\+))*(?:/#)?|#")
 _EVENT, _IMAGE = "/event", "/image"  # how the topics of a gateway's events and pictures end
 _PICTURES = 32 * 1024 * 1024  # bytes of pictures whose event has not come yet
+_FINISH = 2.0  # seconds that what is being taken in has for its end, when we stop
 _FIELDS = ("device", "kind", "state", "severity", "title", "text")
 _WHOLE = ("id", "time", *_FIELDS, "data", "attachments", "mail")
 
@@ -91,19 +93,24 @@ class Inbox:
         """`notify`: take what is to be told to people, too."""
         self._context = context
         self._notify = notify
+        self._notify_filters = [topics.notify, f"{topics.notify}/+"]
         self._pictures: dict[str, tuple[str, bytes]] = {}  # SHA-256 -> (topic, picture), the oldest first
         self._topics = topics
         self._listens = listens
         self._templates: list[dict[str, Template]] = []
         self._waiting: asyncio.Queue[Message] = asyncio.Queue()
+        self._open: dict[int, Message] = {}  # by packet identifier: what the broker has no acknowledgement of
+        self._taking_in = asyncio.Lock()
         self._overflows = False
         self._worker: asyncio.Task[None] | None = None
 
     @property
-    def filters(self) -> list[str]:
-        own = [self._topics.notify, f"{self._topics.notify}/+"] if self._notify else []
+    def filters(self) -> dict[str, bool]:
+        """The topic filters to subscribe to, and whether what is retained there is taken."""
+        own = self._notify_filters if self._notify else []
         pictures = [one.pictures for one in self._listens if one.pictures]
-        return list(dict.fromkeys([*own, *pictures, *(one.topic for one in self._listens)]))
+        taken = dict.fromkeys([*own, *pictures, *(one.topic for one in self._listens)], False)
+        return taken | {one.topic: True for one in self._listens if one.retained}
 
     def start(self) -> None:
         make = self._context.gateway.template
@@ -113,15 +120,31 @@ class Inbox:
         self._worker = asyncio.create_task(self._work(), name=f"inbox {self._context.name}")
 
     async def stop(self) -> None:
+        """Before the connection ends: what is in the store by then is acknowledged, or it would come again."""
         if self._worker:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FINISH):
+                    await self._taking_in.acquire()
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def received(self, message: Message) -> None:
-        """At QoS 1 no more come than may be unacknowledged; at QoS 0 there is no such bound."""
+        """At QoS 1 no more come than may be unacknowledged; at QoS 0 there is no such bound.
+
+        What was not acknowledged when the connection was lost comes again, and may still wait here, or be in the store:
+        it is told once. By its identifier alone it is not known, for a broker uses that again.
+        """
+        before = self._open.get(message.identifier) if message.again else None
+        if before and (before.topic, before.payload) == (message.topic, message.payload):
+            before.acknowledge = message.acknowledge
+            if before.taken:
+                self._acknowledge(before)
+            return
         full = self._waiting.qsize() >= _MOST_WAITING
         if not full:
             self._waiting.put_nowait(message)
+            if message.identifier:
+                self._open[message.identifier] = message
         elif not self._overflows:
             self._context.log.warning("%s: too much comes in at QoS 0: what can't wait here is lost", message.topic)
         self._overflows = full
@@ -129,24 +152,33 @@ class Inbox:
     async def _work(self) -> None:
         while True:
             message = await self._waiting.get()
-            for draft in self._drafts(message):
-                await self._context.emit_at_last(draft, f"a message on {message.topic}")
-            message.acknowledge()
+            async with self._taking_in:
+                try:
+                    for draft in self._drafts(message):
+                        await self._context.emit_at_last(draft, f"a message on {message.topic}")
+                except Exception:  # a fault in one message must not end the others, nor come with each connection
+                    self._context.log.exception("%s: no event is made of this message", message.topic)
+                self._acknowledge(message)
+
+    def _acknowledge(self, message: Message) -> None:
+        message.taken = True
+        if message.acknowledge() and self._open.get(message.identifier) is message:
+            del self._open[message.identifier]
 
     def _drafts(self, message: Message) -> list[dict[str, Any]]:
         """What becomes of a message; what is wrong with it is said in the log, for there is nobody to tell."""
         try:
             levels = message.topic.split("/")
             drafts = []
-            if any(one.pictures and matches(one.pictures, levels) for one in self._listens):
+            if any(one.pictures and _came_for(one.pictures, levels, message) for one in self._listens):
                 self._keep_picture(message)
-            if self._notify and f"{message.topic}/".startswith(f"{self._topics.notify}/"):
+            if self._notify and any(_came_for(one, levels, message) for one in self._notify_filters):
                 if message.retained:  # it would be told again at each connection
                     self._context.log.warning("%s: a retained notification is ignored: don't retain it", message.topic)
                 else:
                     drafts.append(self._notification(message))
             for one, templates in zip(self._listens, self._templates, strict=True):
-                if matches(one.topic, levels) and (one.retained or not message.retained):
+                if _came_for(one.topic, levels, message) and (one.retained or not message.retained):
                     found = _listened(one, templates, levels, message)
                     drafts += [self._with_picture(draft) for draft in found] if one.events else found
         except (ValueError, LookupError) as error:
@@ -164,7 +196,8 @@ class Inbox:
     def _with_picture(self, draft: dict[str, Any]) -> dict[str, Any]:
         """With those of its attachments that have come; the others are named, and can't be had."""
         files = []
-        for one in draft.get("attachments") or ():
+        named = draft.get("attachments")
+        for one in named if isinstance(named, list) else ():
             digest = one.get("sha256") if isinstance(one, dict) else None
             if isinstance(digest, str) and digest in self._pictures:
                 files.append((str(one.get("name")), str(one.get("type")), self._pictures[digest][1]))
@@ -203,9 +236,17 @@ def _listened(
     return [draft | to]
 
 
+def _came_for(pattern: str, levels: list[str], message: Message) -> bool:
+    return message.is_for(pattern) and matches(pattern, levels)
+
+
 def matches(pattern: str, levels: list[str]) -> bool:
-    """Does a topic filter match a topic's levels (MQTT 5 §4.7)? One that begins with `$` only if that is written."""
+    """Does a topic filter match a topic's levels (MQTT 5 §4.7)? One that begins with `$` only if that is written.
+
+    Of a shared subscription (`$share/group/filter`, §4.8.2) it is the filter that says what comes.
+    """
     asked = pattern.split("/")
+    asked = asked[2:] if asked[0] == "$share" and len(asked) > 2 else asked
     if levels[0].startswith("$") and asked[0] in ("#", "+"):
         return False
     for number, level in enumerate(asked):

@@ -58,6 +58,7 @@ class Mirror:
     def load(self) -> None:
         """What earlier runs told."""
         self._kept.load()
+        self._regular.update(self._kept.with_component(discovery.REPORTS))
 
     # --- what the owner tells ----------------------------------------------------------------------------------
 
@@ -179,7 +180,10 @@ class Mirror:
     async def _empty(self, connection: Connection, topics: list[str]) -> None:
         for topic in topics:
             self._sent.pop(topic, None)
-            await connection.publish(topic, b"", retain=True)
+            try:
+                await connection.publish(topic, b"", retain=True)
+            except Refusal as error:  # the topics of an earlier configuration may be no business of ours any more
+                self._log.warning("what is left on %s can't be taken back: %s", topic, error)
 
     # --- the bridge --------------------------------------------------------------------------------------------
 

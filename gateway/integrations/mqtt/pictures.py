@@ -42,7 +42,10 @@ class Pictures:
         if index is None:
             return False
         device_id, picture = event["device"]["id"], event["attachments"][index]
-        if self._newest.get(device_id, "") >= event["id"] or not await self._publish(connection, event, index):
+        if self._newest.get(device_id, "") >= event["id"]:
+            return False
+        # Of a device that was forgotten meanwhile, nobody would ever take it back.
+        if not await self._publish(connection, event, index, retain=device is not None) or not device:
             return False
         self._newest[device_id] = event["id"]
         media_type = (
@@ -56,7 +59,7 @@ class Pictures:
         self._newest.pop(device_id, None)
         self._types.pop(device_id, None)
 
-    async def _publish(self, connection: Connection, event: Event, index: int) -> bool:
+    async def _publish(self, connection: Connection, event: Event, index: int, *, retain: bool) -> bool:
         """True if the broker has it."""
         name, size = event["attachments"][index]["name"], event["attachments"][index]["size"]
         if size > self._limit:
@@ -70,7 +73,7 @@ class Pictures:
             async with self._slots:
                 content = await self._gateway.attachment(event["id"], index)
                 if content:
-                    await connection.publish(self._topics.image(event["device"]["id"]), content, retain=True)
+                    await connection.publish(self._topics.image(event["device"]["id"]), content, retain=retain)
         except (LookupError, Refusal) as error:
             self._log.warning(
                 "event %s: its picture %s is left out of MQTT: %s", event["id"], name, error, extra=about(event)

@@ -17,10 +17,11 @@ from gateway.integrations.mqtt.client import Connection, Lost, Refusal
 from gateway.wire.topics import Topics
 
 AT_ONCE = 16  # requests being carried out
+LATE = "ack"  # the one that is carried out also if we were away when it was made, and however many there are
 
 
 class Requests:
-    """Carries out requests, each in a task of its own."""
+    """Carries out requests, each in a task of its own. One that comes before there is a connection has no answer."""
 
     def __init__(self, gateway: Gateway, topics: Topics, log: logging.Logger) -> None:
         self._gateway = gateway
@@ -28,11 +29,12 @@ class Requests:
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def received(self, connection: Connection, verb: str, payload: bytes, retained: bool) -> None:
+    def received(self, connection: Connection | None, verb: str, payload: bytes, retained: bool) -> None:
         if retained:
             self._log.warning("the retained message on bridge/request/%s is ignored: don't retain requests", verb)
             return
-        task = asyncio.create_task(self._answer(connection, verb, payload, len(self._tasks) >= AT_ONCE))
+        busy = verb != LATE and len(self._tasks) >= AT_ONCE
+        task = asyncio.create_task(self._answer(connection, verb, payload, busy))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -41,7 +43,7 @@ class Requests:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, connection: Connection, verb: str, payload: bytes, busy: bool) -> None:
+    async def _answer(self, connection: Connection | None, verb: str, payload: bytes, busy: bool) -> None:
         answer: dict[str, Any]
         request: Mapping[str, Any] = {}
         try:
@@ -54,6 +56,8 @@ class Requests:
         except Exception as error:  # noqa: BLE001  # a fault in one request must not go unanswered
             self._log.exception("the request %s failed", verb)
             answer = {"status": "error", "error": f"the gateway failed on this ({type(error).__name__}); see its log"}
+        if connection is None:
+            return
         if "transaction" in request:
             answer["transaction"] = request["transaction"]
         try:

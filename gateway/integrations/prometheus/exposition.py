@@ -25,9 +25,12 @@ class Exposition:
         ProcessCollector(registry=self._registry)
 
     def render(self, metrics: Sequence[Metric], accept: str) -> tuple[bytes, str]:
-        """(text, its media type), in the format that `accept` (RFC 9110 §12.5.1) asks for."""
+        """(text, its media type), in the format that `accept` (RFC 9110 §12.5.1) asks for, or in the plain one."""
         self._collector.metrics = metrics
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the library compares what is no version with one
+            encode, media_type = choose_encoder("")
         return encode(self._registry), media_type
 
 

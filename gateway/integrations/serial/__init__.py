@@ -37,6 +37,7 @@ from gateway.ports import Line, NoSuchPort, PortError
 from gateway.wire import frame, link
 
 _ABSENT_WAIT = 1.0  # seconds between looks for a port that is not there: it may be plugged in at any moment
+_FINISH = 2.0  # seconds that what was read has to be taken in, at a stop
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between tries to open one that can't be opened
 
 
@@ -215,8 +216,10 @@ class Serial(Source, Target):
                 line = await asyncio.to_thread(
                     ports.open_port, self.config.port, self.config.spoken(), reset=self.config.reset
                 )
-            except PortError as error:
-                self._say(str(error))
+            except Exception as error:
+                if not isinstance(error, PortError):  # a fault of ours must not leave the line dead for good
+                    self.context.log.exception("the port could not be opened")
+                self._say(str(error) or type(error).__name__)
                 absent = isinstance(error, NoSuchPort) and "://" not in self.config.port
                 self._tried.set()
                 await asyncio.sleep(_ABSENT_WAIT if absent else wait)
@@ -278,10 +281,12 @@ class Serial(Source, Target):
             while not stopping.is_set():
                 if data := line.read():
                     taken = asyncio.run_coroutine_threadsafe(self._came(data), loop)
-                    while not stopping.is_set():
+                    left = _FINISH  # after that, what was read and is not kept yet is lost: lines come once
+                    while left > 0:
                         with contextlib.suppress(TimeoutError):
                             taken.result(ports.PATIENCE)
                             break
+                        left -= ports.PATIENCE if stopping.is_set() else 0
                     else:
                         taken.cancel()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the runner's to deal with

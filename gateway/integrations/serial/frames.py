@@ -25,6 +25,7 @@ _FIELDS = (
     "id", "time", "device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail",
 )  # fmt: skip
 _AT_ONCE = 100  # messages that are being kept
+_AGAIN = 5.0  # seconds until a store that can't write is asked again
 _NOTED = 100  # outcomes that nobody has asked for
 _CUT = "the text was cut for a serial line"
 
@@ -112,7 +113,7 @@ class Frames:
         if not draft.get("id"):
             draft = draft | {"id": self._ids.setdefault((boot, n), _new_id()) if n else _new_id()}
         try:
-            await self._keep(draft)
+            await self._keep_at_last(self._keep, draft) if n == 0 else await self._keep(draft)
         except StoreFull as error:
             events = self._link.refuse(boot, n, link.FULL, str(error))
         except StoreTrouble as error:
@@ -124,6 +125,15 @@ class Frames:
             self._ids.pop((boot, n), None)
             events = self._link.accept(boot, n)
         self._handle(events)
+
+    async def _keep_at_last(self, keep: Keep, draft: dict[str, Any]) -> None:
+        """A sender that can't read does not send again: what it said waits here, and in the end holds up the line."""
+        while True:
+            try:
+                return await keep(draft)
+            except StoreTrouble as error:
+                self._context.log.warning("a message without a number waits: %s", error)
+                await asyncio.sleep(_AGAIN)
 
     # --- out ---------------------------------------------------------------------------------------------------
 

@@ -92,9 +92,10 @@ class Settings(ConfigModel):
     @classmethod
     def _known(cls, value: str) -> str:
         try:
-            if codecs.lookup(value).encode("a")[0] != b"a":
+            # As it is used: `idna` knows no replacing, and with `unicode_escape` a line would never end.
+            if codecs.lookup(value).encode("a\n", "replace")[0] != b"a\n":
                 raise LookupError
-        except (LookupError, TypeError, UnicodeError):
+        except (LookupError, TypeError, UnicodeError, AssertionError):
             raise ValueError("this is no charset of a serial line; write ascii, latin-1, cp437 or utf-8, say") from None
         return value
 

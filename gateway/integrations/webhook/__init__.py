@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 _EXAMPLE = "127.0.0.1:8026"
+_AROUND = ("payload", "json")  # fields of a form that is around JSON
+_TEXTS = ("text/plain", "application/octet-stream", "application/x-www-form-urlencoded")
+_IDLE = 30.0  # seconds for the head of a request; aiohttp's hour would let anybody collect connections
 _STYLE = "body{font:1.2em sans-serif;margin:3em auto;max-width:30em;padding:0 1em}button{font:inherit;padding:.6em 1em}"
 
 
@@ -90,7 +93,7 @@ class Webhook(Source):
                 web.post("/ack/{event}/{signature}", self._acknowledged),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=_IDLE)
         await self._runner.setup()
         parts = urlsplit(f"//{self.config.listen}")
         site = web.TCPSite(self._runner, parts.hostname, parts.port)
@@ -121,7 +124,7 @@ class Webhook(Source):
         hook = self.config.hooks.get(name)
         given = _token(request)
         expected = hook.token.get_secret_value() if hook else secrets.token_hex()  # it takes as long for either
-        if not hmac.compare_digest(given.encode(), expected.encode()) or not hook:
+        if not _same(given, expected) or not hook:
             self.context.log.warning("a call of the hook %r from %s had no right token", name[:64], request.remote)
             return web.Response(status=401, text="There is no such hook, or the token is wrong.\n")
         if request.method not in ("POST", "PUT"):
@@ -157,12 +160,17 @@ class Webhook(Source):
 
     def _refused(self, request: web.Request) -> web.Response | None:
         right = self._signature(request.match_info["event"])
-        if hmac.compare_digest(right.encode(), request.match_info["signature"].encode()):
+        if _same(right, request.match_info["signature"]):
             return None
         return _html("This link is not right. Was a part of it cut off?", "", 403)
 
     def _signature(self, event_id: str) -> str:
-        return hmac.new(self._key, event_id.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self._key, event_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def _same(one: str, other: str) -> bool:
+    """In a time that tells nothing; what a peer sends may be no UTF-8, and is surrogates then."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
 
 
 def _token(request: web.Request) -> str:
@@ -174,26 +182,57 @@ def _token(request: web.Request) -> str:
 
 async def _drafts(request: web.Request) -> list[dict[str, Any]]:
     """Raises ValueError with what is wrong."""
-    if request.content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        fields = await request.post()
-        said: dict[str, Any] = {key: value for key, value in fields.items() if isinstance(value, str)}
-        if "payload" in said or "json" in said:  # a form around JSON
-            said = json.loads(said.get("payload") or said["json"])
-        else:
-            files = [value for value in fields.values() if not isinstance(value, str | bytes | bytearray)]
-            made = notification.of_object(said)
-            made["files"] = [(one.filename, one.content_type, one.file.read()) for one in files]
-            return [made]
-    elif request.content_type in ("text/plain", "application/octet-stream") or not request.can_read_body:
-        return [notification.draft(await request.read())]
-    else:
-        try:
-            said = json.loads(await request.read())
-        except ValueError as error:
-            raise ValueError(f"this is no JSON: {error}") from None
+    kind = request.content_type
+    if kind == "multipart/form-data":
+        return _of_form(await _form(request))
+    content = await request.read()
+    if kind == "application/x-www-form-urlencoded":
+        # What `curl -d` sends says that it is a form, also if it is JSON or a text.
+        if content.lstrip().startswith(b"{"):
+            return _of_json(content)
+        fields = await _form(request)
+        if notification.says_something(fields) or any(fields.get(key) for key in _AROUND):
+            return _of_form(fields)
+    if kind in _TEXTS or not content:
+        return [notification.draft(_in_utf8(content, request.charset))]
+    return _of_json(content)
+
+
+async def _form(request: web.Request) -> Mapping[str, Any]:
+    from aiohttp.http import HttpProcessingError
+
+    try:
+        return await request.post()
+    except (ValueError, LookupError, HttpProcessingError) as error:  # LookupError: of a charset that nobody knows
+        raise ValueError(f"this is no form: {' '.join(str(error).split())}") from None
+
+
+def _of_form(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    said: dict[str, Any] = {key: value for key, value in fields.items() if isinstance(value, str)}
+    if around := next((said[key] for key in _AROUND if said.get(key)), None):
+        return _of_json(around)
+    files = [value for value in fields.values() if not isinstance(value, str | bytes | bytearray)]
+    made = notification.of_object(said)
+    made["files"] = [(one.filename, one.content_type, one.file.read()) for one in files]
+    return [made]
+
+
+def _of_json(content: str | bytes) -> list[dict[str, Any]]:
+    try:
+        said = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"this is no JSON: {error}") from None
     if not isinstance(said, dict):
         raise ValueError('this is no JSON object such as {"message": "…"}')
     return shapes.drafts(said)
+
+
+def _in_utf8(content: bytes, charset: str | None) -> bytes:
+    """As it is, where the charset that it is said to be in is not known."""
+    try:
+        return content.decode(charset or "utf-8", "replace").encode("utf-8", "replace")
+    except (LookupError, ValueError):
+        return content
 
 
 def _html(text: str, button: str, status: int = 200) -> web.Response:

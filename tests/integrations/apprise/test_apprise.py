@@ -86,13 +86,20 @@ async def test_an_event_is_told_in_the_words_of_the_service(tmp_path):
 
 async def test_a_no_is_tried_again_and_only_where_it_was_said(tmp_path):
     async with Web() as web:
-        phone = await target(tmp_path, *(f"json://127.0.0.1:{web.port}/{name}" for name in "ab"))
-        web.answers = [200, 503, 200]
-        with pytest.raises(Retry, match=r"^JSON: .*503"):
+        urls = [f"json://127.0.0.1:{web.port}/{name}" for name in "abc"]
+        phone = await target(tmp_path, *urls[:2])
+        web.answers = [200, 503, 503, 200]
+        with pytest.raises(Retry, match=r"^JSON: .*503") as first:
             await phone.deliver(event())
-        await phone.deliver(event())
+        assert first.value.memo
+        assert str(web.port) not in json.dumps(first.value.memo)  # a URL is a secret
+        phone = await target(tmp_path, *reversed(urls))  # a restart, with another order and one more
+        with pytest.raises(Retry, match=r"^JSON: .*503") as second:
+            await phone.deliver_again(event(), json.loads(json.dumps(first.value.memo)))
+        assert second.value.memo
+        await phone.deliver_again(event(), second.value.memo)
         await phone.deliver(event())  # asked for once more from outside: all of them
-    assert [path for path, _ in web.heard] == ["/a", "/b", "/b", "/a", "/b"]
+    assert [path for path, _ in web.heard] == ["/a", "/b", "/c", "/b", "/c", "/c", "/b", "/a"]
 
 
 async def test_nobody_there_is_tried_again(tmp_path):
@@ -158,3 +165,12 @@ def test_words_are_cut(title_limit, body_limit, expected):
 def test_a_link_is_not_cut():
     _, text = _words(event(text="x" * 300), 100, 60, "\n\nAcknowledge: http://gw/ack/1")
     assert text == "x" * 29 + "…\n\nAcknowledge: http://gw/ack/1"
+
+
+async def test_a_text_is_text_also_where_mails_are_html(tmp_path):
+    """Apprise's mails are HTML by default: the lines would run into one, and what a device says would be its markup."""
+    phone = await target(tmp_path, "mailto://me:secret@localhost.lan?from=me@example.org&to=you@example.org")
+    sent = []
+    next(iter(phone._services.values())).send = lambda **words: sent.append(words) or True
+    await phone.deliver(event(text="a < b\n<b>second</b>"))
+    assert (sent[0]["body"], str(sent[0]["body_format"].value)) == ("a < b\n<b>second</b>", "text")

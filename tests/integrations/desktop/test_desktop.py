@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import itertools
 import json
 import logging
@@ -219,6 +220,25 @@ async def test_what_has_no_picture_any_more_is_told_without(desktop: Screen, gat
         (told,) = desktop.heard()
         assert "image-path" not in told.hints
         assert told.buttons == ["", "Acknowledge", "Mute device 1 h"]
+
+
+async def test_a_full_disk_keeps_nothing_from_the_screen_and_tells_nothing_twice(
+    desktop: Screen, gateway: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    desktop.start_daemon()
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    one = event(attachments=[{"name": "a.png", "type": "image/png", "size": len(PNG), "sha256": ""}])
+    gateway.pictures[one["id"]] = PNG
+    caplog.set_level(logging.INFO, "test.desktop")
+    async with gateway.target() as target:
+        await tell(target, one)
+        assert len(await later(desktop.heard)) == 1
+    assert "what is shown can't be written down: No space left on device" in caplog.messages
+    assert "shown without its picture: [Errno 28] No space left on device" in caplog.messages
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "javascript:alert(1)", "smb://x/y", "https://", "-x", 7, None])

@@ -81,6 +81,34 @@ async def test_other_topics(
     assert bool(announced) == bool(prefix)
 
 
+async def test_what_can_not_be_taken_back_holds_up_nothing(
+    mosquitto: Mosquitto, gateway: StandIn, caplog: pytest.LogCaptureFixture, tmp_path
+) -> None:
+    """The broker's rules have moved with our topics: those of before are no business of ours any more."""
+    gateway.add("pump")
+    with Listener(mosquitto.port) as listening:
+        await run_once(gateway, listening, url=mosquitto.url)
+    mosquitto.stop()
+    rules = tmp_path / "acl"
+    rules.write_text("topic lab/#\ntopic homeassistant/#\n")
+    mosquitto.settings.append(f"acl_file {rules}")
+    mosquitto.start()
+    with Listener(mosquitto.port, "lab/#") as listening:
+        await run_once(gateway, listening, url=mosquitto.url, base_topic="lab")
+    assert "what is left on mailwire/pump/state can't be taken back: " in caplog.text
+
+
+async def test_availability_of_a_device_that_no_longer_reports(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    gateway.add("pump", online=False)
+    await run_once(gateway, listener, url=mosquitto.url)
+    await wait_until(lambda: listener.newest("mailwire/pump/availability") == b"offline")
+    gateway.add("pump", online=None)
+    await run_once(gateway, listener, url=mosquitto.url)
+    await wait_until(lambda: listener.newest("mailwire/pump/availability") == b"")
+
+
 async def test_first_event_waits_till_a_device_is_met(
     mosquitto: Mosquitto, gateway: StandIn, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ async def test_broker_that_comes_later(gateway: StandIn, tmp_path: Path) -> None
         await asyncio.to_thread(broker.start)
         try:
             await load.end()
+            await wait_until(lambda: len(gateway.problems) > 1)  # said when we are subscribed, too
         finally:
             broker.stop()
     assert gateway.problems[:2] == [f"nothing listens on 127.0.0.1:{broker.port}; events wait in the store", None]
@@ -420,6 +421,16 @@ async def test_broker_without_qos_1(gateway: StandIn) -> None:
             f"the MQTT broker on 127.0.0.1:{port} refuses us: it takes QoS 0 only, so nothing sent to it is sure; "
             "events wait in the store"
         ]
+
+
+async def test_topic_that_is_too_long_is_refused_and_takes_no_place(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    async with gateway.connected(url=mosquitto.url) as target:
+        connection = target._connection
+        assert connection
+        with pytest.raises(client.Refusal, match="a topic of 65536 characters is too long"):
+            await connection.publish("x" * 0x10000, b"")
+        await connection.publish("y" * 0x3FFF, b"")
+        await wait_until(lambda: not connection._under_way)
 
 
 async def test_event_that_is_too_large_is_refused_for_good(gateway: StandIn) -> None:

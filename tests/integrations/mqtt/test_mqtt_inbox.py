@@ -17,6 +17,7 @@ from gateway.integrations.mqtt import Config, Mqtt, discovery
 from gateway.integrations.mqtt.client import Message
 from gateway.integrations.mqtt.inbox import Inbox, Listen, matches
 from gateway.wire.topics import Topics
+from tests.integrations.mqtt.fake_broker import CuttableLine, listening
 from tests.integrations.mqtt.stand_in_gateway import StandIn, deliver, make_event, wait_until
 from tests.integrations.mqtt.stand_in_gateway import picture as attachment
 from tests.mosquitto import Listener, Mosquitto
@@ -35,6 +36,9 @@ from tests.mosquitto import Listener, Mosquitto
         ("+/b", "$SYS/b", False),
         ("#", "$SYS/b", False),
         ("$SYS/#", "$SYS/b", True),
+        ("$share/gateways/a/+", "a/b", True),
+        ("$share/gateways/a/+", "gateways/a", False),
+        ("$share/gateways/#", "$SYS/b", False),
         ("a/b", "a", False),
         ("a", "a/b", False),
     ],
@@ -147,12 +151,160 @@ async def test_nothing_is_acknowledged_before_it_is_stored(
 async def test_a_flood_at_qos_0_is_bounded(gateway: StandIn, caplog: pytest.LogCaptureFixture) -> None:
     inbox = Inbox(gateway.context, Topics(), ())
     for number in range(1100):
-        inbox.received(Message("mailwire/notify", str(number).encode(), False, lambda: None))
+        inbox.received(Message("mailwire/notify", str(number).encode(), False, lambda: True))
     inbox.start()
     await wait_until(lambda: len(gateway.drafts) == 1000)
     await inbox.stop()
     assert [draft["title"] for draft in gateway.drafts] == [str(number) for number in range(1000)]
     assert caplog.messages == ["mailwire/notify: too much comes in at QoS 0: what can't wait here is lost"]
+
+
+async def test_a_message_that_we_fail_on_ends_nothing_and_does_not_come_again(
+    mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    emit = gateway.context.emit
+
+    async def failing(draft: Mapping[str, Any]) -> str:
+        if draft["title"] == "bad":
+            raise KeyError("oh")
+        return await emit(draft)
+
+    monkeypatch.setattr(gateway.context, "emit", failing)
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url):
+            someone.publish("mailwire/notify", '{"message": "x", "attachments": 5}')
+            someone.publish("mailwire/notify", "bad")
+            someone.publish("mailwire/notify", "first")
+            await wait_until(lambda: gateway.drafts)
+        async with gateway.connected(url=mosquitto.url):
+            someone.publish("mailwire/notify", "second")
+            await wait_until(lambda: len(gateway.drafts) == 2)
+    assert [draft["title"] for draft in gateway.drafts] == ["first", "second"]
+    assert caplog.messages.count("mailwire/notify: no event is made of this message") == 1
+
+
+async def test_what_waits_here_and_comes_again_is_told_once(
+    mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.integrations.mqtt.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("gateway.api._EMIT_AGAIN", 0.01)
+    gateway.trouble = 10**9
+    line = CuttableLine(mosquitto.port)
+    with Listener(mosquitto.port, "none") as someone:
+        async with listening(line.serve) as port, gateway.connected(url=f"mqtt://127.0.0.1:{port}") as target:
+            for number in range(5):
+                someone.publish("mailwire/notify", f"number {number}")
+            await wait_until(lambda: len(target._inbox._open) == 5)
+            line.cut()
+            await wait_until(lambda: gateway.readies == 2)
+            someone.publish("mailwire/notify", "number 0")  # the same words once more are news
+            await wait_until(lambda: len(target._inbox._open) == 6)
+            gateway.trouble = 0
+            await wait_until(lambda: not target._inbox._open)
+            someone.publish("mailwire/notify", "end")
+            await wait_until(lambda: gateway.drafts[-1]["title"] == "end")
+    assert [draft["title"] for draft in gateway.drafts] == [
+        *(f"number {number}" for number in range(5)),
+        "number 0",
+        "end",
+    ]
+
+
+async def test_what_was_stored_without_a_connection_is_acknowledged_with_the_next(gateway: StandIn) -> None:
+    sent: list[str] = []
+    inbox = Inbox(gateway.context, Topics(), ())
+    inbox.received(Message("mailwire/notify", b"x", False, lambda: False, 7))
+    inbox.start()
+    await wait_until(lambda: gateway.drafts)
+    inbox.received(Message("mailwire/notify", b"x", False, lambda: bool(sent.append("x")) or True, 7, again=True))
+    assert sent == ["x"]
+    assert not inbox._open
+    inbox.received(Message("mailwire/notify", b"x", False, lambda: True, 7, again=True))  # another, of the same words
+    await wait_until(lambda: len(gateway.drafts) == 2)
+    await inbox.stop()
+
+
+async def test_a_message_is_one_event_however_many_filters_match(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    """A broker sends it once for each subscription, and our own topics match as well."""
+    listens = [{"topic": "#", "title": "all"}, {"topic": "plant/+/alarm", "title": "alarm"}]
+    gateway.verbs["ask"] = answer = Answer()
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=listens, discovery=False):
+            someone.publish("mailwire/bridge/request/ask", "{}")
+            someone.publish("plant/kiln/alarm", "x")
+            someone.publish("mailwire/notify", "told")
+            someone.publish("end", "")
+            await wait_until(lambda: any(draft["device"] == "end" for draft in gateway.drafts if "device" in draft))
+    told = [draft["title"] for draft in gateway.drafts if draft.get("device") in ("alarm", None)]
+    assert sorted(told) == ["alarm", "all", "told"]
+    assert answer.count == 1
+
+
+class Answer:
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        self.count += 1
+        return {}
+
+
+async def test_what_is_retained_comes_once_and_not_with_each_connection(
+    mosquitto: Mosquitto, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.integrations.mqtt.FIRST_WAIT", 0.01)
+    line = CuttableLine(mosquitto.port)
+    with Listener(mosquitto.port, "mailwire/bridge/response/+") as someone:
+        someone.publish("door", "open", retain=True)
+        async with listening(line.serve) as port:
+            url = f"mqtt://127.0.0.1:{port}"
+            async with gateway.connected(url=url, listen=[{"topic": "door"}]):
+                someone.publish("door", "first")
+                await wait_until(lambda: gateway.drafts)
+            async with gateway.connected(url=url, listen=[{"topic": "door", "retained": True}]):
+                await wait_until(lambda: len(gateway.drafts) == 2)  # asked for from now on
+                someone.publish("mailwire/bridge/request/any", "")
+                await wait_until(lambda: someone.messages)  # so the broker has our acknowledgements before this answer
+                line.cut()
+                await wait_until(lambda: gateway.readies == 3)
+                someone.publish("door", "last")
+                await wait_until(lambda: gateway.drafts[-1]["title"] == "last")
+    assert [draft["title"] for draft in gateway.drafts] == ["first", "open", "last"]
+
+
+async def test_our_own_events_make_no_events(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    """Each would be published, and come in again, for ever."""
+    one = make_event(gateway.add("cam"))
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "#"}]) as target:
+            await target.deliver(one)
+            someone.publish("door", "end")
+            await wait_until(lambda: gateway.drafts)
+    assert [draft["title"] for draft in gateway.drafts] == ["end"]
+
+
+async def test_a_shared_subscription(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "$share/gateways/plant/+"}]):
+            someone.publish("plant/kiln", "Hot")
+            await wait_until(lambda: gateway.drafts)
+    assert [(draft["device"], draft["title"]) for draft in gateway.drafts] == [("kiln", "Hot")]
+
+
+async def test_what_is_listened_to_no_longer_is_not_sent_any_more(mosquitto: Mosquitto, gateway: StandIn) -> None:
+    with Listener(mosquitto.port, "none") as someone:
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "plant/#"}, {"topic": "door"}]):
+            pass
+        someone.publish("plant/a", "kept for us")
+        async with gateway.connected(url=mosquitto.url, listen=[{"topic": "door"}]) as target:
+            received: list[str] = []
+            take = target._inbox.received
+            target._inbox.received = lambda message: (received.append(message.topic), take(message))[1]  # type: ignore[method-assign]
+            someone.publish("plant/b", "x")
+            someone.publish("door", "x")
+            await wait_until(lambda: gateway.drafts)
+    assert received == ["door"]
+    assert [draft["device"] for draft in gateway.drafts] == ["door"]
 
 
 async def test_home_assistant_learns_whom_it_can_tell(mosquitto: Mosquitto, gateway: StandIn) -> None:
@@ -204,12 +356,14 @@ async def test_events_of_another_gateway_come_whole_and_with_their_picture(
             someone.publish("mailwire/cam/event", '{"title": "without an id"}')
             someone.publish("mailwire/notify", "for the other gateway alone")
             someone.publish("mailwire/cam/event", '{"id": "2"}')
-        await wait_until(lambda: len(gateway.drafts) == 2)
-    first, second = gateway.drafts
+            someone.publish("mailwire/cam/event", '{"id": "3", "attachments": 7}')
+        await wait_until(lambda: len(gateway.drafts) == 3)
+    first, second, third = gateway.drafts
     assert first == {key: value for key, value in one.items() if key not in ("v", "source")} | {
         "files": [("ch01.jpg", "image/jpeg", picture)]
     }
     assert second == {"id": "2"}
+    assert third == {"id": "3", "attachments": 7}
 
 
 async def test_who_only_listens_publishes_nothing_but_acknowledgements(mosquitto: Mosquitto, gateway: StandIn) -> None:

@@ -101,6 +101,23 @@ async def test_broker_that_does_not_let_us_publish(tmp_path: Any, gateway: Stand
         broker.stop()
 
 
+async def test_broker_that_does_not_let_us_say_that_we_are_there(
+    tmp_path: Any, gateway: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic mailwire/+/event\n")
+    monkeypatch.setattr(mqtt, "Will", lambda *_: None)  # with a will that it does not allow it refuses the connection
+    broker = Mosquitto(tmp_path / "mosquitto", f"acl_file {rules}").start()
+    try:
+        async with gateway.connected(url=broker.url) as target:
+            await target.deliver(make_event(gateway.add("front_door")))
+    finally:
+        broker.stop()
+    assert gateway.problems == [None]
+    words = "the broker refused mailwire/bridge/state: Not authorized; what else we may publish goes out"
+    assert words in caplog.messages
+
+
 # --- the bridge ------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +243,28 @@ async def test_every_request_is_answered(
         listener.publish("mailwire/bridge/request/echo", payload)
         found = await wait_until(lambda: listener.newest("mailwire/bridge/response/echo"))
     assert found | answer == found
+
+
+async def test_what_was_acknowledged_elsewhere_while_we_were_away_counts(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    """A desktop's button, pressed while the gateway starts anew: nobody else is to be told then."""
+    asked: list[Any] = []
+
+    async def ack(payload: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(payload["id"])
+        return {}
+
+    gateway.verbs["ack"] = ack
+    async with gateway.connected(url=mosquitto.url):
+        pass
+    listener.publish("mailwire/bridge/request/ack", '{"id": "away"}')
+    async with gateway.connected(url=mosquitto.url):
+        listener.publish("mailwire/bridge/request/ack", '{"id": "here"}')
+        await wait_until(lambda: "here" in asked)
+        listener.publish("mailwire/bridge/request/any", "{}")
+        await wait_until(lambda: listener.newest("mailwire/bridge/response/any"))
+    assert asked == ["away", "here"]
 
 
 async def test_unknown_verb_is_refused_by_the_gateways_words(
@@ -578,6 +617,22 @@ async def test_picture_that_the_broker_refuses_does_not_hold_up_its_event(
         ) in caplog.messages
     finally:
         broker.stop()
+
+
+async def test_picture_of_a_device_that_was_forgotten_is_not_kept(
+    mosquitto: Mosquitto, gateway: StandIn, listener: Listener
+) -> None:
+    device = gateway.add("front_door")
+    event = make_event(device, attachments=[picture()])
+    gateway.attachments[event["id"], 0] = b"jpeg"
+    gateway.known.clear()
+    async with gateway.connected(url=mosquitto.url) as target:
+        await target.deliver(event)  # it had waited for the broker
+        await wait_until(lambda: listener.newest("mailwire/front_door/event"))
+    assert listener.payloads("mailwire/front_door/image") == [b"jpeg"]
+    with Listener(mosquitto.port, "mailwire/front_door/image", "mailwire/bridge/state") as newcomer:
+        await wait_until(lambda: newcomer.newest("mailwire/bridge/state"))
+    assert not newcomer.payloads("mailwire/front_door/image")
 
 
 async def test_older_picture_never_replaces_a_newer_one(

@@ -122,6 +122,8 @@ def test_both_formats_are_well_formed_and_follow_the_conventions(tmp_path: Path)
         _, media_type, text = gateway.get("/metrics", "application/openmetrics-text; version=1.0.0")
         assert media_type.startswith("application/openmetrics-text")
         assert {family.name for family in parse_openmetrics(text)} == {family.name for family in families}
+        status, media_type, _ = gateway.get("/metrics", "application/openmetrics-text; version=newest")
+        assert (status, media_type.partition(";")[0]) == (200, "text/plain")
     ours = [family for family in families if family.name.startswith("mailwire_")]
     assert len(ours) > 30
     assert len({family.name for family in ours}) == len(ours)

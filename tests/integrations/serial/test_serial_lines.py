@@ -1,16 +1,18 @@
 """Lines: patterns in, templates out; the same in a real gateway over a pseudo-terminal."""
 
+import asyncio
 import logging
 import os
 import re
 import smtplib
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway import ports, template
+from gateway import api, ports, template
 from gateway.api import Refused
 from gateway.integrations.serial import Config, Serial
 from gateway.integrations.serial.lines import Reader, Writer
@@ -198,10 +200,48 @@ def test_only_who_writes_gets_everything_by_itself():
     assert not Serial.takes_all(Config(port="x", direction="in"))
 
 
-@pytest.mark.parametrize("charset", ["utf-16", "base64", "rot13", "nonsense", "zlib"])
+@pytest.mark.parametrize("charset", ["utf-16", "base64", "rot13", "nonsense", "zlib", "idna", "unicode_escape"])
 def test_what_is_no_charset_of_a_line(charset):
     with pytest.raises(ValidationError, match="this is no charset of a serial line"):
         config(charset=charset)
+
+
+async def test_what_was_read_is_taken_in_before_a_stop(tmp_path, port):
+    """Equipment that prints says it once: a stop, or a new configuration, must not lose the lines of one reading."""
+    told, first, go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def emit(draft):
+        first.set()
+        await go_on.wait()
+        told.append(draft["title"])
+        return draft["id"]
+
+    gateway = SimpleNamespace(template=Context.gateway.template)
+    context = api.Context("panel", tmp_path, Context.log, gateway, None, emit, lambda: None, lambda _: None)
+    serial = Serial(context, config(port=str(port.path)))
+    await serial.start()
+    port.write(b"one\ntwo\nthree\n")
+    await first.wait()
+    stopping = asyncio.create_task(serial.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    await stopping
+    assert told == ["one", "two", "three"]
+
+
+async def test_a_fault_in_opening_is_said_and_holds_up_nothing(tmp_path, monkeypatch, caplog):
+    def fault(*_, **__):
+        raise KeyError("oh")
+
+    monkeypatch.setattr(ports, "open_port", fault)
+    problems = []
+    gateway = SimpleNamespace(template=Context.gateway.template)
+    context = api.Context("panel", tmp_path, Context.log, gateway, None, None, lambda: None, problems.append)
+    serial = Serial(context, config())
+    await serial.start()
+    await serial.stop()
+    assert problems == ["'oh'"]
+    assert "the port could not be opened" in caplog.text
 
 
 # --- a real gateway ---------------------------------------------------------------------------------------------

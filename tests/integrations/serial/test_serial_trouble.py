@@ -171,6 +171,16 @@ async def test_an_event_that_can_not_be_made_to_fit_is_refused():
         await bench.frames.deliver(event("x" * 5000))
 
 
+async def test_what_nobody_sends_again_waits_for_the_store(monkeypatch):
+    monkeypatch.setattr("gateway.integrations.serial.frames._AGAIN", 0)
+    bench = Bench()
+    bench.troubles = [StoreTrouble("the store can't write now"), StoreFull("the disk is full")]
+    await bench.frames.came(encode({"t": "event", "event": {"title": "Water"}}))
+    await asyncio.wait(bench.frames._tasks)
+    assert [one["title"] for one in bench.kept] == ["Water"]
+    assert len({one["id"] for one in bench.tried}) == 1
+
+
 async def test_a_flood_of_senders_that_wait_for_no_answer_is_held_back():
     bench = Bench()
     many = b"".join(encode({"t": "event", "event": {"title": str(number)}}) for number in range(500))

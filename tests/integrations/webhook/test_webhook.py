@@ -1,17 +1,21 @@
 """Webhooks through a real gateway and real HTTP: who may call, what becomes of it, and the link that acknowledges."""
 
+import asyncio
 import json
 import re
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
-from gateway.integrations.webhook import Config, shapes
+from gateway.integrations.webhook import Config, Webhook, shapes
 from tests.live import Gateway, until
 
+FORM = "application/x-www-form-urlencoded"
 CONFIG = """
 integrations:
   web:
@@ -65,6 +69,20 @@ def test_json_text_and_forms(gateway):
     until(lambda: told.exists() and "The roof" in told.read_text(), "the target")
 
 
+def test_json_that_curl_calls_a_form_and_text_in_its_own_charset(gateway):
+    assert post(gateway, b' {"title": "50 % & more", "message": "a=b"}', FORM)[0] == 200
+    assert post(gateway, "Gerät\nist heiß".encode("latin-1"), "text/plain; charset=iso-8859-1")[0] == 200
+    assert post(gateway, "Gerät 2".encode(), "text/plain; charset=nobodys")[0] == 200
+    assert post(gateway, b"The cellar is wet", FORM)[0] == 200
+    assert post(gateway, b"payload=&who=7", FORM)[0] == 200
+    assert post(gateway, {"event": {"type": "Wet"}})[0] == 200
+    said = [(event["title"], event["text"]) for event in newest(gateway, 6)]
+    assert said[:2] == [("50 % & more", "a=b"), ("Gerät", "ist heiß")]
+    assert said[2:] == [
+        (text, text) for text in ("Gerät 2", "The cellar is wet", "payload=&who=7", '{"event": {"type": "Wet"}}')
+    ]
+
+
 def test_a_form_with_a_file(gateway):
     body = (
         b'--b\r\nContent-Disposition: form-data; name="message"\r\n\r\nLook\r\n'
@@ -92,12 +110,37 @@ def test_who_may_not_call(gateway, hook, token):
 
 
 @pytest.mark.parametrize(
+    ("path", "head", "status"),
+    [
+        (b"/hook/alarms", b"X-Token: \xff\xfe", 401),
+        (b"/hook/alarms", b"Authorization: Bearer \xff", 401),
+        (b"/hook/alarms?token=%ff%fe", b"A: b", 401),
+        (b"/hook/%ff", b"X-Token: x", 401),
+        (b"/ack/%ff/%fe", b"A: b", 403),
+    ],
+)
+def test_what_is_no_utf_8_is_answered_as_what_is_wrong(gateway, path, head, status):
+    host, _, port = url(gateway).removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as line:
+        line.sendall(
+            b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n%b\r\nConnection: close\r\n\r\n" % (path, head)
+        )
+        assert line.makefile("rb").readline().split()[1] == b"%d" % status
+
+
+@pytest.mark.parametrize(
     ("body", "kind", "said"),
     [
         (b"{", "application/json", "this is no JSON: "),
         (b"[1]", "application/json", 'this is no JSON object such as {"message": "…"}\n'),
         (b'{"attachments": [1]}', "application/json", "an attachment is {"),
         (b"[" * 100_000, "application/json", ""),
+        (b'{"attachments": 5}', "application/json", "attachments is a list, and each of them {"),
+        (b"payload=%7B", FORM, "this is no JSON: "),
+        (b"message=x", f"{FORM}; charset=nobodys", "this is no form: unknown encoding: nobodys\n"),
+        (b"message=x", "multipart/form-data", "this is no form: "),
+        (b"x", "multipart/form-data; boundary=b", "this is no form: "),
+        (b"--b\r\nContent\xff: x\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", "this is no form: "),
     ],
 )
 def test_what_can_not_be_read_is_said(gateway, body, kind, said):
@@ -128,6 +171,21 @@ def test_acknowledge_by_a_link(gateway):
     assert "Thank you: acknowledged." in call(link, b"")[1]
     until(lambda: not gateway.json("ack"), "the acknowledgement")
     assert "Somebody has acknowledged it before." in call(link, b"")[1]
+
+
+async def test_who_says_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.integrations.webhook._IDLE", 0.05)
+    server = Webhook(SimpleNamespace(data_dir=tmp_path), Config(listen="127.0.0.1:0"))
+    await server.start()
+    try:
+        host, _, port = server._address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /hook/alarms HTTP/1.1\r\nHost")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+    finally:
+        await server.stop()
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------
