@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TypeGuard
 
@@ -138,12 +139,14 @@ def _lean(source: str, kept: frozenset[str]) -> str:
 
     What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are
     put in where they are used (MicroPython's `const`). All names that are this module's own affair become short ones,
-    the same few in every module: MicroPython keeps each name that it has ever met in the heap. `kept` are the others.
+    the same few in every module, and the same behind a dot and before none: MicroPython keeps each name that it has
+    ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
     source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
     source = _NUMBER.sub(r"\1 = const(\2)", source)
-    own = _own(ast.parse(source)) - kept
+    module = ast.parse(source)
+    own = _own(module) - kept
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
     for token in tokenize.generate_tokens(iter(lines).__next__):
@@ -158,7 +161,14 @@ def _lean(source: str, kept: frozenset[str]) -> str:
             continue
         found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
     often = Counter(name for *_, name in found if name in own)
-    short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
+    short: dict[str, str] = {}
+    spaces = [(names, set[str]()) for names in _spaces(module)]
+    for name, _ in often.most_common():
+        taken = set[str]().union(*(short_ones for names, short_ones in spaces if name in names))
+        short[name] = next(one for number in count() if (one := f"_{number:x}") not in taken)
+        for names, short_ones in spaces:
+            if name in names:
+                short_ones.add(short[name])
     for row, begin, end, name in reversed(found):
         lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
     return "".join(lines)
@@ -179,6 +189,33 @@ def _own(module: ast.Module) -> set[str]:
         if isinstance(node, ast.Assign):
             own |= {_name(inner) for target in node.targets for inner in ast.walk(target)}
     return own - words - {*dir(builtins), "const", ""}
+
+
+def _spaces(module: ast.Module) -> tuple[set[str], set[str]]:
+    """The names that stand behind a dot or are defined in a class, and the others; some are both. A name of the one
+    kind is never taken for the same one of the other.
+    """
+    dotted, bare = set(), set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute):
+            dotted.add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            for part in node.body:
+                dotted.add(_name(part))
+                # What is looked up while the class is made finds what that has defined so far.
+                first: list[ast.AST] = [part]
+                if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    first = [*part.args.defaults, *filter(None, part.args.kw_defaults), *part.decorator_list]
+                dotted |= {_name(inner) for one in first for inner in ast.walk(one)}
+    methods = {id(part) for node in ast.walk(module) if isinstance(node, ast.ClassDef) for part in node.body}
+    for node in ast.walk(module):
+        if isinstance(node, ast.arg):
+            bare.add(node.arg)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            bare |= {*node.names}
+        elif not isinstance(node, ast.Attribute) and id(node) not in methods:
+            bare.add(_name(node))
+    return dotted, bare
 
 
 def _shared(sources: Iterable[str]) -> frozenset[str]:

@@ -1,0 +1,53 @@
+"""What becomes of a module's names before it is compiled for a board: shorter, few, and the same program."""
+
+import re
+
+from gateway.flash import application
+
+SOURCE = """
+_LIMIT = 3
+_first = "first"
+_second = "second"
+
+
+def _twice(value):
+    return value * 2
+
+
+class Counter:
+    _kind = _first
+
+    def __init__(self, start=_LIMIT, *, _label=_second):
+        self._start = start
+        self._label = _label
+
+    def _next(self):
+        global _first
+        self._start += 1
+        _first = f"{self._start} {_twice(self._start)}"
+        return self._start
+
+    def told(self, _twice=_twice):
+        return [self._next(), _first, self._kind, self._label, _twice(self._start), f"{_LIMIT}{_second!r}"]
+
+
+result = Counter().told() + Counter(10).told()
+"""
+
+
+def outcome(source: str) -> list:
+    names: dict = {"const": lambda value: value}
+    exec(source, names)  # ours
+    return names["result"]
+
+
+def test_short_names_make_the_same_program() -> None:
+    lean = application._lean(SOURCE, frozenset({"Counter", "told", "result", "_label"}))
+    assert outcome(lean) == outcome(SOURCE)
+    assert not re.search(r"_(twice|next|first|second|start|kind)\b", lean)
+
+
+def test_a_name_behind_a_dot_and_one_before_none_are_the_same() -> None:
+    """MicroPython keeps each name that it has ever met."""
+    lean = application._lean("def _used(_given): return _given._inner._outer\n_used._inner._outer", frozenset())
+    assert set(re.findall(r"_\w+", lean)) == {"_0", "_1"}
