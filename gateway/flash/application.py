@@ -52,13 +52,14 @@ def main_py() -> bytes:
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
-    sources = sorted(_sources())
-    kept = _shared([main_py().decode(), _TEXT_AT, *(path.read_text("utf-8") for _, path in sources)])
+    paths = sorted(_sources())
+    sources = _without_unused([path.read_text("utf-8") for _, path in paths], [main_py().decode(), _TEXT_AT])
+    kept = _shared([main_py().decode(), _TEXT_AT, *sources])
     texts = _texts(sources)
     # Not in the threads: `ast` of Python 3.11 fails when two of them use it (python/cpython#106905)
-    lean = [_lean(_short_of_texts(path.read_text("utf-8"), texts), kept) for _, path in sources]
+    lean = [_lean(_short_of_texts(source, texts), kept) for source in sources]
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sources, lean)]
+        compiled = [*pool.map(_compile, paths, lean)]
     lines = "".join(f"{text}\n" for text in texts).encode()
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table()), ("firmware/texts.txt", lines)]))
 
@@ -85,12 +86,39 @@ def _compile(source: tuple[str, Path], lean: str) -> tuple[str, bytes]:
     return name.removesuffix(".py") + ".mpy", done.stdout
 
 
-def _texts(sources: Iterable[tuple[str, Path]]) -> dict[str, int]:
+def _without_unused(sources: list[str], others: Iterable[str]) -> list[str]:
+    """The sources without the functions that nothing in them, or in the others, mentions: what is shared has some for
+    the gateway alone. As many lines.
+    """
+    mentioned: set[str] = set()
+    for source in (*sources, *others):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.Name, ast.Attribute, ast.alias)):
+                mentioned.add(_name(node))
+            elif isinstance(node, ast.Constant):  # a name in a text
+                mentioned.add(str(node.value))
+    return [_without(source, mentioned) for source in sources]
+
+
+def _without(source: str, mentioned: set[str]) -> str:
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        for part in node.body if isinstance(node, (ast.Module, ast.ClassDef)) else ():
+            if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) or part.name.startswith("__"):
+                continue
+            if part.name not in mentioned:
+                first = min([part.lineno, *(decorator.lineno for decorator in part.decorator_list)])
+                last = part.end_lineno or first
+                lines[first - 1 : last] = ["\n"] * (last - first + 1)
+    return "".join(lines)
+
+
+def _texts(sources: Iterable[str]) -> dict[str, int]:
     """Sentence -> where its line begins in `texts.txt`."""
     places: dict[str, int] = {}
     end = 0
-    for _, path in sources:
-        for text, _ in _sentences(path.read_text("utf-8")):
+    for source in sources:
+        for text, _ in _sentences(source):
             if text not in places:
                 places[text] = end
                 end += len(text.encode()) + 1

@@ -51,3 +51,14 @@ def test_a_name_behind_a_dot_and_one_before_none_are_the_same() -> None:
     """MicroPython keeps each name that it has ever met."""
     lean = application._lean("def _used(_given): return _given._inner._outer\n_used._inner._outer", frozenset())
     assert set(re.findall(r"_\w+", lean)) == {"_0", "_1"}
+
+
+def test_what_nothing_on_a_board_mentions_is_left_out() -> None:
+    """Of what is shared, the gateway alone has a use for some; a name in a text may be one that is looked up."""
+    shared = (
+        "class Shared:\n    @property\n    def idle(self): ...\n    def said(self): return 1\n"
+        "    def looked_up(self): ...\n"
+    )
+    left, user = application._without_unused([shared, "x = y.said()\nz = getattr(y, 'looked_up')\n"], [])
+    assert left == shared.replace("    @property\n    def idle(self): ...\n", "\n\n")
+    assert user == "x = y.said()\nz = getattr(y, 'looked_up')\n"
