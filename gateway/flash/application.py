@@ -32,7 +32,7 @@ _TEXT_AT = "from firmware.texts import text_at\n"
 _SENTENCE = 16  # characters; calling for a shorter one takes as much as it does
 _BRACES = re.compile(r"\{[^{}]*\}")
 _SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
-_NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
+_NUMBER = re.compile(r"^([A-Z_][A-Z0-9_]*) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
 def files() -> dict[str, bytes]:
@@ -165,16 +165,17 @@ def _short_of_texts(source: str, texts: dict[str, int]) -> str:
 def _lean(source: str, kept: frozenset[str]) -> str:
     """The same program for less of a board's memory.
 
-    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are
-    put in where they are used (MicroPython's `const`). All names that are this module's own affair become short ones,
-    the same few in every module, and the same behind a dot and before none: MicroPython keeps each name that it has
-    ever met in the heap. `kept` are the others.
+    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. A module's own numbers
+    are put in where they are used (MicroPython's `const`). All names that are this module's own affair become short
+    ones, the same few in every module, and the same behind a dot and before none: MicroPython keeps each name that it
+    has ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
     source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
-    source = _NUMBER.sub(r"\1 = const(\2)", source)
     module = ast.parse(source)
     own = _own(module) - kept
+    numbers = own - {name for node in ast.walk(module) if isinstance(node, ast.Global) for name in node.names}
+    source = _NUMBER.sub(lambda found: f"{found[1]} = const({found[2]})" if found[1] in numbers else found[0], source)
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
     for token in tokenize.generate_tokens(iter(lines).__next__):

@@ -5,7 +5,7 @@ import re
 from gateway.flash import application
 
 SOURCE = """
-_LIMIT = 3
+LIMIT = 3
 _first = "first"
 _second = "second"
 
@@ -17,7 +17,7 @@ def _twice(value):
 class Counter:
     _kind = _first
 
-    def __init__(self, start=_LIMIT, *, _label=_second):
+    def __init__(self, start=LIMIT, *, _label=_second):
         self._start = start
         self._label = _label
 
@@ -28,7 +28,7 @@ class Counter:
         return self._start
 
     def told(self, _twice=_twice):
-        return [self._next(), _first, self._kind, self._label, _twice(self._start), f"{_LIMIT}{_second!r}"]
+        return [self._next(), _first, self._kind, self._label, _twice(self._start), f"{LIMIT}{_second!r}"]
 
 
 result = Counter().told() + Counter(10).told()
@@ -45,6 +45,7 @@ def test_short_names_make_the_same_program() -> None:
     lean = application._lean(SOURCE, frozenset({"Counter", "told", "result", "_label"}))
     assert outcome(lean) == outcome(SOURCE)
     assert not re.search(r"_(twice|next|first|second|start|kind)\b", lean)
+    assert re.search(r"^_\w = const\(3\)$", lean, re.MULTILINE), "a number is put in where it is used"
 
 
 def test_a_name_behind_a_dot_and_one_before_none_are_the_same() -> None:
