@@ -101,10 +101,10 @@ class App:
             gc.collect()
             try:
                 slots.report(self.keep("update"))
+                if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
+                    slots.confirm()  # the other side is there: this version does its job
             except MemoryError:
                 pass  # there may be more the next time
-            if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
-                slots.confirm()  # the other side is there: this version does its job
             await asyncio.sleep(10 if slots.confirmed else 1)
 
     def _make(self, name: str) -> None:
@@ -141,7 +141,7 @@ def _tell(name: str, error: Exception) -> None:
     it must not be what ends a part for good.
     """
     try:
-        say(f"{name}: {error or type(error).__name__}")
+        say(f"{name}: {str(error) or type(error).__name__}")
         if not isinstance(error, (ValueError, OSError, MemoryError)):
             trace(error)
     except MemoryError:

@@ -16,7 +16,7 @@ _2025 = 1735689600
 _NTP_PORT = 123
 
 _NO_SUCH = "there is no network "
-# Statuses by the names of MicroPython's network module, and by numbers of ESP-IDF that have none there.
+# Statuses by the names of MicroPython's network module, and by numbers of ESP-IDF, that need not have one there.
 _REASONS = (
     (("STAT_WRONG_PASSWORD", 15, 2, "STAT_HANDSHAKE_TIMEOUT", 202, 204), "{} refuses the password: see wifi.password"),
     (("STAT_NO_AP_FOUND", 201, 210, 211, 212), _NO_SUCH + "{} in reach (of 2.4 GHz, with a protection known here)"),
@@ -28,8 +28,6 @@ _REASONS = (
 async def wifi(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any":
     """The interface, with an address. Raises Failed."""
     network = board.network
-    if own["country"]:
-        network.country(own["country"])
     wlan = keeper.wlan = network.WLAN(network.STA_IF)
     if tries % net.STUCK == 0:
         wlan.active(False)
@@ -39,8 +37,10 @@ async def wifi(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any":
         _set(wlan, pm=wlan.PM_NONE)  # a server that sleeps answers late
     try:
         wlan.disconnect()
-    except OSError:
+    except (OSError, RuntimeError):
         pass  # it was not connected
+    before = wlan.status()  # ESP32 says why the last try failed until there is an address
+    is_new = False
     if own["password"]:
         wlan.connect(own["ssid"], own["password"])
     else:
@@ -50,8 +50,10 @@ async def wifi(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any":
         await asyncio.sleep_ms(net.LOOK_MS)
         if wlan.isconnected() and address(wlan) != NONE:
             return wlan
-        words = _why(wlan.status(), own["ssid"])
-        if words:
+        status = wlan.status()
+        is_new = is_new or status != before
+        words = _why(status, own["ssid"])
+        if words and is_new:
             break
     if not words and wlan.isconnected():
         words = f"joined '{own['ssid']}', but got no address from it: is there DHCP?"
@@ -60,9 +62,11 @@ async def wifi(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any":
 
 def _why(status: int, ssid: str) -> str:
     """What a status means that is an end; empty for one on the way."""
+    network = board.network
+    of_idf = getattr(network, "STAT_IDLE", 0) == 1000  # on RP2, 2 is a network that has given no address yet
     for names, words in _REASONS:
         for name in names:
-            if status == name or status == getattr(board.network, str(name), None):
+            if status == (getattr(network, name, None) if isinstance(name, str) else name if of_idf else None):
                 return words.replace("{}", f"'{ssid}'")
     return ""
 
@@ -131,5 +135,5 @@ def _set(wlan: "Any", **what: "Any") -> None:
     """What not every port's Wi-Fi knows."""
     try:
         wlan.config(**what)
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, OSError, RuntimeError):
         pass  # this port's does without

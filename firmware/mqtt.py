@@ -121,8 +121,12 @@ class Mqtt:
                 if str(error) != self.trouble:
                     say(f"mqtt: {error}")
                 self.trouble = str(error)
-            self._connection = None
-            self._connected.clear()
+            except Exception as error:
+                self.trouble = str(error) or type(error).__name__  # told by app.py, which starts this again
+                raise
+            finally:
+                self._connection = None
+                self._connected.clear()
             gc.collect()
             if board.uptime() - began > SETTLED * 1000:
                 pause = FIRST

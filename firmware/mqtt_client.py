@@ -176,11 +176,6 @@ class Connection:
         self._control(out)
         await out.done()
 
-    async def goodbye(self) -> None:
-        """Say that we leave on purpose: the broker forgets the last will."""
-        self.stream.write(b"\xe0\x00")
-        await self.stream.drain()
-
     def close(self) -> None:
         """Give the socket back; a second time does nothing."""
         if self.stream:

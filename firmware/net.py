@@ -7,6 +7,7 @@ The law of this file:
 - An address is all it needs. A network may have no gateway, no DNS and no time server; then there is just no time.
 - The host name is the board's name, and on ports with mDNS the board answers to `<name>.local`.
 - The code that joins and that asks for the time (`join`) is in memory only while it does.
+- The radio is switched on before most of the program is loaded: on ESP32 its memory is that which the heap grows into.
 """
 
 import asyncio
@@ -47,6 +48,22 @@ class Net:
         self.hint = ""
         self._up: list[str] = []  # of wifi and ethernet
         self._ready = asyncio.Event()
+        if board.network is not None:
+            self._prepare(board.network, app.settings["wifi"])
+
+    def _prepare(self, network: "Any", wifi: "dict[str, Any] | None") -> None:
+        try:
+            network.hostname(self._app.id.replace("_", "-")[:32])
+        except (AttributeError, ValueError, OSError) as error:
+            say(f"net: the host name stays as it is: {error}")
+        if wifi is None:
+            return
+        try:
+            if wifi["country"]:
+                network.country(wifi["country"])
+            network.WLAN(network.STA_IF).active(True)
+        except (AttributeError, ValueError, OSError, RuntimeError) as error:
+            say(f"net: the radio can't be switched on: {error}")  # it is tried again
 
     def signal(self) -> "int | None":
         """Of the Wi-Fi, in dBm: -50 is good, -80 is bad; None where there is none."""
@@ -60,14 +77,10 @@ class Net:
     async def run(self) -> None:
         """Until cancelled."""
         settings = self._app.settings
-        network = board.network
-        if network is None:
+        if board.network is None:
             self._none("this board has no network")
             await asyncio.Event().wait()  # for ever
-        try:
-            network.hostname(self._app.id.replace("_", "-")[:32])
-        except (AttributeError, ValueError, OSError) as error:
-            say(f"net: the host name stays as it is: {error}")
+        self._up = []
         works = []
         if settings["wifi"] is not None:
             works.append(self._keep("wifi", settings["wifi"]))
@@ -77,7 +90,12 @@ class Net:
             works.append(self._keep("ethernet", facts))
         if settings["ntp"]:
             works.append(self._keep_time(settings["ntp"]))
-        await asyncio.gather(*works)
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # when one has failed, the others must not go on beside those of the next run
+                task.cancel()
 
     async def _keep(self, name: str, own: "dict[str, Any]") -> None:
         pause, tries = FIRST, 0
@@ -101,7 +119,7 @@ class Net:
                 return await (join.wifi if name == "wifi" else join.ethernet)(self, own, tries)
             except Failed as error:
                 self._none(f"{name}: {error}")
-            except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
                 self._none(f"{name}: {type(error).__name__}: {error}")
         return None
 
@@ -133,9 +151,9 @@ class Net:
                 if not told:
                     say(f"ntp: the clock is set by {server}")
                 told, pause = True, NTP_AGAIN
-            except (OSError, ValueError, EOFError, asyncio.TimeoutError) as error:
+            except (OSError, ValueError, EOFError, asyncio.TimeoutError, MemoryError) as error:
                 if not told:
-                    say(f"ntp: {server} does not tell the time ({error or 'no answer'}); mail is taken without")
+                    say(f"ntp: {server} does not tell the time ({str(error) or 'no answer'}); mail is taken without")
                 told, pause = True, min(max(FIRST, 2 * pause), 3600)
             await asyncio.sleep(pause)
 

@@ -5,6 +5,7 @@ _ERRORS = {
     12: "needs more memory than is left",
     101: _NO_NETWORK,
     104: "hung up",
+    105: "needs more memory than is left",
     110: "does not answer",
     111: "refuses the connection: does {} run there?",
     113: "can't be reached from here: is it the right network?",

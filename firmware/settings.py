@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Settings = dict[str, Any]
     Row = tuple[str, Any, Any, Any]
 
+_LONGEST = 40  # letters of a word that is looked for among others
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 
 
@@ -497,6 +498,7 @@ def _no_such(path: str) -> "Wrong":
 def nearest(given: str, options: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
     """The hint with the nearest right word; with none near enough, all of them, if `otherwise` introduces them."""
     best = None
+    given = given[:_LONGEST]  # from a stranger, perhaps: a board would count the letters of 4 KB for minutes
     least = max(1, len(given) // 3) + 1
     for option in options:
         far = _distance(given.lower(), option.lower())

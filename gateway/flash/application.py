@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TypeGuard
 
@@ -31,7 +32,7 @@ _TEXT_AT = "from firmware.texts import text_at\n"
 _SENTENCE = 16  # characters; calling for a shorter one takes as much as it does
 _BRACES = re.compile(r"\{[^{}]*\}")
 _SLOTS = re.compile(r"^ +__slots__ = (?:\([^()]*\)|[^()\n]*)", re.MULTILINE)
-_NUMBER = re.compile(r"^(_[A-Z0-9_]+) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
+_NUMBER = re.compile(r"^([A-Z_][A-Z0-9_]*) = (0x[0-9A-Fa-f]+|\d+)\b(?=[ \t]*(?:#.*)?$)", re.MULTILINE)
 
 
 def files() -> dict[str, bytes]:
@@ -51,13 +52,14 @@ def main_py() -> bytes:
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
-    sources = sorted(_sources())
-    kept = _shared([main_py().decode(), _TEXT_AT, *(path.read_text("utf-8") for _, path in sources)])
+    paths = sorted(_sources())
+    sources = _without_unused([path.read_text("utf-8") for _, path in paths], [main_py().decode(), _TEXT_AT])
+    kept = _shared([main_py().decode(), _TEXT_AT, *sources])
     texts = _texts(sources)
     # Not in the threads: `ast` of Python 3.11 fails when two of them use it (python/cpython#106905)
-    lean = [_lean(_short_of_texts(path.read_text("utf-8"), texts), kept) for _, path in sources]
+    lean = [_lean(_short_of_texts(source, texts), kept) for source in sources]
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(_compile, sources, lean)]
+        compiled = [*pool.map(_compile, paths, lean)]
     lines = "".join(f"{text}\n" for text in texts).encode()
     return tuple(sorted([*compiled, ("firmware/phrases.txt", phrases.table()), ("firmware/texts.txt", lines)]))
 
@@ -84,12 +86,39 @@ def _compile(source: tuple[str, Path], lean: str) -> tuple[str, bytes]:
     return name.removesuffix(".py") + ".mpy", done.stdout
 
 
-def _texts(sources: Iterable[tuple[str, Path]]) -> dict[str, int]:
+def _without_unused(sources: list[str], others: Iterable[str]) -> list[str]:
+    """The sources without the functions that nothing in them, or in the others, mentions: what is shared has some for
+    the gateway alone. As many lines.
+    """
+    mentioned: set[str] = set()
+    for source in (*sources, *others):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.Name, ast.Attribute, ast.alias)):
+                mentioned.add(_name(node))
+            elif isinstance(node, ast.Constant):  # a name in a text
+                mentioned.add(str(node.value))
+    return [_without(source, mentioned) for source in sources]
+
+
+def _without(source: str, mentioned: set[str]) -> str:
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        for part in node.body if isinstance(node, (ast.Module, ast.ClassDef)) else ():
+            if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) or part.name.startswith("__"):
+                continue
+            if part.name not in mentioned:
+                first = min([part.lineno, *(decorator.lineno for decorator in part.decorator_list)])
+                last = part.end_lineno or first
+                lines[first - 1 : last] = ["\n"] * (last - first + 1)
+    return "".join(lines)
+
+
+def _texts(sources: Iterable[str]) -> dict[str, int]:
     """Sentence -> where its line begins in `texts.txt`."""
     places: dict[str, int] = {}
     end = 0
-    for _, path in sources:
-        for text, _ in _sentences(path.read_text("utf-8")):
+    for source in sources:
+        for text, _ in _sentences(source):
             if text not in places:
                 places[text] = end
                 end += len(text.encode()) + 1
@@ -136,14 +165,17 @@ def _short_of_texts(source: str, texts: dict[str, int]) -> str:
 def _lean(source: str, kept: frozenset[str]) -> str:
     """The same program for less of a board's memory.
 
-    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. Private numbers are
-    put in where they are used (MicroPython's `const`). All names that are this module's own affair become short ones,
-    the same few in every module: MicroPython keeps each name that it has ever met in the heap. `kept` are the others.
+    What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. A module's own numbers
+    are put in where they are used (MicroPython's `const`). All names that are this module's own affair become short
+    ones, the same few in every module, and the same behind a dot and before none: MicroPython keeps each name that it
+    has ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
     source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)
-    source = _NUMBER.sub(r"\1 = const(\2)", source)
-    own = _own(ast.parse(source)) - kept
+    module = ast.parse(source)
+    own = _own(module) - kept
+    numbers = own - {name for node in ast.walk(module) if isinstance(node, ast.Global) for name in node.names}
+    source = _NUMBER.sub(lambda found: f"{found[1]} = const({found[2]})" if found[1] in numbers else found[0], source)
     lines = source.splitlines(keepends=True)
     found: list[tuple[int, int, int, str]] = []  # line, where the name begins and ends in it, name
     for token in tokenize.generate_tokens(iter(lines).__next__):
@@ -158,7 +190,14 @@ def _lean(source: str, kept: frozenset[str]) -> str:
             continue
         found += [(row - 1, at + place.start(), at + place.end(), place[0]) for place in places]
     often = Counter(name for *_, name in found if name in own)
-    short = {name: f"_{number:x}" for number, (name, _) in enumerate(often.most_common())}
+    short: dict[str, str] = {}
+    spaces = [(names, set[str]()) for names in _spaces(module)]
+    for name, _ in often.most_common():
+        taken = set[str]().union(*(short_ones for names, short_ones in spaces if name in names))
+        short[name] = next(one for number in count() if (one := f"_{number:x}") not in taken)
+        for names, short_ones in spaces:
+            if name in names:
+                short_ones.add(short[name])
     for row, begin, end, name in reversed(found):
         lines[row] = lines[row][:begin] + short.get(name, name) + lines[row][end:]
     return "".join(lines)
@@ -179,6 +218,33 @@ def _own(module: ast.Module) -> set[str]:
         if isinstance(node, ast.Assign):
             own |= {_name(inner) for target in node.targets for inner in ast.walk(target)}
     return own - words - {*dir(builtins), "const", ""}
+
+
+def _spaces(module: ast.Module) -> tuple[set[str], set[str]]:
+    """The names that stand behind a dot or are defined in a class, and the others; some are both. A name of the one
+    kind is never taken for the same one of the other.
+    """
+    dotted, bare = set(), set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute):
+            dotted.add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            for part in node.body:
+                dotted.add(_name(part))
+                # What is looked up while the class is made finds what that has defined so far.
+                first: list[ast.AST] = [part]
+                if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    first = [*part.args.defaults, *filter(None, part.args.kw_defaults), *part.decorator_list]
+                dotted |= {_name(inner) for one in first for inner in ast.walk(one)}
+    methods = {id(part) for node in ast.walk(module) if isinstance(node, ast.ClassDef) for part in node.body}
+    for node in ast.walk(module):
+        if isinstance(node, ast.arg):
+            bare.add(node.arg)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            bare |= {*node.names}
+        elif not isinstance(node, ast.Attribute) and id(node) not in methods:
+            bare.add(_name(node))
+    return dotted, bare
 
 
 def _shared(sources: Iterable[str]) -> frozenset[str]:

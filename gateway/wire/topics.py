@@ -17,14 +17,34 @@ class Topics:
         self.base = base
         self.discovery = discovery
         self.node = slug(base)  # our id in Home Assistant; two gateways at one broker have two base topics
-        self.bridge_state = base + "/bridge/state"
-        self.bridge_info = base + "/bridge/info"
-        self.bridge_devices = base + "/bridge/devices"
-        self.bridge_health = base + "/bridge/health"
-        self.request_filter = base + "/bridge/request/+"
-        self.command_filter = base + "/+/+/set"
         self.notify = base + "/notify"
         self.status = discovery + "/status"
+
+    # The gateway's own: functions, for a board leaves out those that it does not call (gateway/flash/application.py).
+
+    @property
+    def bridge_state(self) -> str:
+        return self.base + "/bridge/state"
+
+    @property
+    def bridge_info(self) -> str:
+        return self.base + "/bridge/info"
+
+    @property
+    def bridge_devices(self) -> str:
+        return self.base + "/bridge/devices"
+
+    @property
+    def bridge_health(self) -> str:
+        return self.base + "/bridge/health"
+
+    @property
+    def request_filter(self) -> str:
+        return self.base + "/bridge/request/+"
+
+    @property
+    def command_filter(self) -> str:
+        return self.base + "/+/+/set"
 
     def request_verb(self, topic: str) -> "str | None":
         """The verb of `<base>/bridge/request/<verb>`, or None for any other topic."""

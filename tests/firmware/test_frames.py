@@ -2,12 +2,13 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gateway.wire import frame
-from tests.firmware.board import BUILDS, free_port
+from tests.firmware.board import BUILDS, ROOT, free_port, interpreter
 from tests.firmware.line import PC, Wired
 from tests.firmware.test_mqtt import HEAP, event, settings
 from tests.mosquitto import Listener, Mosquitto, mosquitto, until
@@ -226,3 +227,29 @@ def test_a_bad_settings_file_leaves_the_console(tmp_path: Path) -> None:
         pc = PC(board, "pc2")
         pc.until(lambda: pc.link.peer)
         assert pc.link.peer["settings"] == ["line 2: this is not JSON. Look for a quote or a bracket too few."]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_what_comes_is_read_without_a_sweep_of_the_heap(tmp_path: Path, build: str) -> None:
+    """A sweep takes some ten milliseconds, and a board holds no more than 22 ms of what comes at 115200 baud."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import asyncio, gc, sys
+sys.path.insert(0, {str(ROOT)!r})
+from firmware.frames import _Stdio
+line = _Stdio()
+async def read():
+    gc.collect()
+    gc.disable()
+    before = gc.mem_alloc()
+    data = await line.read()
+    return data, gc.mem_alloc() - before
+data, took = asyncio.run(read())
+print(len(data), data == b"0123456789abcdef" * 16, took < 2048)
+print(asyncio.run(read())[0], asyncio.run(read())[0])
+""")
+    command = [interpreter(build), "-X", "heapsize=512K", script]
+    done = subprocess.run(
+        command, input=b"0123456789abcdef" * 16 + b"rest", capture_output=True, timeout=30, check=True
+    )
+    assert done.stdout.splitlines() == [b"256 True True", b"b'rest' b''"]

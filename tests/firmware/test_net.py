@@ -125,6 +125,94 @@ play(App(wifi={"ssid": "home", "password": "right"}), scenario)
     ]
 
 
+def test_the_radio_is_on_before_the_program_is_loaded(run) -> None:
+    """An ESP32's heap grows into the memory that its radio needs."""
+    assert run("""
+app = App(wifi={"ssid": "home"})
+one = net.make(app)
+print(network.calls)
+network.WLAN.active = lambda self, on: 1 // 0 if on is None else (_ for _ in ()).throw(OSError("WiFi Out of Memory"))
+net.make(app)
+""") == [
+        "[('hostname', 'front-door'), ('WLAN', 'active', True)]",
+        "net: the radio can't be switched on: WiFi Out of Memory",
+    ]
+
+
+def test_an_old_reason_is_no_answer_to_a_new_try(run) -> None:
+    """ESP32's driver tells why the last try failed until there is an address: here, one that takes a while."""
+    assert run("""
+class Slow(network.WLAN):
+    tries = 0
+    def connect(self, ssid, *key):
+        self.tries += 1
+        self.looks = 0
+        network.calls.append(("connect", ssid))
+    def status(self, what=None):
+        if what:
+            return -61
+        self.looks += 1
+        if self.tries == 1 and self.looks > 2:
+            self.code = network.STAT_NO_AP_FOUND
+        if self.tries > 1 and self.looks > 5:
+            self.code, self.up, self.lease = network.STAT_GOT_IP, True, network.DHCP
+        return self.code
+    looks = 0
+network.WLAN.one = object.__new__(Slow)
+network.WLAN.one.code = network.STAT_IDLE
+async def scenario(one):
+    await until(lambda: not one.trouble)
+    print(network.calls.count(("connect", "home")))
+play(App(wifi={"ssid": "home"}), scenario)
+""")[1:] == ["wifi: this board is 10.0.2.15 (no gateway, no DNS)", "2"]
+
+
+def test_numbers_of_esp_idf_mean_nothing_elsewhere(run) -> None:
+    """On RP2, 2 says that the network is joined and that its address is awaited."""
+    assert run("""
+network.STAT_IDLE, network.STAT_CONNECTING, network.STAT_GOT_IP = 0, 1, 3
+network.STAT_NO_AP_FOUND, network.STAT_WRONG_PASSWORD = -2, -3
+print([join._why(status, "home") for status in (0, 1, 2, 3, -3)])
+""") == ["['', '', '', '', \"'home' refuses the password: see wifi.password\"]"]
+
+
+def test_one_that_fails_leaves_nobody_behind(run) -> None:
+    """Two that keep the same Wi-Fi would take it from each other."""
+    assert run("""
+async def scenario():
+    one = net.make(App(wifi={"ssid": "home", "password": "right"}, ntp="time"))
+    async def keeps(name, own):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print(name, "ends")
+    async def fails(server):
+        raise KeyError(server)
+    one._keep, one._keep_time = keeps, fails
+    try:
+        await one.run()
+    except KeyError:
+        print("fails")
+    await asyncio.sleep_ms(0)
+asyncio.run(scenario())
+""") == ["fails", "wifi ends"]
+
+
+def test_memory_that_runs_out_is_told_and_tried_again(run) -> None:
+    said = run("""
+async def scenario(one):
+    real = one._ask_time
+    async def asked(server):
+        one.asked += 1
+        raise MemoryError if one.asked < 3 else OSError(110)
+    one.asked, one._ask_time = 0, asked
+    await until(lambda: one.asked > 3)
+    print(network.calls.count(("connect", "lobby")))
+play(App(wifi={"ssid": "lobby"}, ntp="time"), scenario)
+""")
+    assert said[1:] == ["ntp: time does not tell the time (no answer); mail is taken without", "1"]
+
+
 def test_ethernet_has_the_pins_of_the_board(run) -> None:
     assert run("""
 async def scenario(one):

@@ -127,3 +127,11 @@ def test_a_change_is_whole_or_not_at_all(tmp_path: Path) -> None:
         process.wait()
         seen.add(json.loads(file.read_text())["name"])
     assert seen
+
+
+def test_a_word_of_any_length_is_looked_for_as_fast_as_a_short_one(monkeypatch):
+    """It may be a stranger's, over MQTT, and the time grows with its length; a watchdog does not wait."""
+    seen = []
+    monkeypatch.setattr(settings, "_distance", lambda given, _: seen.append(len(given)) or 99)
+    assert settings.nearest("x" * 4000, ("help", "status"), "There are ") == "There are help, status"
+    assert max(seen) <= 40
