@@ -20,7 +20,7 @@ from typing import Any
 
 from gateway import interpret
 from gateway.interpret import charset, fields, mime, transfer
-from gateway.interpret.families import Family, words_of
+from gateway.interpret.families import Family, unaccented, words_of
 from gateway.interpret.meaning import lines_of
 from gateway.interpret.meaning import profile as generic
 from gateway.registry import GENERIC_NAMES
@@ -161,7 +161,7 @@ class _Replacer:
 
     def _form(self, found: re.Match[str]) -> str:
         text = found[0]
-        if any(text in boundary for boundary in self._boundaries) or text.lower() in self._kept:
+        if any(text in boundary for boundary in self._boundaries) or unaccented(text.lower()) in self._kept:
             return text
         match next((kind for kind in _KINDS if found[kind]), ""):
             case "address":
@@ -202,7 +202,7 @@ class _Replacer:
 
         def change(found: re.Match[str]) -> str:
             word = found[0]
-            if word.lower() in self._kept or word.lower() in GENERIC_NAMES or len(word) < 2:
+            if unaccented(word.lower()) in self._kept or word.lower() in GENERIC_NAMES or len(word) < 2:
                 return word
             if scrambled or not word.isalpha() or not word.isascii():
                 return self._scrambled(word)

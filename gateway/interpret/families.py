@@ -12,6 +12,7 @@ line, and one that could run away is refused (`gateway.patterns`).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -45,7 +46,7 @@ _HEAD_ENDS = re.compile(r"^\[\[mail\]\]", re.MULTILINE)
 
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = {number: " " for number in range(128) if not (chr(number).isalnum() or chr(number) == "_")}
-_UNSPACED = re.compile("[\u2e80-\ud7ff\uf900-\ufaff]")  # scripts that put no blanks between words
+UNSPACED = re.compile("[\u2e80-\ud7ff\uf900-\ufaff]")  # scripts that put no blanks between words
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -93,9 +94,28 @@ class Score(NamedTuple):
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Without case, punctuation and spacing: what phrases are compared by."""
+    """Without case, accents, punctuation and spacing: what phrases are compared by."""
     text = text.lower()
-    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text))
+    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(unaccented(text)))
+
+
+def unaccented(text: str) -> str:
+    """Lower case in the letters of ASCII, as firmware writes it that has no others: `detecte` for `détecté`, `stoerung`
+    for `störung`; and what is written in full or half width, as in Japan, in its common form.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFKC", text).translate(_plain_letters())
+
+
+@cache
+def _plain_letters() -> dict[int, str | None]:
+    table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))  # accents that stand by themselves
+    for number in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
+        plain = unicodedata.normalize("NFD", chr(number))[0]
+        if plain.isascii():
+            table[number] = plain
+    return table | {
+        ord(letters[0]): letters[1:] for letters in ("äae", "öoe", "üue", "ßss", "æae", "œoe", "øo", "łl", "đd")
+    }
 
 
 words_of_line = lru_cache(maxsize=256)(words_of)  # devices repeat theirs
@@ -159,7 +179,7 @@ class Said:
 def spaced(phrase: str) -> str:
     """A phrase in the form in which a zone has it; in scripts without blanks it may begin and end within a word."""
     words = " ".join(words_of(phrase))
-    return words if _UNSPACED.search(words) else f" {words} "
+    return words if UNSPACED.search(words) else f" {words} "
 
 
 class _Clue(NamedTuple):
