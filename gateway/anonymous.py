@@ -297,6 +297,9 @@ def _body(raw: bytes, part: mime.Part, replacer: _Replacer) -> bytes:
         text = base64.b64encode(changed)
         lines = [text[at : at + _LONGEST_LINE] for at in range(0, len(text), _LONGEST_LINE)]
         return end.join(lines) + (end if tail else b"")
+    if part.encoding in transfer.UUENCODED:
+        lines = [binascii.b2a_uu(changed[at : at + 45]).rstrip(b"\n") for at in range(0, len(changed), 45)]
+        return end.join(lines) + (end if tail else b"")
     if part.encoding == "quoted-printable":
         return binascii.b2a_qp(changed.replace(b"\r\n", b"\n")).replace(b"\n", end)
     return changed

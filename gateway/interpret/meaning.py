@@ -47,7 +47,7 @@ _SWITCHED = re.compile(
     r"(?:(?<=[\s:=])(?=[^a-z]{2,}$)|(?<=: )|(?<=[:=])|(?<=\d ))(\w{2,12})[.!]?$"
 )  # PUMP ON, pump: on
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
-_KEY = re.compile(r"[ \t>*•・●-]*+([^\W\d_](?:[\w.#/&'\u2019+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
+_KEY = re.compile(r"[ \t>*•・●○■□◆◇▶※-]*+([^\W\d_](?:[\w.#/&'\u2019+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
 _FULL_WIDTH = {0xFF08: "(", 0xFF09: ")", 0xFF1A: ":", 0xFF1D: "="}
 _RESERVED = frozenset(("truncated",))  # ours, in `data`
 
