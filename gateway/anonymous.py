@@ -327,7 +327,7 @@ def _kept(family: Family | None) -> frozenset[str]:
     for branches in rules.phrases.values():
         for phrases in branches.values():
             for phrase in phrases:
-                found.update(phrase.words)
+                found.update(phrase.words, phrase.then)
     for subject in rules.dull:
         found.update(words_of(subject))
     if family:

@@ -74,12 +74,11 @@ SAMPLE = 16 * 1024  # bytes that are scored: evidence grows no better after that
 
 
 def guessed(data: bytes) -> str:
-    """A name for the charset of bytes of which nobody says it, "" if they are no evidence: for a hint to others."""
+    """A name for the charset of bytes of which nobody says it, "" if that is UTF-8 or ASCII: for a hint to others."""
     data = data[:SAMPLE]
     if data.isascii() or _strict(data, "utf-8", True) is not None:
         return ""
-    codec = _guess(data, True)
-    return "" if codec == "cp1252" else codec
+    return _guess(data, True)
 
 
 def codec_for(name: str) -> str:

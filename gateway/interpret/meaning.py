@@ -9,9 +9,10 @@ of short keys that no mail can choose freely (they are slugs).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.interpret import families, values
@@ -23,7 +24,6 @@ from gateway.interpret.families import (
     Match,
     Said,
     unaccented,
-    words_of,
     words_of_line,
 )
 from gateway.interpret.fields import one_line
@@ -81,11 +81,14 @@ class _Rule(NamedTuple):
 
 
 class _Phrase(NamedTuple):
-    """`rank` is the place of its rule in the file; `scope` is "anywhere", "title", "short" or "apart"."""
+    """`rank` is the place of its rule in the file; `scope` is "anywhere", "title", "short" or "apart", where one of
+    `then` follows at some distance.
+    """
 
     words: tuple[str, ...]
     rank: int
     scope: str
+    then: frozenset[str] = frozenset()
 
 
 class _Hit(NamedTuple):
@@ -106,16 +109,16 @@ class Profile:
     def __init__(self, source: dict[str, Any]) -> None:
         self.source = source
         self.name: str = source["name"]
-        self.dull = frozenset(" ".join(words_of(subject)) for subject in source["dull"])
+        self.dull = frozenset(map(" ".join, _words_of_all(source["dull"])))
         self.boilerplate = tuple(source["boilerplate"])
         self.keys: dict[str, list[str]] = source["keys"]
         self.other_keys = frozenset(key for key in self.keys["event"] if not key.isascii())  # never in `data`
         self.slugs: dict[str, str] = {said: slug for slug, keys in source["slugs"].items() for said in keys}
         self.states = _stand_for(source["states"]) | _stand_for(source["more_states"])
         self.switches = _stand_for(source["switches"])
-        self.unspaced_states = [(word, state) for word, state in self.states.items() if UNSPACED.search(word)]
+        self.unspaced_states = [(word, state) for word, state in self.states.items() if _is_unspaced(word)]
         self.severities = _stand_for(source["severities"]) | _stand_for(source["more_severities"])
-        self.unspaced_severities = [(word, one) for word, one in self.severities.items() if UNSPACED.search(word)]
+        self.unspaced_severities = [(word, one) for word, one in self.severities.items() if _is_unspaced(word)]
         self.negations, self.unspaced_negations = frozenset(source["not"]["words"]), tuple(source["not"]["unspaced"])
         self.turning = self.negations | set(source["not"]["beyond"])
         self.fillers = frozenset(source["not"]["between"])
@@ -129,23 +132,22 @@ class Profile:
             for rule in source["rule"]
         ]
         phrases = [
-            _Phrase(words_of(phrase), rank, scope)
+            _Phrase(words, rank, scope)
             for rank, rule in enumerate(source["rule"])
             for key, scope in SCOPES.items()
-            for phrase in rule.get(key, ())
+            if key in rule
+            for words in _words_of_all(rule[key])
         ]
         phrases += [
-            _Phrase(words_of(f"{first} {then}"), rank, "apart")
+            _Phrase(words, rank, "apart", frozenset(word for (word,) in _words_of_all(pair["then"])))
             for rank, rule in enumerate(source["rule"])
             for pair in rule.get("apart", ())
-            for first in pair["first"]
-            for then in pair["then"]
+            for words in _words_of_all(pair["first"])
         ]
         # In the order of the rules, so that the first that is found decides.
-        self.unspaced = sorted(
-            (phrase for phrase in phrases if UNSPACED.search(phrase.words[0])), key=lambda phrase: phrase.rank
-        )
-        self.phrases = _by_words(phrase for phrase in phrases if not UNSPACED.search(phrase.words[0]))
+        self.unspaced = [phrase for phrase in phrases if _is_unspaced(phrase.words[0])]
+        self.unspaced.sort(key=attrgetter("rank"))
+        self.phrases = _by_words(phrase for phrase in phrases if not _is_unspaced(phrase.words[0]))
         self.patterns = [
             (pattern["zone"], pattern["if"], re.compile(pattern["regex"], re.IGNORECASE | re.MULTILINE))
             for pattern in source["pattern"]
@@ -161,8 +163,23 @@ class Profile:
         ]
 
 
-def _stand_for(table: dict[str, list[str]]) -> dict[str, str]:
-    return {" ".join(words_of(word)): meaning for meaning, words in table.items() for word in words}
+def listed(phrases: Sequence[str]) -> Sequence[str]:
+    """A list of phrases, or a text of them with commas between."""
+    return [phrase.strip() for phrase in phrases.split(",")] if isinstance(phrases, str) else phrases
+
+
+def _words_of_all(phrases: Sequence[str]) -> list[tuple[str, ...]]:
+    """`words_of` each, all at once: in the file they are written as they are compared, but for accents."""
+    text = unaccented(phrases if isinstance(phrases, str) else ",".join(phrases))
+    return [tuple(phrase.split()) for phrase in text.split(",")]
+
+
+def _stand_for(table: dict[str, Sequence[str]]) -> dict[str, str]:
+    return {words[0]: meaning for meaning, said in table.items() for words in _words_of_all(said)}
+
+
+def _is_unspaced(word: str) -> bool:
+    return not word.isascii() and UNSPACED.search(word) is not None
 
 
 @cache
@@ -342,10 +359,10 @@ def _measured(lines: dict[str, str]) -> dict[str, Any]:
 
 
 def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]:
-    """By the first word, then by the second, which is "" for phrases of one word and those that are apart."""
+    """By the first word, then by the second, which is "" for phrases of one word."""
     table: dict[str, dict[str, list[_Phrase]]] = {}
     for phrase in phrases:
-        second = phrase.words[1] if len(phrase.words) > 1 and phrase.scope != "apart" else ""
+        second = phrase.words[1] if len(phrase.words) > 1 else ""
         table.setdefault(phrase.words[0], {}).setdefault(second, []).append(phrase)
     return table
 
@@ -373,13 +390,12 @@ def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
 def _end_of(rules: Profile, phrase: _Phrase, words: tuple[str, ...], at: int, title: bool) -> int:
     """Where it ends if it begins at `at`; 0 if it doesn't."""
     if phrase.scope == "apart":
-        *first, last = phrase.words
-        after = at + len(first)
-        if words[at:after] != tuple(first):
+        after = at + len(phrase.words)
+        if words[at:after] != phrase.words:
             return 0
         for end in range(after, min(after + _APART + 1, len(words))):
             word = words[end]
-            if word == last:
+            if word in phrase.then:
                 return end + 1
             if word == "0" or word in rules.negations or (not title and word.isalpha()):
                 break  # in a letter anything may stand between; "door 3 open" is no letter's

@@ -134,7 +134,7 @@ def of_stranger(text: str) -> tuple[int | float, str] | None:
         return None
     unit = (
         _ONE_LETTER.get(found[2])
-        if len(found[2]) == 1 and found[2] != "%"
+        if len(found[2]) == 1 and found[2].isascii() and found[2] != "%"
         else _UNIT.get(found[2].lower().replace("° ", "°"))
     )
     value = number(found[1].replace(" ", ""))

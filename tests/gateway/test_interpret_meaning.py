@@ -13,7 +13,7 @@ import pytest
 from gateway.api import Envelope
 from gateway.interpret import Reading, meaning
 from gateway.interpret.families import OURS, UNSPACED, unaccented, words_of
-from gateway.interpret.meaning import MAX_KEY, SCOPES, Profile, profile
+from gateway.interpret.meaning import MAX_KEY, SCOPES, Profile, listed, profile
 from gateway.wire import event as words
 
 
@@ -234,7 +234,7 @@ SHAPE: dict[str, dict[str, type]] = {
     "rule": {
         "kind": str, "state": str, "ends": bool, "severity": str, "vague": bool,
         "anywhere": list, "title": list, "short": list, "apart": list,
-        "more": list, "more_title": list,
+        "more": str, "more_title": str,
     },
     "pattern": {"zone": str, "if": str, "regex": str},
     "maker": {"name": str, "text": list, "sender": list, "keys": list},
@@ -273,7 +273,7 @@ def test_schema(path: Any) -> None:
 def test_phrases_are_written_as_they_are_compared() -> None:
     loaded = source()
     for rule in loaded["rule"]:
-        for phrase in (one for key in SCOPES for one in rule.get(key, ())):
+        for phrase in (one for key in SCOPES for one in listed(rule.get(key, ()))):
             assert " ".join(words_of(phrase)) == unaccented(phrase)
         for pair in rule.get("apart", ()):
             assert all(" ".join(words_of(one)) == unaccented(one) for one in (*pair["first"], *pair["then"]))
@@ -281,8 +281,8 @@ def test_phrases_are_written_as_they_are_compared() -> None:
     for subject in loaded["dull"]:
         assert " ".join(words_of(subject)) == unaccented(subject)
     tables = ("states", "more_states", "severities", "more_severities", "switches", "not", "place")
-    for listed in (said for name in tables for said in loaded[name].values()):
-        assert all(words_of(word) == (unaccented(word),) for word in listed)
+    for said in (said for name in tables for said in loaded[name].values()):
+        assert all(words_of(word) == (unaccented(word),) for word in listed(said))
     for keys in loaded["keys"].values():
         for key in keys:
             assert re.fullmatch(r"[a-z0-9_.]+", key) or UNSPACED.match(key)
@@ -300,7 +300,7 @@ def test_no_phrase_twice() -> None:
     seen: dict[tuple[str, str], str] = {}
     for rule in source()["rule"]:
         for key, scope in SCOPES.items():
-            for phrase in rule.get(key, ()):
+            for phrase in listed(rule.get(key, ())):
                 assert (scope, phrase) not in seen, (phrase, rule["kind"], seen[scope, phrase])
                 seen[scope, phrase] = rule["kind"]
 
