@@ -92,7 +92,7 @@ class _Phrase(NamedTuple):
 
 
 class _Hit(NamedTuple):
-    """A phrase, and where it begins and ends among the words; in scripts without blanks (-1, -1)."""
+    """A phrase, and where it begins and ends among the words; (-1, -1) in scripts without blanks and over two lines."""
 
     phrase: _Phrase
     at: int
@@ -284,7 +284,8 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
         if _is_negated(hit, words_of_line(line), rules):
             severity = "warning" if state == "on" else "info"
         result = Meaning(rule.kind, state, "info" if state == "off" else severity, "")
-    result.severity = _stated_severity(subject, lines, rules) or result.severity
+    if state != "off":  # what is over was once as bad as the line says
+        result.severity = _stated_severity(subject, lines, rules) or result.severity
     result.profile = rules.name
     result.data = data
     lowered = {"subject": subject.lower(), "text": body.lower()}
@@ -437,7 +438,9 @@ def _search(
         line = zone
         if not title:
             line = _line_with(found.phrase.words, zone)
-            found = _find(rules, words_of_line(line), title) or found
+            again = _find(rules, words_of_line(line), title)
+            same = again is not None and again.phrase.rank == found.phrase.rank
+            found = again if again and same else _Hit(found.phrase, -1, -1)
         if not rules.rules[found.phrase.rank].vague:
             return found, line, title
         if vague[0] is None:
@@ -580,8 +583,12 @@ def _hint(name: str, hints: dict[str, str], kind: str, lines: dict[str, str], ru
 
 
 def _severity_of(words: tuple[str, ...], rules: Profile) -> str | None:
-    """The worst severity that any of the words stands for."""
-    found = [rules.severities[word] for word in words if word in rules.severities]
+    """The worst severity that any of the words stands for, but for "no errors"."""
+    found = [
+        rules.severities[word]
+        for at, word in enumerate(words)
+        if word in rules.severities and not (at and (words[at - 1] in rules.negations or words[at - 1] == "0"))
+    ]
     if joined := _unspaced(words):
         found += [severity for word, severity in rules.unspaced_severities if word in joined]
     return max(found, key=vocabulary.severity_rank, default=None)

@@ -106,6 +106,10 @@ def told(subject: str | None, text: str = "", helo: str = "device", **reading: A
         ("We have now all seen how it ended", "", "other", None, "info"),
         ("NUT alert", "UPS ups@localhost on battery", "power", "on", "critical"),
         ("NUT alert", "UPS ups@localhost blah", "alarm", None, "warning"),
+        ("Hello", "In the long hall of the old house there was motion\ndetected, it says", "motion", "on", "warning"),
+        ("Hello", "Today there was no motion\nno smoke\ndetected, it says", "smoke", "on", "critical"),
+        ("Smoke break at 10?", "", "other", None, "info"),
+        ("Smoke-free offices", "Nobody on line, no video, a break in the clouds", "other", None, "info"),
     ],
 )
 def test_kinds(subject: str | None, text: str, kind: str, state: str | None, severity: str) -> None:
