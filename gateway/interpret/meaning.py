@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from operator import attrgetter
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.interpret import families, values
@@ -144,9 +144,12 @@ class Profile:
             for pair in rule.get("apart", ())
             for words in _words_of_all(pair["first"])
         ]
-        # In the order of the rules, so that the first that is found decides.
-        self.unspaced = [phrase for phrase in phrases if _is_unspaced(phrase.words[0])]
-        self.unspaced.sort(key=attrgetter("rank"))
+        # By its first two letters: a text is asked which of these it has.
+        self.unspaced: dict[str, list[tuple[str, _Phrase]]] = {}
+        for phrase in phrases:
+            if _is_unspaced(phrase.words[0]):
+                joined = "".join(phrase.words)
+                self.unspaced.setdefault(joined[:2], []).append((joined, phrase))
         self.phrases = _by_words(phrase for phrase in phrases if not _is_unspaced(phrase.words[0]))
         self.patterns = [
             (pattern["zone"], pattern["if"], re.compile(pattern["regex"], re.IGNORECASE | re.MULTILINE))
@@ -414,14 +417,14 @@ def _unspaced(words: tuple[str, ...]) -> str:
 
 
 def _find_unspaced(rules: Profile, joined: str, rank: int, count: int, title: bool) -> _Phrase | None:
-    for phrase in rules.unspaced:
-        if phrase.rank >= rank:
-            break
-        if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and count > _SHORT)):
-            continue
-        if "".join(phrase.words) in joined:
-            return phrase
-    return None
+    best: _Phrase | None = None
+    for pair in rules.unspaced.keys() & set(map(add, joined, joined[1:])):
+        for text, phrase in rules.unspaced[pair]:
+            if phrase.rank >= rank or text not in joined:
+                continue
+            if phrase.scope == "anywhere" or (title and (phrase.scope == "title" or count <= _SHORT)):
+                best, rank = phrase, phrase.rank
+    return best
 
 
 def _search(
@@ -511,7 +514,7 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
     data: dict[str, str] = {}
     # What is repeated says nothing new.
     for line in dict.fromkeys(text[: 4 * families.SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
-        if not line.isascii():
+        if "\uff1a" in line:
             line = line.translate(_FULL_WIDTH)
         key, separator, value = line.partition(":")
         if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
