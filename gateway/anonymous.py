@@ -20,7 +20,7 @@ from typing import Any
 
 from gateway import interpret
 from gateway.interpret import charset, fields, mime, transfer
-from gateway.interpret.families import Family, words_of
+from gateway.interpret.families import Family, unaccented, words_of
 from gateway.interpret.meaning import lines_of
 from gateway.interpret.meaning import profile as generic
 from gateway.registry import GENERIC_NAMES
@@ -161,7 +161,7 @@ class _Replacer:
 
     def _form(self, found: re.Match[str]) -> str:
         text = found[0]
-        if any(text in boundary for boundary in self._boundaries) or text.lower() in self._kept:
+        if any(text in boundary for boundary in self._boundaries) or unaccented(text.lower()) in self._kept:
             return text
         match next((kind for kind in _KINDS if found[kind]), ""):
             case "address":
@@ -202,7 +202,7 @@ class _Replacer:
 
         def change(found: re.Match[str]) -> str:
             word = found[0]
-            if word.lower() in self._kept or word.lower() in GENERIC_NAMES or len(word) < 2:
+            if unaccented(word.lower()) in self._kept or word.lower() in GENERIC_NAMES or len(word) < 2:
                 return word
             if scrambled or not word.isalpha() or not word.isascii():
                 return self._scrambled(word)
@@ -297,6 +297,9 @@ def _body(raw: bytes, part: mime.Part, replacer: _Replacer) -> bytes:
         text = base64.b64encode(changed)
         lines = [text[at : at + _LONGEST_LINE] for at in range(0, len(text), _LONGEST_LINE)]
         return end.join(lines) + (end if tail else b"")
+    if part.encoding in transfer.UUENCODED:
+        lines = [binascii.b2a_uu(changed[at : at + 45]).rstrip(b"\n") for at in range(0, len(changed), 45)]
+        return end.join(lines) + (end if tail else b"")
     if part.encoding == "quoted-printable":
         return binascii.b2a_qp(changed.replace(b"\r\n", b"\n")).replace(b"\n", end)
     return changed
@@ -324,7 +327,7 @@ def _kept(family: Family | None) -> frozenset[str]:
     for branches in rules.phrases.values():
         for phrases in branches.values():
             for phrase in phrases:
-                found.update(phrase.words)
+                found.update(phrase.words, phrase.then)
     for subject in rules.dull:
         found.update(words_of(subject))
     if family:

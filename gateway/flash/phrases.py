@@ -5,8 +5,9 @@ A board can't hold some six hundred phrases in memory, and need not: it reads th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from gateway.interpret.families import UNSPACED, unaccented
 from gateway.interpret.meaning import profile
 
 _AT_ONCE = 10  # phrases in a line: a long one needs a gap in the heap that there may not be
@@ -17,21 +18,29 @@ def table() -> bytes:
     `=boilerplate` they are phrases). Then lines for each rule and scope, in the order of the rules: kind, state,
     severity, `e` if words of ending and beginning decide its state, `v` if it is vague, the scope's first letter, and
     the phrases as words between single blanks.
+
+    A board takes no accents away, so what has some is there with and without. What the profile calls `more`, phrases
+    whose words are apart, and scripts that put no blanks between words are the gateway's alone.
     """
-    rules = profile()
-    lines = [["=dull", *said] for said in _in_lines(sorted(rules.dull))]
-    lines += [["=boilerplate", *said] for said in _in_lines(rules.boilerplate)]
-    for words in (rules.states, rules.severities):
-        meanings = dict.fromkeys(words.values())
-        lines += [[f"={meaning}", *(word for word in words if words[word] == meaning)] for meaning in meanings]
-    phrases = [phrase for branch in rules.phrases.values() for group in branch.values() for phrase in group]
-    for rank, rule in enumerate(rules.rules):
-        flags = "e" * rule.ends + "v" * rule.vague
+    source = profile().source
+    lines = [["=dull", *said] for said in _in_lines(sorted(_spelled(source["dull"])))]
+    lines += [
+        ["=boilerplate", *said]
+        for said in _in_lines([one for one in source["boilerplate"] if not UNSPACED.search(one)])
+    ]
+    for table in ("states", "severities"):
+        lines += [[f"={meaning}", *_spelled(words)] for meaning, words in source[table].items()]
+    for rule in source["rule"]:
+        flags = "e" * rule.get("ends", False) + "v" * rule.get("vague", False)
         for scope in ("anywhere", "title", "short"):
-            said = [" ".join(phrase.words) for phrase in phrases if (phrase.rank, phrase.scope) == (rank, scope)]
-            facts = [rule.kind, rule.state or "", rule.severity or "", flags, scope[0]]
-            lines += [[*facts, *some] for some in _in_lines(said)]
+            facts = [rule["kind"], rule.get("state", ""), rule.get("severity", ""), flags, scope[0]]
+            lines += [[*facts, *some] for some in _in_lines(_spelled(rule.get(scope, ())))]
     return "".join("\t".join(line) + "\n" for line in lines).encode()
+
+
+def _spelled(phrases: Iterable[str]) -> list[str]:
+    spaced = [phrase for phrase in phrases if not UNSPACED.search(phrase)]
+    return list(dict.fromkeys(one for phrase in spaced for one in (phrase, unaccented(phrase))))
 
 
 def _in_lines(phrases: Sequence[str]) -> Iterator[Sequence[str]]:

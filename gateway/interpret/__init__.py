@@ -45,6 +45,9 @@ _MAGIC = (
 )
 _SHOWN = frozenset(("image/jpeg", "image/jpg", "image/pjpeg", "image/png", "image/gif", "image/webp"))
 _META_CHARSET = re.compile(rb"<meta[^>]{1,100}charset=[\"']?([\w-]{1,40})", re.IGNORECASE)
+_UNDECLARED_HTML = re.compile(r"\s{0,100}(?:<!doctype html|<html|<body)\b[^>]{0,1000}>", re.IGNORECASE)
+_FOR_OTHERS = re.compile(r"\bhtml\b", re.IGNORECASE)  # "your mail program shows no HTML"
+_MOST_FOR_OTHERS = 300  # characters of a text that says so
 _MAX_REWRITTEN = 1024 * 1024
 _LINE_END = re.compile("\r+\n?")
 
@@ -114,9 +117,9 @@ def _read(raw: Buffer, reading: Reading) -> None:
     raw = _with_line_feeds(raw)
     mail = mime.split(raw)
     reading.truncated = mail.remarks
-    bodies = [part for part in mail.parts if not part.attached]
+    bodies = [part for part in mail.parts if not part.attached] or _text_with_a_name(mail.parts)
     # The charset that the mail names for its text is the best word for undeclared bytes in its header.
-    hint = next((name for part in bodies if (name := _charset(part))), "")
+    hint = next((name for part in bodies if (name := _charset(part))), "") or _guessed(raw, mail, bodies)
     _read_header(mail.fields, hint, reading)
     _read_text(raw, bodies, hint, reading)
     attached = [part for part in mail.parts if part.attached]
@@ -125,6 +128,22 @@ def _read(raw: Buffer, reading: Reading) -> None:
     for number, part in enumerate(attached[:MAX_ATTACHMENTS], 1):
         reading.attachments.append(_describe(raw, part, number, hint, reading))
     reading.picture = _best_picture(reading.attachments)
+
+
+def _text_with_a_name(parts: list[mime.Part]) -> list[mime.Part]:
+    """In a mail that has no other text, the one that is attached for its name alone; it stays an attachment, too."""
+    texts = (part for part in parts if part.type in ("text/plain", "text/html"))
+    return [part for part in texts if part.disposition.get(b"") != b"attachment"][:1]
+
+
+def _guessed(raw: Buffer, mail: mime.Mail, bodies: list[mime.Part]) -> str:
+    """What the undeclared bytes of header and text speak for together: a subject alone may be too short to tell."""
+    said = mail.fields.get(b"subject", b"")[: fields.LIMIT]
+    plain = [part for part in bodies if part.encoding not in ("base64", "quoted-printable")][:1]
+    if said.isascii() and not plain:
+        return ""
+    said += b"\n".join(raw[part.start : min(part.end, part.start + charset.SAMPLE)] for part in plain)
+    return "" if said.isascii() else charset.guessed(said)
 
 
 def _read_header(header: dict[bytes, bytes], hint: str, reading: Reading) -> None:
@@ -181,18 +200,26 @@ def _bodies(raw: Buffer, bodies: list[mime.Part], hint: str, reading: Reading) -
     found: list[tuple[int, bool, str]] = []
     told: set[int] = set()  # alternatives that have plain text
     size = 0
+    in_html = {part.alternative for part in bodies if _is_html(part)} - {0}
     for part in sorted(bodies, key=_is_html):
         if size > MAX_TEXT:
             break
         if _is_html(part) and part.alternative in told:
             continue
         text = _body(raw, part, hint, reading)
+        if part.alternative in in_html and not _is_html(part) and _is_for_others(text):
+            continue
         if text and not text.isspace():
             found.append((part.start, _is_html(part), text))
             size += len(text)
             if part.alternative and not _is_html(part):
                 told.add(part.alternative)
     return sorted(found)
+
+
+def _is_for_others(text: str) -> bool:
+    """Does the plain text only say that there is another one?"""
+    return len(text) <= _MOST_FOR_OTHERS and _FOR_OTHERS.search(text) is not None
 
 
 def _is_html(part: mime.Part) -> bool:
@@ -228,7 +255,7 @@ def _body(raw: Buffer, part: mime.Part, hint: str, reading: Reading) -> str:
     text = text.replace("\r\n", "\n")
     if "\r" in text:
         text = _LINE_END.sub("\n", text)
-    if _is_html(part):
+    if _is_html(part) or _UNDECLARED_HTML.match(text):
         if cut or len(text) > most:
             reading.truncated.append(f"the HTML was cut at {most} characters")
         return html.to_text(text[:most], MAX_TEXT)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 _NAMES = {
-    "utf-8": "utf8 unicode11utf8 xunicode20utf8 utf8sig utf8mb4",
+    "utf-8": "utf8 unicode11utf8 xunicode20utf8 utf8sig utf8mb4 utf8bom",
     "utf-16": "utf16 unicode ucs2 iso10646ucs2",
     "utf-16-le": "utf16le",
     "utf-16-be": "utf16be",
@@ -35,13 +35,13 @@ _NAMES = {
     "iso8859-9": "latin5 l5",
     "iso8859-10": "latin6 l6",
     "iso8859-16": "latin10 l10",
-    "cp874": "tis620 windows874",
-    "gb18030": "gb2312 gbk xgbk gb231280 csgb2312 chinese euccn xeuccn cp936 windows936 ms936 csiso58gb231280",
-    "big5hkscs": "big5 xbig5 cnbig5 big5tw cp950 windows950 csbig5",
-    "cp932": "shiftjis sjis xsjis xshiftjis mskanji windows31j csshiftjis windows932 ms932",
-    "euc_jp": "eucjp xeucjp xeuc ujis",
-    "iso2022_jp_2": "iso2022jp iso2022jp1 iso2022jp2 csiso2022jp jis",
-    "cp949": "euckr xeuckr ksc56011987 ksc5601 ksc56011989 korean uhc windows949 ms949 isoir149",
+    "cp874": "tis620 windows874 cp874",
+    "gb18030": "gb18030 gb2312 gbk xgbk gb231280 csgb2312 chinese euccn xeuccn cp936 windows936 ms936 csiso58gb231280",
+    "big5hkscs": "big5 big5hkscs xbig5 cnbig5 big5tw cp950 windows950 csbig5",
+    "cp932": "cp932 shiftjis sjis xsjis xshiftjis mskanji windows31j csshiftjis windows932 ms932",
+    "euc_jp": "eucjp xeucjp xeuc ujis eucjpwin eucjpms cp51932",
+    "iso2022_jp_2": "iso2022jp cp50220 cp50221 iso2022jp1 iso2022jp2 csiso2022jp jis",
+    "cp949": "cp949 euckr xeuckr ksc56011987 ksc5601 ksc56011989 korean uhc windows949 ms949 isoir149",
     "iso2022_kr": "iso2022kr",
     "johab": "johab",
     "hz": "hz hzgb2312",
@@ -71,6 +71,14 @@ _BOMS = (
 )
 
 SAMPLE = 16 * 1024  # bytes that are scored: evidence grows no better after that
+
+
+def guessed(data: bytes) -> str:
+    """A name for the charset of bytes of which nobody says it, "" if that is UTF-8 or ASCII: for a hint to others."""
+    data = data[:SAMPLE]
+    if data.isascii() or _strict(data, "utf-8", True) is not None:
+        return ""
+    return _guess(data, True)
 
 
 def codec_for(name: str) -> str:
@@ -158,7 +166,17 @@ def _guess(data: bytes, cut: bool) -> str:
             score *= sum(map(len, _CYRILLIC_RUN.findall(text))) / len(foreign)
         if score > best:
             best, chosen = score, codec
+    if chosen == "cp1252":
+        return next((codec for codec, signs in _SIGNS if signs.search(data)), chosen)
     return chosen
+
+
+# What would be a sign within a word in Windows-1252: letters of DOS's code page, and of those of Central Europe.
+_SIGNS = (
+    ("cp850", re.compile(rb"[A-Za-z][\x81\x82\x84\x94][a-z]")),
+    ("iso8859-2", re.compile(rb"[A-Za-z][\xb3\xbf]?[\xb1\xb6\xbc][a-z]")),
+    ("cp1250", re.compile(rb"[A-Za-z][\xb3\xb9\xbf][a-z]")),
+)
 
 
 def _level_1(letter: str) -> bool:

@@ -12,7 +12,8 @@ line, and one that could run away is refused (`gateway.patterns`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from pathlib import Path
@@ -45,7 +46,7 @@ _HEAD_ENDS = re.compile(r"^\[\[mail\]\]", re.MULTILINE)
 
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = {number: " " for number in range(128) if not (chr(number).isalnum() or chr(number) == "_")}
-_UNSPACED = re.compile("[\u2e80-\ud7ff\uf900-\ufaff]")  # scripts that put no blanks between words
+UNSPACED = re.compile("[\u2e80-\ud7ff\uf900-\ufaff]")  # scripts that put no blanks between words
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -93,9 +94,28 @@ class Score(NamedTuple):
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Without case, punctuation and spacing: what phrases are compared by."""
+    """Without case, accents, punctuation and spacing: what phrases are compared by."""
     text = text.lower()
-    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(text))
+    return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(unaccented(text)))
+
+
+def unaccented(text: str) -> str:
+    """Lower case in the letters of ASCII, as firmware writes it that has no others: `detecte` for `détecté`, `stoerung`
+    for `störung`; and what is written in full or half width, as in Japan, in its common form.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFKC", text).translate(_plain_letters())
+
+
+@cache
+def _plain_letters() -> dict[int, str | None]:
+    table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))  # accents that stand by themselves
+    for number in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
+        plain = unicodedata.normalize("NFD", chr(number))[0]
+        if plain.isascii():
+            table[number] = plain
+    return table | {
+        ord(letters[0]): letters[1:] for letters in ("äae", "öoe", "üue", "ßss", "æae", "œoe", "øo", "łl", "đd")
+    }
 
 
 words_of_line = lru_cache(maxsize=256)(words_of)  # devices repeat theirs
@@ -119,6 +139,9 @@ class Said:
         self._spaced: dict[str, str] = {}
         self._lines: dict[str, list[tuple[str, str]]] = {}  # with the same in lower case
 
+    def is_ascii(self) -> bool:
+        return all(map(str.isascii, self.zones.values()))
+
     def vocabulary(self) -> set[str]:
         """Every word of it."""
         found = set(self.text_words)
@@ -130,24 +153,28 @@ class Said:
     def has(self, zone: str, phrase: str) -> bool:
         """`phrase` as `spaced` makes it; `zone` may be "anywhere"."""
         if zone == "anywhere":
-            return any(phrase in self._in(one) for one in ("subject", "text"))
-        return phrase in self._in(zone)
+            return phrase in self.spaced("subject") or phrase in self.spaced("text")
+        return phrase in self.spaced(zone)
 
     def find(self, zone: str, needed: tuple[str, ...], pattern: str) -> tuple[int, re.Match[str]] | None:
         """The first line in which the expression is found: (its number from 1, the match); `needed`: any is in it."""
         lines = self._lines.get(zone)
         if lines is None:
-            split = self.zones.get(zone, "").split("\n", _LINES)[:_LINES]
-            lines = self._lines[zone] = [(line[: patterns.LONGEST], line.lower()) for line in split]
+            text = self.zones.get(zone, "")
+            split, lowered = text.split("\n", _LINES)[:_LINES], text.lower().split("\n", _LINES)[:_LINES]
+            lines = self._lines[zone] = list(zip(split, lowered, strict=True))
         search = None
-        for number, (line, lowered) in enumerate(lines, 1):
-            if not needed or any(one in lowered for one in needed):
-                search = search or _compiled(pattern)
-                if found := search(line):
-                    return number, found
+        for number, (line, lower) in enumerate(lines, 1):
+            for one in needed or ("",):
+                if one in lower:
+                    search = search or _compiled(pattern)
+                    if found := search(line[: patterns.LONGEST]):
+                        return number, found
+                    break
         return None
 
-    def _in(self, zone: str) -> str:
+    def spaced(self, zone: str) -> str:
+        """Its words, each between single blanks."""
         found = self._spaced.get(zone)
         if found is None:
             words = self.text_words if zone == "text" else words_of_line(self.zones.get(zone, ""))
@@ -159,7 +186,7 @@ class Said:
 def spaced(phrase: str) -> str:
     """A phrase in the form in which a zone has it; in scripts without blanks it may begin and end within a word."""
     words = " ".join(words_of(phrase))
-    return words if _UNSPACED.search(words) else f" {words} "
+    return words if UNSPACED.search(words) else f" {words} "
 
 
 class _Clue(NamedTuple):
@@ -169,12 +196,13 @@ class _Clue(NamedTuple):
     pattern: str | None
     points: int
 
-    def fits(self, said: Said) -> str | None:
-        """The phrase that is found; None: it does not fit."""
-        found = next((phrase for phrase in self.phrases if said.has(self.zone, phrase)), None)
-        if found is None or self.pattern is None:
-            return found
-        return found if said.find(self.zone, (), self.pattern) else None
+    def fits(self, said: Said, phrases: Iterable[str]) -> str | None:
+        """The phrase of these that is found; None: it does not fit."""
+        words = said.spaced(self.zone)
+        for phrase in phrases:
+            if phrase in words:
+                return phrase if self.pattern is None or said.find(self.zone, (), self.pattern) else None
+        return None
 
 
 class Family:
@@ -223,20 +251,20 @@ class Library:
                     self.families[path.stem] = Family(path, path.read_text("utf-8"))
                 except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                     self.broken[path] = f"{type(error).__name__}: {error}"
-        self._by_word: dict[str, list[_Clue]] = {}
-        self._unspaced: list[_Clue] = []  # whose words may be within a word, so that they can't be looked up
+        self._by_word: dict[str, list[tuple[_Clue, str]]] = {}
+        self._unspaced: list[tuple[_Clue, str]] = []  # may be within a word, so that they can't be looked up
         for family in self.families.values():
             for clue in family.clues:
                 for phrase in clue.phrases:
                     if phrase[0] == " ":
-                        self._by_word.setdefault(max(phrase.split(), key=len), []).append(clue)
+                        self._by_word.setdefault(max(phrase.split(), key=len), []).append((clue, phrase))
                     else:
-                        self._unspaced.append(clue)
+                        self._unspaced.append((clue, phrase))
 
     def scores(self, said: Said) -> list[Score]:
         """Those above 0, the best first; of equals the first by name."""
         found = []
-        for family, clues in self._fitting(said).items():
+        for family, clues in self._fitting(said, 1).items():
             points = sum(clue.points for clue, _ in clues)
             words = [f"{clue.points} for '{phrase.strip()}' in {clue.zone.replace('_', ' ')}" for clue, phrase in clues]
             if points > 0:
@@ -246,27 +274,36 @@ class Library:
     def family(self, said: Said) -> Family | None:
         """The one that this mail is from."""
         best, most = None, ENOUGH - 1
-        for family, clues in self._fitting(said).items():
+        for family, clues in self._fitting(said, ENOUGH).items():
             points = sum([clue.points for clue, _ in clues])
             if points > most or (best and points == most and family.name < best.name):
                 best, most = family, points
         return best
 
-    def _fitting(self, said: Said) -> dict[Family, list[tuple[_Clue, str]]]:
-        """The clues that fit, and by which phrase."""
-        asked = {id(clue): clue for clue in self._unspaced}
+    def _fitting(self, said: Said, least: int) -> dict[Family, list[tuple[_Clue, str]]]:
+        """The clues that fit, and by which phrase; of families that may have so many points."""
+        asked: dict[int, tuple[_Clue, list[str]]] = {}
+        for clue, phrase in () if said.is_ascii() else self._unspaced:
+            asked.setdefault(id(clue), (clue, []))[1].append(phrase)
         for word in self._by_word.keys() & said.vocabulary():
-            for clue in self._by_word[word]:
-                asked[id(clue)] = clue
+            for clue, phrase in self._by_word[word]:
+                asked.setdefault(id(clue), (clue, []))[1].append(phrase)
+        most: dict[Family, int] = {}
+        for clue, _ in asked.values():
+            if clue.points > 0:
+                most[clue.family] = most.get(clue.family, 0) + clue.points
         found: dict[Family, list[tuple[_Clue, str]]] = {}
-        for clue in asked.values():
+        for clue, phrases in asked.values():
+            if most.get(clue.family, 0) < least:
+                continue
             try:
-                phrase = clue.fits(said)
+                # Words are looked up in any order; people are told the first phrase of the file.
+                fitting = clue.fits(said, phrases if least == ENOUGH else clue.phrases)
             except ValueError as error:  # its expression; nobody checked the file
                 self.broken[clue.family.path] = str(error)
                 continue
-            if phrase is not None:
-                found.setdefault(clue.family, []).append((clue, phrase))
+            if fitting is not None:
+                found.setdefault(clue.family, []).append((clue, fitting))
         return found
 
     def match(self, family: Family, said: Said, lines: Mapping[str, str]) -> Match | None:
@@ -318,12 +355,20 @@ class _Mail:
             for pattern in (*mail.get("pattern", ()), *family.get("pattern", ()))
         ]
         self._always: dict[str, Any] = mail.get("data", {})
-        self._spoken = frozenset(key for field in self._fields.values() for key in _listed(field.get("key", ())))
+        self._keys = [(name, key) for name, field in self._fields.items() for key in _listed(field.get("key", ()))]
+        self._spoken = frozenset(key for _, key in self._keys)
 
     def fits(self, said: Said) -> bool:
-        return any(
-            all(any(said.has(zone, phrase) for phrase in phrases) for zone, phrases in zones) for zones in self._when
-        ) and not any(said.has("anywhere", phrase) for phrase in self._unless)
+        for zones in self._when:
+            for zone, phrases in zones:
+                for phrase in phrases:
+                    if said.has(zone, phrase):
+                        break
+                else:
+                    break  # this zone does not fit, so these zones together do not
+            else:
+                return not any(said.has("anywhere", phrase) for phrase in self._unless)
+        return False
 
     def told(self, said: Said, lines: Mapping[str, str]) -> Match:
         found: dict[str, Found] = {name: Found(name, value, "by the profile") for name, value in self._always.items()}
@@ -362,11 +407,9 @@ class _Mail:
             for name, text in match[1].groupdict().items():
                 if text and (text := one_line(text)[:_LONGEST]):
                     yield name, text, where
-        for name, field in self._fields.items():
-            for key in _listed(field.get("key", ())):
-                if key in lines:
-                    yield name, lines[key], f"the line {key.replace('_', ' ')}"
-                    break
+        for name, key in self._keys:
+            if key in lines:  # of a field with several, the first is taken
+                yield name, lines[key], f"the line {key.replace('_', ' ')}"
 
     def _title(self, data: Mapping[str, Any]) -> str | None:
         """The first whose fields are all there."""

@@ -20,7 +20,7 @@ MAX_PARAMETERS = 64  # of one value: a name in pieces has some, a thousand parts
 
 _BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]+")
-_ENCODED_WORD = re.compile(rb"=\?([^?\s]{1,60})\?([bBqQ])\?([^?]*)\?=")
+_ENCODED_WORD = re.compile(rb"=\?([^?\s]{1,60})\?([bBqQ])\?([^?]*)(?:\?=|(?<=[^?]{8})\??\Z)")  # the last may be cut off
 _ADDRESS_TOKEN = re.compile(
     rb'"((?:[^"\\]|\\.)*+)"'  # quoted string
     rb"|\(([^()]*+)\)"  # comment

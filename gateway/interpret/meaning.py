@@ -9,13 +9,23 @@ of short keys that no mail can choose freely (they are slugs).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.interpret import families, values
-from gateway.interpret.families import GENERIC, Greeted, Library, Match, Said, words_of, words_of_line
+from gateway.interpret.families import (
+    GENERIC,
+    UNSPACED,
+    Greeted,
+    Library,
+    Match,
+    Said,
+    unaccented,
+    words_of_line,
+)
 from gateway.interpret.fields import one_line
 from gateway.wire import event as vocabulary
 
@@ -28,12 +38,17 @@ MAX_VALUE = 200
 MAX_TITLE = 200
 _MAX_LINES = 200  # of a body that are looked at for keys
 _SHORT = 4  # words
+_LINE = 8  # words of a text's first line that may be its title
+_APART = 3  # words between the two of a phrase that is apart
 
 _DATE_KEY = re.compile("(?:^|_)(?:date|time|datetime|timestamp|datum|zeit|zeitpunkt|uhrzeit)(?:_|$)")
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
-_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
+_SWITCHED = re.compile(
+    r"(?:(?<=[\s:=])(?=[^a-z]{2,}$)|(?<=: )|(?<=[:=])|(?<=\d ))(\w{2,12})[.!]?$"
+)  # PUMP ON, pump: on
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
-_KEY = re.compile(r"[ \t>*-]*+([^\W\d_](?:[\w.#/&'+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
+_KEY = re.compile(r"[ \t>*•・●○■□◆◇▶※-]*+([^\W\d_](?:[\w.#/&'\u2019+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
+_FULL_WIDTH = {0xFF08: "(", 0xFF09: ")", 0xFF1A: ":", 0xFF1D: "="}
 _RESERVED = frozenset(("truncated",))  # ours, in `data`
 
 
@@ -66,35 +81,76 @@ class _Rule(NamedTuple):
 
 
 class _Phrase(NamedTuple):
-    """`rank` is the place of its rule in the file; `scope` is "anywhere", "title" or "short"."""
+    """`rank` is the place of its rule in the file; `scope` is "anywhere", "title", "short" or "apart", where one of
+    `then` follows at some distance.
+    """
 
     words: tuple[str, ...]
     rank: int
     scope: str
+    then: frozenset[str] = frozenset()
+
+
+class _Hit(NamedTuple):
+    """A phrase, and where it begins and ends among the words; (-1, -1) in scripts without blanks and over two lines."""
+
+    phrase: _Phrase
+    at: int
+    end: int
+
+
+SCOPES = {"anywhere": "anywhere", "more": "anywhere", "title": "title", "more_title": "title", "short": "short"}
+"""Key of a rule -> scope of its phrases."""
 
 
 class Profile:
     """A profile file made ready for use."""
 
     def __init__(self, source: dict[str, Any]) -> None:
+        self.source = source
         self.name: str = source["name"]
-        self.dull = frozenset(source["dull"])
+        self.dull = frozenset(map(" ".join, _words_of_all(source["dull"])))
         self.boilerplate = tuple(source["boilerplate"])
         self.keys: dict[str, list[str]] = source["keys"]
-        self.states = {word: state for state, words in source["states"].items() for word in words}
-        self.severities = {word: severity for severity, words in source["severities"].items() for word in words}
+        self.other_keys = frozenset(key for key in self.keys["event"] if not key.isascii())  # never in `data`
+        self.slugs: dict[str, str] = {said: slug for slug, keys in source["slugs"].items() for said in keys}
+        self.states = _stand_for(source["states"]) | _stand_for(source["more_states"])
+        self.switches = _stand_for(source["switches"])
+        self.unspaced_states = [(word, state) for word, state in self.states.items() if _is_unspaced(word)]
+        self.severities = _stand_for(source["severities"]) | _stand_for(source["more_severities"])
+        self.unspaced_severities = [(word, one) for word, one in self.severities.items() if _is_unspaced(word)]
+        self.negations, self.unspaced_negations = frozenset(source["not"]["words"]), tuple(source["not"]["unspaced"])
+        self.turning = self.negations | set(source["not"]["beyond"])
+        self.fillers = frozenset(source["not"]["between"])
+        self.places = frozenset(source["place"]["words"])
+        self.machine = frozenset(source["place"]["machine"])
+        self.happened = frozenset(source["place"]["happened"])
         self.rules = [
             _Rule(
                 rule["kind"], rule.get("state"), rule.get("ends", False), rule.get("severity"), rule.get("vague", False)
             )
             for rule in source["rule"]
         ]
-        self.phrases = _by_words(
-            _Phrase(words_of(phrase), rank, scope)
+        phrases = [
+            _Phrase(words, rank, scope)
             for rank, rule in enumerate(source["rule"])
-            for scope in ("anywhere", "title", "short")
-            for phrase in rule.get(scope, ())
-        )
+            for key, scope in SCOPES.items()
+            if key in rule
+            for words in _words_of_all(rule[key])
+        ]
+        phrases += [
+            _Phrase(words, rank, "apart", frozenset(word for (word,) in _words_of_all(pair["then"])))
+            for rank, rule in enumerate(source["rule"])
+            for pair in rule.get("apart", ())
+            for words in _words_of_all(pair["first"])
+        ]
+        # By its first two letters: a text is asked which of these it has.
+        self.unspaced: dict[str, list[tuple[str, _Phrase]]] = {}
+        for phrase in phrases:
+            if _is_unspaced(phrase.words[0]):
+                joined = "".join(phrase.words)
+                self.unspaced.setdefault(joined[:2], []).append((joined, phrase))
+        self.phrases = _by_words(phrase for phrase in phrases if not _is_unspaced(phrase.words[0]))
         self.patterns = [
             (pattern["zone"], pattern["if"], re.compile(pattern["regex"], re.IGNORECASE | re.MULTILINE))
             for pattern in source["pattern"]
@@ -108,6 +164,25 @@ class Profile:
         self.maker_keys: list[tuple[frozenset[str], str]] = [
             (frozenset(maker["keys"]), maker["name"]) for maker in source["maker"] if "keys" in maker
         ]
+
+
+def listed(phrases: Sequence[str]) -> Sequence[str]:
+    """A list of phrases, or a text of them with commas between."""
+    return [phrase.strip() for phrase in phrases.split(",")] if isinstance(phrases, str) else phrases
+
+
+def _words_of_all(phrases: Sequence[str]) -> list[tuple[str, ...]]:
+    """`words_of` each, all at once: in the file they are written as they are compared, but for accents."""
+    text = unaccented(phrases if isinstance(phrases, str) else ",".join(phrases))
+    return [tuple(phrase.split()) for phrase in text.split(",")]
+
+
+def _stand_for(table: dict[str, Sequence[str]]) -> dict[str, str]:
+    return {words[0]: meaning for meaning, said in table.items() for words in _words_of_all(said)}
+
+
+def _is_unspaced(word: str) -> bool:
+    return not word.isascii() and UNSPACED.search(word) is not None
 
 
 @cache
@@ -149,7 +224,7 @@ def meaning(
 
 def lines_of(text: str) -> dict[str, str]:
     """The `KEY: value` lines of a text, by slugs of their keys."""
-    return _data(text, profile())
+    return {key: value for key, value in _data(text, profile()).items() if key.isascii()}
 
 
 class Why(NamedTuple):
@@ -195,25 +270,25 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     if (moment := _device_time(lines)) and len(data) < MAX_KEYS:
         data.setdefault("device_time", moment)
     event = _first(lines, rules.keys["event"]) or ""
-    dull = " ".join(words_of_line(subject)) in rules.dull
-    zones = (("event", words_of_line(event)), ("subject", words_of_line(subject)), ("text", said.text_words))
-    found, zone = _search(rules, (*zones[::2], zones[1]) if dull else zones)
-    line = event if zone == "event" else subject
-    if found is None:
-        state = _ending(words_of_line(event or subject), rules)
+    dull = not subject or " ".join(words_of_line(subject)) in rules.dull
+    headline = _headline(body, rules) if dull and not event else ""
+    zones = [(event, True), (subject, True), (body, False)]
+    if dull:
+        zones = [(event, True), (headline, True), (body, False), (subject, True)]
+    hit, line, in_title = _search(rules, zones, said.text_words)
+    if hit is None:
+        line = event or headline or subject
+        state = _ending(line, rules)
         result = Meaning("other", state, _severity_of(words_of_line(subject), rules) or "info", "")
     else:
-        rule = rules.rules[found.rank]
-        if zone == "text":
-            line = _line_with(found.words, body)
-        words = words_of_line(line)
-        state = rule.state
-        if rule.ends:
-            said_states = {rules.states[word] for word in words if word in rules.states}
-            state = "off" if "off" in said_states else "on" if said_states else state
-        severity = "info" if state == "off" else rule.severity or _severity_of(words, rules) or "info"
-        result = Meaning(rule.kind, state, severity, "")
-    result.severity = _stated_severity(subject, lines, rules) or result.severity
+        rule = rules.rules[hit.phrase.rank]
+        state = _state(rule, hit, words_of_line(line), lines, rules)
+        severity = rule.severity or _severity_of(words_of_line(line), rules) or "info"
+        if _is_negated(hit, words_of_line(line), rules):
+            severity = "warning" if state == "on" else "info"
+        result = Meaning(rule.kind, state, "info" if state == "off" else severity, "")
+    if state != "off":  # what is over was once as bad as the line says
+        result.severity = _stated_severity(subject, lines, rules) or result.severity
     result.profile = rules.name
     result.data = data
     lowered = {"subject": subject.lower(), "text": body.lower()}
@@ -224,13 +299,40 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
     result.serial = _hint("serial", hints, result.kind, lines, rules)
     result.model = _hint("model", hints, result.kind, lines, rules)
     result.manufacturer = _manufacturer(reading, envelope, lowered, lines, rules)
-    result.title = _title(reading, "" if dull else subject, event, line if zone == "text" else "", rules)
+    result.title = _title(reading, "" if dull else subject, event, "" if in_title and line != headline else line, rules)
     return result
 
 
-def _ending(words: tuple[str, ...], rules: Profile) -> str | None:
-    """The state that a short line says with its last word: "pump 3 stopped"."""
-    return rules.states.get(words[-1]) if 0 < len(words) <= _SHORT + 1 else None
+def _headline(text: str, rules: Profile) -> str:
+    """The first line that says something, if it is a short one."""
+    line = _first_line(text, rules)
+    return line if len(words_of_line(line)) <= _LINE else ""
+
+
+def _first_line(text: str, rules: Profile) -> str:
+    for line in text.splitlines():
+        line = one_line(line)
+        if any(map(str.isalnum, line)) and not line.lower().startswith(rules.boilerplate):
+            return line
+    return ""
+
+
+def _ending(line: str, rules: Profile) -> str | None:
+    """The state that a short line says with its last word: "pump 3 stopped"; ON and OFF must be seen to be no prose."""
+    words = words_of_line(line)
+    if not 0 < len(words) <= _SHORT + 1:
+        return None
+    if joined := _unspaced(words):
+        meanings = (*rules.unspaced_states, *rules.switches.items())
+        return next((state for word, state in meanings if joined.endswith(word)), None)
+    if (state := rules.states.get(words[-1])) is not None:
+        return state if len(words) == 1 or words[-2] not in rules.turning else _turned(state)
+    switched = _SWITCHED.search(line)
+    return rules.switches.get(unaccented(switched[1].lower())) if switched else None
+
+
+def _turned(state: str) -> str:
+    return "on" if state == "off" else "off"
 
 
 def _device_time(lines: dict[str, str]) -> str | None:
@@ -248,8 +350,10 @@ def _measured(lines: dict[str, str]) -> dict[str, Any]:
     """As `data` has them: a number with a unit is a number, with the unit beside it."""
     data: dict[str, Any] = {}
     for key, text in lines.items():
+        if not key.isascii():
+            continue
         data[key] = text
-        if (text[-1].isalpha() or text[-1] in "%³") and (text[0].isdigit() or text[0] in "+-"):
+        if not text[-1].isdigit() and (text[0].isdigit() or text[0] in "+-\u2212"):
             found = values.of_stranger(text) if len(key) + len("_unit") <= MAX_KEY else None
             if found is not None and f"{key}_unit" not in lines:
                 data[key], data[f"{key}_unit"] = found
@@ -267,40 +371,142 @@ def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]
     return table
 
 
-def _find(table: dict[str, dict[str, list[_Phrase]]], words: tuple[str, ...], title: bool) -> _Phrase | None:
-    """The phrase of the first rule that any place in `words` matches; `title`: it is an event or a subject."""
-    best: _Phrase | None = None
-    if table.keys().isdisjoint(words):  # most texts
-        return None
-    for at in [at for at, word in enumerate(words) if word in table]:
-        branch = table[words[at]]
-        for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
-            if best is not None and phrase.rank >= best.rank:
-                continue
-            if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and len(words) > _SHORT)):
-                continue
-            if words[at : at + len(phrase.words)] == phrase.words:
-                best = phrase
+def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
+    """The phrase of the first rule that any place in `words` matches; `title`: it is an event, subject or headline."""
+    best: _Hit | None = None
+    table = rules.phrases
+    rank = len(rules.rules)
+    if not table.keys().isdisjoint(words):  # in most texts nothing is found
+        for at in [at for at, word in enumerate(words) if word in table]:
+            branch = table[words[at]]
+            for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
+                if phrase.rank > rank or not (end := _end_of(rules, phrase, words, at, title)):
+                    continue
+                # Of one rule's phrases the longest, and one that is negated: "smoke alarm: no smoke detected".
+                negated = at > 0 and words[at - 1] in rules.negations
+                if best is None or phrase.rank < rank or negated or (at == best.at and end > best.end):
+                    best, rank = _Hit(phrase, at, end), phrase.rank
+    if (joined := _unspaced(words)) and (phrase := _find_unspaced(rules, joined, rank, len(words), title)):
+        best = _Hit(phrase, -1, -1)
     return best
 
 
-def _search(rules: Profile, zones: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[_Phrase | None, str]:
-    """The phrase that decides, and its zone: the first one found, but a vague one only if no zone has a better one."""
-    vague: tuple[_Phrase | None, str] = None, ""
-    for zone, words in zones:
-        found = _find(rules.phrases, words, zone != "text")
-        if found is not None and not rules.rules[found.rank].vague:
-            return found, zone
-        if found is not None and vague[0] is None:
-            vague = found, zone
+def _end_of(rules: Profile, phrase: _Phrase, words: tuple[str, ...], at: int, title: bool) -> int:
+    """Where it ends if it begins at `at`; 0 if it doesn't."""
+    if phrase.scope == "apart":
+        after = at + len(phrase.words)
+        if words[at:after] != phrase.words:
+            return 0
+        for end in range(after, min(after + _APART + 1, len(words))):
+            word = words[end]
+            if word in phrase.then:
+                return end + 1
+            if word == "0" or word in rules.negations or (not title and word.isalpha()):
+                break  # in a letter anything may stand between; "door 3 open" is no letter's
+        return 0
+    if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and len(words) > _SHORT)):
+        return 0
+    end = at + len(phrase.words)
+    return end if words[at:end] == phrase.words else 0
+
+
+def _unspaced(words: tuple[str, ...]) -> str:
+    """The words in one, if any is of a script that puts no blanks between them; else ""."""
+    joined = "".join(words)
+    return joined if not joined.isascii() and UNSPACED.search(joined) else ""
+
+
+def _find_unspaced(rules: Profile, joined: str, rank: int, count: int, title: bool) -> _Phrase | None:
+    best: _Phrase | None = None
+    for pair in rules.unspaced.keys() & set(map(add, joined, joined[1:])):
+        for text, phrase in rules.unspaced[pair]:
+            if phrase.rank >= rank or text not in joined:
+                continue
+            if phrase.scope == "anywhere" or (title and (phrase.scope == "title" or count <= _SHORT)):
+                best, rank = phrase, phrase.rank
+    return best
+
+
+def _search(
+    rules: Profile, zones: Iterable[tuple[str, bool]], text_words: tuple[str, ...]
+) -> tuple[_Hit | None, str, bool]:
+    """The phrase that decides, the line that it is in, whether that is a title: of the first zone where one is found,
+    but a vague one only if no zone has a better one.
+    """
+    vague: tuple[_Hit | None, str, bool] = None, "", False
+    for zone, title in zones:
+        found = _find(rules, words_of_line(zone) if title else text_words, title) if zone else None
+        if found is None:
+            continue
+        line = zone
+        if not title:
+            line = _line_with(found.phrase.words, zone)
+            again = _find(rules, words_of_line(line), title)
+            same = again is not None and again.phrase.rank == found.phrase.rank
+            found = again if again and same else _Hit(found.phrase, -1, -1)
+        if not rules.rules[found.phrase.rank].vague:
+            return found, line, title
+        if vague[0] is None:
+            vague = found, line, title
     return vague
 
 
 def _line_with(words: tuple[str, ...], text: str) -> str:
+    """The line of a text that has all of them."""
     for line in text.splitlines():
-        if all(word in line.lower() for word in words):
+        lowered = unaccented(line.lower())
+        if all(word in lowered for word in words):
             return one_line(line).lstrip("-* ")
     return " ".join(words)  # broken over two lines
+
+
+def _state(rule: _Rule, hit: _Hit, words: tuple[str, ...], lines: dict[str, str], rules: Profile) -> str | None:
+    """What the words beside the phrase make of its state; if they say nothing, a line that is there for it does."""
+    if _is_negated(hit, words, rules):
+        return "on" if rule.state == "off" else "off" if rule.ends or rule.state else None
+    if not rule.ends:
+        return rule.state
+    said = _states_in(words, rules, hit)
+    if not said and (stated := _first(lines, rules.keys["state"])):
+        stated_words = words_of_line(stated)
+        if len(stated_words) <= 2:
+            said = _states_in(stated_words, rules, None)
+    return "off" if "off" in said else "on" if said else rule.state
+
+
+def _is_negated(hit: _Hit, words: tuple[str, ...], rules: Profile) -> bool:
+    """ "No smoke detected"."""
+    return hit.at > 0 and words[hit.at - 1] in rules.negations
+
+
+def _states_in(words: tuple[str, ...], rules: Profile, hit: _Hit | None) -> set[str]:
+    """What the words stand for, turned round behind a "not" ("not yet cleared", "above normal").
+
+    Some are places as well ("at the north end"): beside what has happened they count next to it only.
+    """
+    said: set[str] = set()
+    for at, word in enumerate(words):
+        state = rules.states.get(word)
+        if state is None:
+            continue
+        before = at - 1
+        while before >= 0 and words[before] in rules.fillers:
+            before -= 1
+        if before >= 0 and words[before] in rules.turning:
+            state = _turned(state)
+        elif hit and not (at == hit.end or hit.at - _APART <= at < hit.end):
+            if word in rules.places and not rules.happened.isdisjoint(words):
+                continue
+            if word in rules.machine and rules.rules[hit.phrase.rank].vague:
+                continue
+        said.add(state)
+    if joined := _unspaced(words):
+        for word, state in rules.unspaced_states:
+            at = joined.find(word)
+            if at >= 0:
+                negated = joined[:at].endswith(rules.unspaced_negations)
+                said.add(_turned(state) if negated else state)
+    return said
 
 
 def _data(text: str, rules: Profile) -> dict[str, str]:
@@ -308,6 +514,8 @@ def _data(text: str, rules: Profile) -> dict[str, str]:
     data: dict[str, str] = {}
     # What is repeated says nothing new.
     for line in dict.fromkeys(text[: 4 * families.SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
+        if "\uff1a" in line:
+            line = line.translate(_FULL_WIDTH)
         key, separator, value = line.partition(":")
         if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
             inside, _, rest = line.partition(")")
@@ -342,7 +550,11 @@ def _key(key: str) -> tuple[str, str]:
     found = _KEY.fullmatch(key)
     if found is None:
         return "", ""
-    slug = _NO_SLUG.sub("_", found[1].lower().translate(_UMLAUTS)).strip("_")
+    said = unaccented(found[1].strip().lower())
+    rules = profile()
+    if said in rules.other_keys:
+        return said, ""
+    slug = rules.slugs.get(said) or _NO_SLUG.sub("_", said).strip("_")
     return ("" if slug in _RESERVED or len(slug) > MAX_KEY else slug), (found[2] or "").strip().lower()
 
 
@@ -373,16 +585,22 @@ def _hint(name: str, hints: dict[str, str], kind: str, lines: dict[str, str], ru
     return said if said and " ".join(words_of_line(said)) not in rules.dull else None
 
 
-def _severity_of(words: Iterable[str], rules: Profile) -> str | None:
-    """The worst severity that any of the words stands for."""
-    found = [rules.severities[word] for word in words if word in rules.severities]
+def _severity_of(words: tuple[str, ...], rules: Profile) -> str | None:
+    """The worst severity that any of the words stands for, but for "no errors"."""
+    found = [
+        rules.severities[word]
+        for at, word in enumerate(words)
+        if word in rules.severities and not (at and (words[at - 1] in rules.negations or words[at - 1] == "0"))
+    ]
+    if joined := _unspaced(words):
+        found += [severity for word, severity in rules.unspaced_severities if word in joined]
     return max(found, key=vocabulary.severity_rank, default=None)
 
 
 def _stated_severity(subject: str, data: dict[str, str], rules: Profile) -> str | None:
-    stated = [word.lower() for word in _BRACKETED.findall(subject)]
-    stated += words_of_line(_first(data, rules.keys["severity"]) or "")
-    return _severity_of(stated, rules)
+    stated = " ".join(_BRACKETED.findall(subject)) if "[" in subject else ""
+    stated += " " + (_first(data, rules.keys["severity"]) or "")
+    return _severity_of(words_of_line(stated), rules) if stated != " " else None
 
 
 def _manufacturer(
@@ -402,8 +620,7 @@ def _title(reading: Reading, subject: str, event: str, line: str, rules: Profile
     """One line that tells a person what it is about: the subject, unless that (given as "") is the same every time."""
     title = subject or event or line
     if not title:
-        lines = (one_line(text) for text in reading.text[: families.SEARCHED].splitlines())
-        title = next((text for text in lines if text and not text.lower().startswith(rules.boilerplate)), "")
+        title = _first_line(reading.text[: families.SEARCHED], rules)
     if not title:
         title = reading.subject or (reading.attachments[0]["name"] if reading.attachments else "Mail without text")
     return _cut(title)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from gateway.interpret import transfer
 from gateway.interpret.fields import LIMIT, parameters
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ _UNINDENTED = re.compile(
 )
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*\r*(?:\n|\Z)")
 _UNDECLARED = re.compile(rb"--([^\r\n]{1,200}?)[ \t]{0,20}\r{0,2}\ncontent-", re.IGNORECASE)
+_FILE_BEGINS = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,200})\r*\n([^\r\n]{5,100})\r*\n", re.MULTILINE)
+_FILE_ENDS = re.compile(rb"^end[ \t]*\r*(?:\n|\Z)", re.MULTILINE)
+_FILE = "application/octet-stream"
+_MOST_FILES = 100  # in one text
 _MIME_FIELDS = frozenset((b"content-type", b"content-transfer-encoding", b"mime-version"))
 _ROOT_FIELDS = _MIME_FIELDS | {b"from", b"subject"}
 _MAIL_FIELDS = _ROOT_FIELDS | {
@@ -83,6 +88,32 @@ class Mail:
 
 def split(raw: Buffer) -> Mail:
     """Header and leaves of a mail of any shape."""
+    mail = _split(raw)
+    if any(not part.attached and raw.find(b"\nbegin ", max(part.start - 1, 0), part.end) >= 0 for part in mail.parts):
+        mail.parts = [piece for part in mail.parts for piece in _without_files(raw, part)]
+    return mail
+
+
+def _without_files(raw: Buffer, part: Part) -> Iterator[Part]:
+    """A text and the files in it, in the way that was before MIME: uuencoded, between "begin" and "end"."""
+    start = part.start
+    if part.type == "text/plain" and not part.attached and part.encoding in ("", "7bit", "8bit", "binary"):
+        for _ in range(_MOST_FILES):
+            begin = _FILE_BEGINS.search(raw, start, part.end)
+            if begin is None or transfer.uuencoded(begin[2]) is None:
+                break
+            end = _FILE_ENDS.search(raw, begin.start(2), part.end)
+            data_end, after = (end.start(), end.end()) if end else (part.end, part.end)
+            if _SOMETHING.search(raw, start, begin.start()) or start == part.start:
+                yield replace(part, start=start, end=begin.start())
+            name = {b"name": begin[1]}
+            yield Part(_FILE, name, {b"": b"attachment"}, "x-uuencode", begin.start(2), data_end, attached=True)
+            start = after
+    if start == part.start or _SOMETHING.search(raw, start, part.end):
+        yield replace(part, start=start) if start > part.start else part
+
+
+def _split(raw: Buffer) -> Mail:
     mail = Mail({})
     size = len(raw)
     start = _header(raw, _leading_blank_lines(raw), size, mail.fields, mail, root=True)
@@ -131,7 +162,7 @@ def split(raw: Buffer) -> Mail:
 
 def _leading_blank_lines(raw: Buffer) -> int:
     """Where the header begins: behind blank lines and an mbox "From " line that some senders put first."""
-    at = 0
+    at = 3 if raw[:3] == b"\xef\xbb\xbf" else 0  # an editor's mark of UTF-8
     while at < min(len(raw), 1000) and raw[at : at + 1] in (b"\r", b"\n"):
         at += 1
     if raw[at : at + 5] == b"From ":

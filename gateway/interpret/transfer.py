@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SLICE = 192 * 1024  # bytes of the mail per step: a multiple of four lines of base64 would be no faster
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+UUENCODED = ("x-uuencode", "uuencode", "x-uue", "uue")
 _BLANKS = b"\r\n\t \0"
 _NOT_BASE64 = bytes(set(range(256)) - set(_ALPHABET + b"="))
 _PADDING = re.compile(rb"=+")
@@ -30,9 +31,23 @@ def decoded(raw: Buffer, start: int, end: int, encoding: str, damage: list[str])
     """
     if encoding == "base64":
         return _base64(raw, start, end, damage)
+    if encoding in UUENCODED:
+        return _uuencoded(raw, start, end, damage)
     if encoding == "quoted-printable":
         return _quoted_printable(raw, start, end)
     return (raw[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
+
+
+def uuencoded(line: bytes) -> bytes | None:
+    """The bytes that a line says, None if it can't be one; blanks at its end may have been lost."""
+    line = line.rstrip(b"\r\n")
+    if not line or not 0x20 <= line[0] <= 0x60:
+        return None
+    length = (line[0] - 0x20 & 63) * 4 // 3 + 2
+    try:
+        return binascii.a2b_uu(line[:length])  # some put a checksum behind it
+    except binascii.Error:
+        return None
 
 
 def is_base64(sample: bytes) -> bool:
@@ -89,3 +104,25 @@ def _quoted_printable(raw: Buffer, start: int, end: int) -> Iterator[bytes]:
             piece = piece[:sign] if sign > 0 else piece
         start += len(piece)
         yield binascii.a2b_qp(piece)
+
+
+def _uuencoded(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[bytes]:
+    """Lines up to the one that says "end", with or without the one that says "begin"."""
+    while start < end:
+        piece = raw[start : min(start + SLICE, end)]
+        if start + len(piece) < end:
+            piece = piece[: piece.rfind(b"\n") + 1] or piece
+        start += len(piece)
+        out = []
+        for line in piece.splitlines():
+            if line.rstrip() == b"end":
+                start = end
+                break
+            if line.startswith(b"begin ") or not line.strip():
+                continue
+            data = uuencoded(line)
+            if data is not None:
+                out.append(data)
+            elif not damage:
+                damage.append("damaged uuencode")
+        yield b"".join(out)

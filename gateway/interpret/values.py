@@ -13,69 +13,61 @@ from datetime import datetime
 from typing import Any
 
 _SPELLINGS = {
-    "%": ("%", "percent", "prozent", "pct"),
-    "°C": (
-        "°c",
-        "c",
-        "deg c",
-        "degc",
-        "celsius",
-        "degrees c",
-        "degree celsius",
-        "degrees celsius",
-        "grad celsius",
-        "grad",
-    ),
-    "°F": ("°f", "f", "deg f", "degf", "fahrenheit", "degrees f", "degrees fahrenheit"),
-    "ms": ("ms", "msec", "milliseconds", "millisekunden"),
-    "s": ("s", "sec", "secs", "second", "seconds", "sekunde", "sekunden"),
-    "min": ("min", "mins", "minute", "minutes", "minuten"),
-    "h": ("h", "hr", "hrs", "hour", "hours", "std", "stunde", "stunden"),
-    "d": ("d", "day", "days", "tag", "tage", "tagen"),
-    "V": ("v", "vac", "vdc", "volt", "volts"),
-    "mV": ("mv",),
-    "A": ("a", "amp", "amps", "ampere", "amperes"),
-    "mA": ("ma",),
-    "W": ("w", "watt", "watts"),
-    "kW": ("kw",),
-    "VA": ("va",),
-    "kVA": ("kva",),
-    "Wh": ("wh",),
-    "kWh": ("kwh",),
-    "Hz": ("hz", "hertz"),
-    "B": ("b", "byte", "bytes"),
-    "kB": ("kb",),
-    "MB": ("mb",),
-    "GB": ("gb",),
-    "TB": ("tb",),
-    "KiB": ("kib",),
-    "MiB": ("mib",),
-    "GiB": ("gib",),
-    "TiB": ("tib",),
-    "kbit/s": ("kbps", "kbit/s"),
-    "Mbit/s": ("mbps", "mbit/s"),
-    "Gbit/s": ("gbps", "gbit/s"),
-    "MB/s": ("mb/s",),
-    "MiB/s": ("mib/s",),
-    "rpm": ("rpm", "u/min"),
-    "bar": ("bar",),
-    "mbar": ("mbar",),
-    "hPa": ("hpa",),
-    "psi": ("psi",),
-    "ppm": ("ppm",),
-    "dB": ("db",),
-    "dBm": ("dbm",),
-    "lx": ("lx", "lux"),
-    "mm": ("mm",),
-    "cm": ("cm",),
-    "m": ("m", "meter", "metre"),
-    "km/h": ("km/h",),
-    "L": ("l", "liter", "litre", "liters", "litres"),
-    "m³": ("m³", "m3"),
-    "pages": ("page", "pages", "sheets", "seiten", "blatt"),
+    "%": "%|percent|prozent|pct|pour cent|por ciento|per cento|procent|%rh|% rh|%r.h.|% r.h.|%rf|% rf|% r.f.|%hr|% hr",
+    "°C": "°c|c|deg c|degc|celsius|degrees c|degree celsius|degrees celsius|grad celsius|grad",
+    "°F": "°f|f|deg f|degf|fahrenheit|degrees f|degrees fahrenheit",
+    "ms": "ms|msec|milliseconds|millisekunden|millisecondes|milisegundos|millisecondi|ミリ秒|毫秒",
+    "s": "s|sec|secs|second|seconds|sekunde|sekunden|sek|seconde|secondes|segundo|segundos|secondo|secondi|seconden"
+    "|sekund|sekundy|sekunda|秒",
+    "min": "min|mins|minute|minutes|minuten|minuto|minutos|minuti|minuut|minut|minuty|minuta|分|分鐘|分钟|分間",
+    "h": "h|hr|hrs|hour|hours|std|stunde|stunden|heure|heures|hora|horas|ora|ore|uur|uren|godz|godzina|godziny|godzin"
+    "|時間|小时|小時",
+    "d": "d|day|days|tag|tage|tagen|jour|jours|día|días|dia|dias|giorno|giorni|dag|dagen|dzień|dni|日|日間|天",
+    "V": "v|vac|vdc|volt|volts|voltios",
+    "mV": "mv",
+    "A": "a|amp|amps|ampere|amperes",
+    "mA": "ma",
+    "W": "w|watt|watts",
+    "kW": "kw",
+    "VA": "va",
+    "kVA": "kva",
+    "Wh": "wh",
+    "kWh": "kwh",
+    "Hz": "hz|hertz",
+    "B": "b|byte|bytes|octets",
+    "kB": "kb|ko",
+    "MB": "mb|mo",
+    "GB": "gb|go",
+    "TB": "tb",
+    "KiB": "kib",
+    "MiB": "mib",
+    "GiB": "gib",
+    "TiB": "tib",
+    "kbit/s": "kbps|kbit/s",
+    "Mbit/s": "mbps|mbit/s",
+    "Gbit/s": "gbps|gbit/s",
+    "MB/s": "mb/s",
+    "MiB/s": "mib/s",
+    "rpm": "rpm|u/min",
+    "bar": "bar",
+    "mbar": "mbar",
+    "hPa": "hpa",
+    "kPa": "kpa",
+    "psi": "psi",
+    "ppm": "ppm",
+    "dB": "db",
+    "dBm": "dbm",
+    "lx": "lx|lux",
+    "mm": "mm",
+    "cm": "cm",
+    "m": "m|meter|metre|mètres|metros|metri",
+    "km/h": "km/h",
+    "L": "l|liter|litre|liters|litres|litros|litri",
+    "m³": "m³|m3",
+    "pages": "page|pages|sheets|seiten|blatt|pagine|páginas|strony|枚|页",
 }
 UNITS = tuple(_SPELLINGS)
-_UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split("|")}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
@@ -89,7 +81,14 @@ ORDERS = ("ymd", "dmy", "mdy")
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,']*")
 _AMOUNT = re.compile(r"([+-]?\d[\d.,']*)\s{0,3}(%|°?\s?[^\W\d_][^\W\d_./³0-9]*(?:/[a-z]{1,3})?[³3]?|)")
-_WHOLE = re.compile(r"([+-]?\d[\d.,']*)\s{0,3}(%|°\s?[CF]|[^\W\d_]{1,12}(?:/[a-z]{1,3})?)")
+_WHOLE = re.compile(
+    r"([+-]?\d{1,3}(?: \d{3})+(?:,\d+)?|[+-]?\d[\d.,']*)\s{0,3}"
+    r"(%(?: ?r\.?[hf]\.?| ?hr)?|°\s?[CF]|[^\W\d_]{1,12}(?:/[a-z]{1,3})?)",
+    re.IGNORECASE,
+)
+# Full width, and signs that only look like others: ℃, the minus of typographers, blanks that break no line.
+_FORMS: dict[int, int | str] = {number: number - 0xFEE0 for number in range(0xFF01, 0xFF5F)}
+_FORMS |= {0x2103: "°C", 0x2109: "°F", 0xBA: "°", 0x2DA: "°", 0x2212: "-", 0xA0: " ", 0x202F: " ", 0x3000: " "}
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{2})")
 _THREE = re.compile(r"(\d{1,4})[-/.](\d{1,2}|[^\W\d_]{3})[-/.](\d{1,4})")
 _UNIX = re.compile(r"([^\W\d_]{3}) {1,2}(\d{1,2}) (\d{1,2}:\d{2}:\d{2}(?: [AP]M)?)(?: [A-Z+-][A-Z\d:]{1,5})? (\d{4})")
@@ -99,7 +98,15 @@ _BIGGEST = 1e15  # what has more digits is no quantity, and no number of JSON th
 _COMPACT = re.compile(r"(20\d{2})([01]\d)([0-3]\d)[T_ -]?([0-2]\d)([0-5]\d)([0-5]\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?(?:\.\d+)? ?([ap]m)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_ONE_LETTER = {"V": "V", "A": "A", "W": "W", "C": "°C", "F": "°F"}  # as units of a stranger; in capitals only
+_ONE_LETTER = {
+    "V": "V",
+    "A": "A",
+    "W": "W",
+    "C": "°C",
+    "F": "°F",
+    "h": "h",
+    "s": "s",
+}  # as units of a stranger, so written
 
 
 def typed(name: str, text: str, field: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -122,11 +129,15 @@ def of_stranger(text: str) -> tuple[int | float, str] | None:
 
     A number alone may be a name, as that of a job is; so it stays text.
     """
-    found = _WHOLE.fullmatch(text)
+    found = _WHOLE.fullmatch(text if text.isascii() else text.translate(_FORMS))
     if found is None:
         return None
-    unit = _ONE_LETTER.get(found[2]) if len(found[2]) == 1 and found[2] != "%" else _UNIT.get(found[2].lower())
-    value = number(found[1])
+    unit = (
+        _ONE_LETTER.get(found[2])
+        if len(found[2]) == 1 and found[2].isascii() and found[2] != "%"
+        else _UNIT.get(found[2].lower().replace("° ", "°"))
+    )
+    value = number(found[1].replace(" ", ""))
     return (value, unit) if unit is not None and value is not None else None
 
 
@@ -152,10 +163,13 @@ def _amount(text: str, unit: str | None) -> tuple[int | float, str | None] | Non
 
 
 def number(text: str) -> int | float | None:
-    """A number as people write it: `1,234.5`, `1.234,5`, `45,0`; a lone comma before three digits divides thousands."""
+    """A number as people write it: `1,234.5`, `1.234,5`, `45,0`; a lone comma before three digits divides thousands,
+    but for `0,125`.
+    """
     text = text.rstrip(".,'").replace("'", "")
     comma, dot = text.rfind(","), text.rfind(".")
-    if comma > dot and not (dot < 0 and (len(text) - comma == 4 or text.count(",") > 1)):
+    whole = text[:comma].lstrip("+-")
+    if comma > dot and (whole == "0" or not (dot < 0 and (len(text) - comma == 4 or text.count(",") > 1))):
         text = text.replace(".", "").replace(",", ".")
     else:
         text = text.replace(",", "")

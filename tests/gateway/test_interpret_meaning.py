@@ -12,8 +12,8 @@ import pytest
 
 from gateway.api import Envelope
 from gateway.interpret import Reading, meaning
-from gateway.interpret.families import OURS, words_of
-from gateway.interpret.meaning import MAX_KEY, Profile, profile
+from gateway.interpret.families import OURS, UNSPACED, unaccented, words_of
+from gateway.interpret.meaning import MAX_KEY, SCOPES, Profile, listed, profile
 from gateway.wire import event as words
 
 
@@ -28,7 +28,7 @@ def told(subject: str | None, text: str = "", helo: str = "device", **reading: A
         ("Motion at the front door", "", "other", None, "info"),
         ("Motion Detection", "", "motion", "on", "warning"),
         ("Camera 1: motion-detected!", "", "motion", "on", "warning"),
-        ("IPC", "Event: Motion Detection\r\nStatus: Stop", "motion", "on", "warning"),
+        ("IPC", "Event: Motion Detection\r\nStatus: Stop", "motion", "off", "info"),
         ("Motion Detection Stop", "", "motion", "off", "info"),
         ("Motion detection stopped", "", "motion", "off", "info"),
         ("Bewegung erkannt", "", "motion", "on", "warning"),
@@ -106,6 +106,10 @@ def told(subject: str | None, text: str = "", helo: str = "device", **reading: A
         ("We have now all seen how it ended", "", "other", None, "info"),
         ("NUT alert", "UPS ups@localhost on battery", "power", "on", "critical"),
         ("NUT alert", "UPS ups@localhost blah", "alarm", None, "warning"),
+        ("Hello", "In the long hall of the old house there was motion\ndetected, it says", "motion", "on", "warning"),
+        ("Hello", "Today there was no motion\nno smoke\ndetected, it says", "smoke", "on", "critical"),
+        ("Smoke break at 10?", "", "other", None, "info"),
+        ("Smoke-free offices", "Nobody on line, no video, a break in the clouds", "other", None, "info"),
     ],
 )
 def test_kinds(subject: str | None, text: str, kind: str, state: str | None, severity: str) -> None:
@@ -145,7 +149,7 @@ def test_every_kind_has_a_rule_but_other() -> None:
         ("K" * 40 + ": x", {"k" * 40: "x"}),
         ("a=b", {}),
         (": x", {}),
-        ("温度: 45", {}),
+        ("備考: 45", {}),
     ],
 )
 def test_keys(line: str, data: dict[str, str]) -> None:
@@ -233,21 +237,25 @@ def source(name: str = "generic") -> dict[str, Any]:
 SHAPE: dict[str, dict[str, type]] = {
     "rule": {
         "kind": str, "state": str, "ends": bool, "severity": str, "vague": bool,
-        "anywhere": list, "title": list, "short": list,
+        "anywhere": list, "title": list, "short": list, "apart": list,
+        "more": str, "more_title": str,
     },
     "pattern": {"zone": str, "if": str, "regex": str},
     "maker": {"name": str, "text": list, "sender": list, "keys": list},
 }  # fmt: skip
 KEYS = {
     "event", "severity", "channel", "device_name", "serial", "model",
-    "device_name_alone", "serial_alone", "model_alone", "not_about", "numbered",
+    "device_name_alone", "serial_alone", "model_alone", "not_about", "numbered", "state",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [OURS / "generic.toml"], ids=lambda path: path.stem)
 def test_schema(path: Any) -> None:
     loaded = source(path.stem)
-    assert loaded.keys() == {"name", "dull", "boilerplate", "keys", "states", "severities", *SHAPE}
+    assert loaded.keys() == {
+        "name", "dull", "boilerplate", "keys", "slugs", "states", "switches", "not", "place", "severities",
+        "more_states", "more_severities", *SHAPE,
+    }  # fmt: skip
     assert loaded["name"] == path.stem
     assert loaded["keys"].keys() == KEYS
     assert loaded["states"].keys() == set(words.STATES)
@@ -260,7 +268,8 @@ def test_schema(path: Any) -> None:
         assert rule["kind"] in words.KINDS
         assert rule.get("state", "on") in words.STATES
         assert rule.get("severity", "info") in words.SEVERITIES
-        assert rule.keys() & {"anywhere", "title", "short"}
+        assert rule.keys() & {*SCOPES, "apart"}
+        assert all(pair.keys() == {"first", "then"} for pair in rule.get("apart", ()))
     assert set(loaded["keys"]["not_about"]) <= set(words.KINDS)
     assert Profile(loaded).name == path.stem
 
@@ -268,16 +277,23 @@ def test_schema(path: Any) -> None:
 def test_phrases_are_written_as_they_are_compared() -> None:
     loaded = source()
     for rule in loaded["rule"]:
-        for phrase in (*rule.get("anywhere", ()), *rule.get("title", ()), *rule.get("short", ())):
-            assert " ".join(words_of(phrase)) == phrase
+        for phrase in (one for key in SCOPES for one in listed(rule.get(key, ()))):
+            assert " ".join(words_of(phrase)) == unaccented(phrase)
+        for pair in rule.get("apart", ()):
+            assert all(" ".join(words_of(one)) == unaccented(one) for one in (*pair["first"], *pair["then"]))
+            assert all(len(words_of(one)) == 1 for one in pair["then"])
     for subject in loaded["dull"]:
-        assert " ".join(words_of(subject)) == subject
-    for listed in (*loaded["states"].values(), *loaded["severities"].values()):
-        assert all(words_of(word) == (word,) for word in listed)
+        assert " ".join(words_of(subject)) == unaccented(subject)
+    tables = ("states", "more_states", "severities", "more_severities", "switches", "not", "place")
+    for said in (said for name in tables for said in loaded[name].values()):
+        assert all(words_of(word) == (unaccented(word),) for word in listed(said))
     for keys in loaded["keys"].values():
         for key in keys:
-            assert re.fullmatch(r"[a-z0-9_.]+", key)
+            assert re.fullmatch(r"[a-z0-9_.]+", key) or UNSPACED.match(key)
             assert len(key) <= MAX_KEY
+    for slug, keys in loaded["slugs"].items():
+        assert re.fullmatch("[a-z_]+", slug)
+        assert all(UNSPACED.search(key) and key == unaccented(key.lower()) for key in keys)
     for maker in loaded["maker"]:
         assert all(words_of(word) == (word,) for word in maker.get("sender", ()))
         assert all(text == text.lower() for text in maker.get("text", ()))
@@ -287,8 +303,8 @@ def test_no_phrase_twice() -> None:
     """A phrase in two rules of the same scope could only ever mean the first."""
     seen: dict[tuple[str, str], str] = {}
     for rule in source()["rule"]:
-        for scope in ("anywhere", "title", "short"):
-            for phrase in rule.get(scope, ()):
+        for key, scope in SCOPES.items():
+            for phrase in listed(rule.get(key, ())):
                 assert (scope, phrase) not in seen, (phrase, rule["kind"], seen[scope, phrase])
                 seen[scope, phrase] = rule["kind"]
 

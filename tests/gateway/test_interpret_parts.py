@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import binascii
 import codecs
 
 import pytest
 
-from gateway.interpret import charset, fields, html, names, transfer
+from gateway.interpret import Reading, attachment, charset, fields, html, names, read, transfer
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,8 @@ from gateway.interpret import charset, fields, html, names, transfer
         ("cp-1251", "cp1251"),
         ("x-gbk", "gb18030"),
         ("GB2312", "gb18030"),
+        ("GB18030", "gb18030"),
+        ("Big5-HKSCS", "big5hkscs"),
         ("Shift_JIS", "cp932"),
         ("ks_c_5601-1987", "cp949"),
         ("ISO-8859-15", "iso8859-15"),
@@ -70,6 +73,10 @@ def test_every_codec_of_the_table_is_one_of_pythons_charsets() -> None:
         ("“quoted” € 5", "cp1252"),
         ("TÜR GEÖFFNET ÜBERLAUF", "cp1252"),
         ("Åsa: æøå blå grønn", "cp1252"),
+        ("sœur, 5 m³/h, 1½ l", "cp1252"),
+        ("Tür geöffnet", "cp850"),
+        ("Włamanie: żółta strefa", "cp1250"),
+        ("Zamknięte: włąz główny", "iso8859-2"),
     ],
 )
 def test_undeclared_bytes(text: str, codec: str) -> None:
@@ -191,6 +198,8 @@ def test_dates(value: bytes, date: str | None) -> None:
         (b"=?iso-8859-1?Q?=FC?= =?utf-8?Q?=C3=BC?=", "üü"),
         (b"=?utf-8?X?abc?=", "=?utf-8?X?abc?="),
         (b"=?utf-8?B?abc", "=?utf-8?B?abc"),
+        (b"Re: =?utf-8?B?VMO8ciBvZmZlbg", "Re: Tür offen"),
+        (b"=?utf-8?Q?Motion_detected?", "Motion detected"),
         (b"=?\0?Q?lost?= kept", "lost kept"),
         (b"x\x7f\xc2\x85y\xe2\x80\xa8z", "x y z"),
     ],
@@ -254,3 +263,89 @@ def test_is_base64() -> None:
 )
 def test_names(name: str, kind: str, cleaned: str) -> None:
     assert names.cleaned(name, kind, 7) == cleaned
+
+
+# --- whole mails that are too many ways of the same for a sample each
+
+PICTURE = b"\xff\xd8\xff\xe0" + bytes(range(200))
+
+
+def mail(*lines: str | bytes) -> bytes:
+    return b"".join((line.encode() if isinstance(line, str) else line) + b"\r\n" for line in lines)
+
+
+def uuencoded(data: bytes, end: str = "end") -> tuple[bytes, ...]:
+    lines = [binascii.b2a_uu(data[at : at + 45]).rstrip(b"\n") for at in range(0, len(data), 45)]
+    return (*lines, b"`", end.encode())
+
+
+def files(reading: Reading) -> list[tuple[str, str, int]]:
+    return [(one["name"], one["type"], one["size"]) for one in reading.attachments]
+
+
+def test_files_in_a_text_from_before_mime() -> None:
+    begin = ("begin 644 ../../a b.jpg", *uuencoded(PICTURE))
+    raw = mail("Subject: x", "", "Before", *begin, "Between", "begin 600 c.txt", *uuencoded(b"cat"), "")
+    reading = read(raw)
+    assert files(reading) == [("a b.jpg", "image/jpeg", 204), ("c.txt", "application/octet-stream", 3)]
+    assert (reading.text, reading.picture, reading.truncated) == ("Before\nBetween\n", 0, [])
+    assert (attachment(raw, 0), attachment(raw, 1)) == (PICTURE, b"cat")
+
+
+def test_a_part_that_is_uuencoded() -> None:
+    head = ("Subject: x", "Content-Type: image/jpeg; name=a.jpg", "Content-Transfer-Encoding: X-UUEncode", "")
+    raw = mail(*head, "begin 644 b.jpg", *uuencoded(PICTURE), "after the end")
+    assert files(read(raw)) == [("a.jpg", "image/jpeg", 204)]
+    assert attachment(raw, 0) == PICTURE
+
+
+@pytest.mark.parametrize("text", ["begin 644 the work", "begin 644 the work\r\nand go on\r\nend", "We begin 644 x"])
+def test_prose_that_begins(text: str) -> None:
+    reading = read(mail("Subject: x", "", text))
+    assert (reading.attachments, reading.text) == ([], text.replace("\r", "") + "\n")
+
+
+def test_uuencode_without_its_end_or_damaged() -> None:
+    raw = mail("Subject: x", "", "begin 644 a.jpg", *uuencoded(PICTURE)[:-2])
+    assert attachment(raw, 0) == PICTURE
+    raw = mail("Subject: x", "", "begin 644 a.jpg", uuencoded(PICTURE)[0], "\xff" * 20, "end")
+    assert read(raw).truncated == ["damaged uuencode in a.jpg"]
+    assert attachment(raw, 0) == PICTURE[:45]
+
+
+def test_html_that_nobody_calls_so() -> None:
+    page = "\r\n<!DOCTYPE html>\r\n<html><body><p>Volume 1<br>is degraded</p></body></html>"
+    assert read(mail("Subject: x", "", page)).text == "Volume 1\nis degraded"
+    assert read(mail("Subject: x", "", "<b> is bold in <html>")).text == "<b> is bold in <html>\n"
+
+
+def test_a_text_that_only_says_that_there_is_another() -> None:
+    head = (
+        "Subject: x",
+        "Content-Type: multipart/alternative; boundary=b",
+        "",
+        "--b",
+        "",
+        "Your program shows no HTML.",
+    )
+    both = (*head, "--b", "Content-Type: text/html", "", "<p>Water leak</p>", "--b--")
+    assert read(mail(*both)).text == "Water leak"
+    assert read(mail(*head, "--b--")).text == "Your program shows no HTML."
+
+
+def test_the_only_text_has_a_name() -> None:
+    head = ("Subject: x", "Content-Type: multipart/mixed; boundary=b", "", "--b")
+    reading = read(mail(*head, "Content-Type: text/plain; name=body.txt", "", "Backup failed", "--b--"))
+    assert (reading.text, files(reading)) == ("Backup failed", [("body.txt", "text/plain", 13)])
+    reading = read(mail(*head, "Content-Disposition: attachment; filename=a.txt", "", "Backup failed", "--b--"))
+    assert reading.text == ""
+
+
+def test_an_editors_mark_before_the_header() -> None:
+    assert read(mail(b"\xef\xbb\xbfFrom: a@b", "Subject: x", "", "y")).sender == "a@b"
+
+
+def test_undeclared_bytes_of_header_and_text_tell_of_each_other() -> None:
+    reading = read(mail("Subject: 漏水を検知しました".encode("euc_jp"), "", "漏水".encode("euc_jp")))
+    assert (reading.subject, reading.text) == ("漏水を検知しました", "漏水\n")
+    assert reading.charsets == ["subject: euc_jp, guessed", "text: euc_jp, guessed"]
