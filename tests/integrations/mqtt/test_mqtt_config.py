@@ -87,6 +87,7 @@ def test_login_for_the_broker_of_this_machine() -> None:
             "write true or false (without quotes), or Home Assistant's discovery prefix",
         ),
         ({"expiry": 0}, "Input should be greater than or equal to 1"),
+        ({"expiry": 2**32}, "Input should be less than 4294967296"),
         ({"qos": 0}, "Extra inputs are not permitted"),
     ],
 )
