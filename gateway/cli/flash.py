@@ -246,6 +246,12 @@ def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str
         options.setdefault("mqtt", {})["user"] = args.mqtt_user
     layers = [_from_file(args.settings), options, making.from_words(args.set)]
     settings = making.combined(board, *layers)
+    needing = [key for key in ("wifi", "ethernet", "mqtt", "post") if settings.get(key) is not None]
+    if needing and not board.mailwire.network and board.mailwire.flash == "uf2":
+        raise FlashError(
+            f"{board.name} has no network, and these settings need one: {', '.join(needing)}. Leave them out: its "
+            "events come as frames over USB, and would wait on it for ever."
+        )
     if asks:
         _ask_for(settings, board)
     named = {"wifi": args.wifi_password_env, "mqtt": args.mqtt_password_env, "post": None}

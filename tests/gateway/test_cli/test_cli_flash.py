@@ -224,6 +224,15 @@ def test_settings_that_the_board_would_not_take(mailwire, tmp_path, words, told)
     assert not (tmp_path / "i").exists()
 
 
+def test_a_board_without_a_network_is_given_nothing_that_needs_one(mailwire, tmp_path):
+    """Its events would wait for a broker that it never reaches."""
+    words = ("--wifi-ssid", "Net", "--mqtt", "mqtt://x")
+    done = mailwire("flash", "RPI_PICO", "--image", tmp_path / "i", *words)
+    assert done.code == 1
+    assert done.err.startswith("RPI_PICO has no network, and these settings need one: wifi, mqtt. Leave them out: ")
+    assert not (tmp_path / "i").exists()
+
+
 def test_a_settings_file_with_mistakes(mailwire, tmp_path):
     (tmp_path / "s.yaml").write_text("- a\n")
     done = mailwire("flash", "RPI_PICO_W", "--image", tmp_path / "i", "--settings", tmp_path / "s.yaml")
