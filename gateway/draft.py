@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, words
 
+_HALVES = re.compile("[\ud800-\udfff]")
 _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _LONGEST_TITLE = 200
 _LONGEST_FACT = 200
@@ -65,7 +66,9 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
         "severity": _text(draft.get("severity")) if draft.get("severity") in words.SEVERITIES else words.SEVERITIES[0],
         "title": " ".join(_text(draft.get("title")).split())[:_LONGEST_TITLE],
         "text": _text(draft.get("text")),
-        "data": {str(key): _plain(value) for key, value in data.items()} if isinstance(data, Mapping) else {},
+        "data": {_whole_letters(str(key)): _plain(value) for key, value in data.items()}
+        if isinstance(data, Mapping)
+        else {},
         "attachments": [_attachment(item) for item in _list(draft.get("attachments")) if isinstance(item, Mapping)],
         "mail": _mail(draft.get("mail")),
     }
@@ -108,7 +111,7 @@ def _mail(mail: Any) -> MailFacts | None:
         return None
     return {
         "from": _text(mail.get("from")),
-        "to": [one for one in _list(mail.get("to")) if isinstance(one, str)],
+        "to": [_text(one) for one in _list(mail.get("to")) if isinstance(one, str)],
         "subject": _text(mail.get("subject")) or None,
         "message_id": _text(mail.get("message_id")) or None,
         "helo": _text(mail.get("helo")) or None,
@@ -117,22 +120,29 @@ def _mail(mail: Any) -> MailFacts | None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """What every reader of JSON takes; else as text: NaN and numbers of any length, which Python reads, or a date."""
+    """What every reader of JSON takes; else as text: NaN and numbers of any length, which Python reads, or a date.
+
+    And half a character is none: Python writes it, and no other reads it.
+    """
     if isinstance(value, Mapping | list | tuple) and depth >= _DEEPEST:
         return "..."
     if isinstance(value, Mapping):
-        return {str(key): _plain(one, depth + 1) for key, one in value.items()}
+        return {_whole_letters(str(key)): _plain(one, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, depth + 1) for one in value]
     if isinstance(value, int):
         return value if -_HIGHEST <= value <= _HIGHEST else str(value)
-    is_plain = value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
-    return value if is_plain else str(value)
+    is_plain = value is None or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else _whole_letters(str(value))
 
 
 def _text(value: Any) -> str:
     """What it says, of a text or a number; nothing of anything else."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    return _whole_letters(str(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _whole_letters(text: str) -> str:
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def _list(value: Any) -> list[Any]:

@@ -177,6 +177,15 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no count; write 0 or more")
 
 
+def text(said: str | bytes) -> str:
+    """What a command line or a pipe said; what is no UTF-8 in it is Latin-1, as scripts of old have it."""
+    raw = said if isinstance(said, bytes) else said.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 class Listener(NamedTuple):
     """An address on which the gateway takes mail."""
 

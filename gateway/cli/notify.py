@@ -37,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     chosen = common.settings(args)
     patience = _target(chosen, args.target).patience
-    text = " ".join(args.message) if args.message else sys.stdin.read()
+    text = common.text(" ".join(args.message) if args.message else sys.stdin.buffer.read())
     if not text.strip() and not args.title:
         show.fail("There is nothing to tell: write it after the target, or give it on standard input.", 2)
     try:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         show.fail(f"{error.filename}: can't be attached: {error.strerror}.", 2)
     title, _, rest = text.strip().partition("\n")
-    said = {"title": args.title or title, "text": text if args.title else rest.strip() or title}
+    heading = common.text(args.title or "")
+    said = {"title": heading or title, "text": text if heading else rest.strip() or title}
     said["severity"] = args.severity
     now = time.time()
     event = draft.to_event(said, UlidMaker().new(), iso_time(now), _SOURCE, Device(UNKNOWN, _SOURCE))

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         if len(word.splitlines()) > 1:
             show.fail(f"{word!r} has more than one line.", 2)
     whole = _bytes_of(args.eml) if args.eml else None
-    text = _standard_input() if args.text == "-" else args.text
+    text = common.text(sys.stdin.buffer.read() if args.text == "-" else args.text)
+    subject = common.text(args.subject)
     files = [(path.name, _bytes_of(path)) for path in args.file]
     if args.picture is not None:
         files.append(_picture(args.picture))
@@ -62,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
         with submit.session(server) as session:
             for number in range(1, args.count + 1):
                 count = f" {number} of {args.count}" if args.count > 1 else ""
-                content = (
-                    whole if whole is not None else _mail(args.sender, recipients, args.subject + count, text, files)
-                )
+                content = whole if whole is not None else _mail(args.sender, recipients, subject + count, text, files)
                 answer = session.transmit(args.sender, recipients, content, refused=_say)
                 print(show.plain(f"{count.strip()}  {answer}".lstrip()), flush=True)
     except submit.NotTaken as error:
@@ -81,13 +80,6 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         show.fail(f"{path}: can't be read: {error.strerror}", 2)
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError:
-        show.fail("Standard input is no text in UTF-8. Send it as a file with --file.", 2)
 
 
 def _mail(sender: str, recipients: list[str], subject: str, text: str, files: list[tuple[str, bytes]]) -> bytes:

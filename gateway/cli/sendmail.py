@@ -147,7 +147,9 @@ def prepare(content: bytes, options: Options) -> tuple[bytes, list[str], str]:
     body = content[end:] if content.startswith(b"\r\n", end) else b"\r\n" + content[end:]
     recipients = list(options.recipients)
     if options.from_headers:
-        recipients += [_text(value) for name, value, _ in fields if name in ("to", "cc", "bcc")]
+        recipients += [
+            common.text(value.replace(b"\r\n", b"")) for name, value, _ in fields if name in ("to", "cc", "bcc")
+        ]
         fields = [one for one in fields if one[0] != "bcc"]
     sender = _addresses([options.sender])[:1] if options.sender not in (None, "", "<>") else []
     reverse_path = sender[0] if sender else "" if options.sender is not None else _qualified(_user())
@@ -161,19 +163,10 @@ def prepare(content: bytes, options: Options) -> tuple[bytes, list[str], str]:
     return added + b"".join(whole for _, _, whole in fields) + body, _addresses(recipients), reverse_path
 
 
-def _text(value: bytes) -> str:
-    """A header's value as text, unfolded."""
-    value = value.replace(b"\r\n", b"")
-    try:
-        return value.decode()
-    except UnicodeError:
-        return value.decode("latin-1")
-
-
 def _addresses(values: Iterable[str | None]) -> list[str]:
     """The addresses in these lists, each once, with this machine's name where they have no domain."""
-    texts = [_text(value.encode("utf-8", "surrogateescape")) for value in values if value]
-    return list(dict.fromkeys(_qualified(address) for address in addresses_in(texts)))
+    found = addresses_in([common.text(value) for value in values if value])
+    return list(dict.fromkeys(_qualified(address) for address in found))
 
 
 def _user() -> str:

@@ -126,6 +126,8 @@ def _in_words(server: Server) -> Iterator[None]:
         yield
     except OSError as error:
         raise NotTaken(_words(error, server), code=getattr(error, "smtp_code", 0)) from error
+    except UnicodeEncodeError as error:  # smtplib says hello and logs in with ASCII alone
+        raise NotTaken("User, password and --helo can be sent in ASCII only.") from error
 
 
 def _transaction(
@@ -202,7 +204,8 @@ def _words(error: OSError, server: Server) -> str:
             answer = _reply(error.smtp_code, error.smtp_error)
             return f"{server} refused the login: {answer}. Check --user and --password."
         case smtplib.SMTPNotSupportedError() if "STARTTLS" in str(error):
-            return f"{server} does not offer STARTTLS. Try --tls implicit, or --tls none."
+            hour = "A Mailwire that TLS has just failed with here does so again after an hour, or after its restart."
+            return f"{server} does not offer STARTTLS. Try --tls implicit, or --tls none. {hour}"
         case smtplib.SMTPNotSupportedError():
             return f"{server} offers no login. Leave out --user; some offer it after --tls starttls only."
         case smtplib.SMTPResponseException():

@@ -154,3 +154,9 @@ def test_data_has_a_form_in_anybodys_json():
     assert (found["a"], found["b"], found["c"]) == ("nan", ["inf", "-inf"], "9" * 400)
     assert to_json({"d": found["d"]}).count(b"[") == 50
     assert made(data={"on": True, "much": 2**63 - 1})["data"] == {"on": True, "much": 2**63 - 1}
+
+
+def test_half_a_character_is_none():
+    """Python writes a lone surrogate as JSON, and Home Assistant's JSON refuses the whole event for it."""
+    event = made(title="T\udce4", text="31 \ud83d C", data={"k\udce4": ["v\udce4"]})
+    assert (event["title"], event["text"], event["data"]) == ("T\ufffd", "31 \ufffd C", {"k\ufffd": ["v\ufffd"]})

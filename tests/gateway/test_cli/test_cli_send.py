@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -224,9 +225,9 @@ def test_many_are_numbered_and_differ(mailwire, serve):
 
 def test_text_from_standard_input(mailwire, serve, monkeypatch):
     handler, server = serve()
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe\n"))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"31 \xb0C from a pipe\n")))
     assert mailwire("send", server, "--text", "-").code == 0
-    assert message(handler.mails[0][3]).get_content() == "from a pipe\r\n"
+    assert message(handler.mails[0][3]).get_content() == "31 °C from a pipe\r\n"
 
 
 def test_tls_in_both_ways(mailwire, serve, certificate):
@@ -286,10 +287,17 @@ def test_nobody_is_there(mailwire, closed):
     assert result.err == f"Nothing listens at {closed}. Does the gateway run (mailwire run)?\n"
 
 
+def test_a_name_beyond_ascii_is_no_traceback(mailwire, serve):
+    _, server = serve()
+    result = mailwire("send", server, "--helo", "tür")
+    assert (result.code, result.err) == (1, "User, password and --helo can be sent in ASCII only.\n")
+
+
 def test_a_server_that_has_no_tls_or_no_login(mailwire, serve):
     _, server = serve()
     assert mailwire("send", server, "--tls", "starttls").err == (
-        f"{server} does not offer STARTTLS. Try --tls implicit, or --tls none.\n"
+        f"{server} does not offer STARTTLS. Try --tls implicit, or --tls none. "
+        "A Mailwire that TLS has just failed with here does so again after an hour, or after its restart.\n"
     )
     assert mailwire("send", server, "--tls", "implicit").err == (
         f"{server} does not speak TLS from its first byte. Try --tls starttls, or --tls none.\n"
@@ -375,3 +383,13 @@ def test_a_reader_that_has_seen_enough_is_no_fault_of_the_server(serve):
     line = f"'{sys.executable}' -m gateway send {server} --count 200 | head -n 1"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "1 of 200  250 2.0.0 Ok: stored as 1\n", "")
+
+
+def test_what_is_told_may_be_latin_1(mailwire, here, data, fill, monkeypatch):
+    """As an old script pipes it, whatever the locale."""
+    fill()
+    post = "{type: smtp_relay, url: 'smtp://127.0.0.1:9', starttls: never, from: a@b.example, to: [c@d.example]}"
+    (here / "mailwire.yaml").write_text(f"integrations: {{post: {post}}}\nstore: {{data: {data}}}\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"W\xe4rme\n")))
+    (event,) = mailwire("notify", "post", "--json").documents
+    assert event["title"] == "Wärme"
