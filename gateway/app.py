@@ -272,6 +272,7 @@ class App:
         if isinstance(instance, Target):
             one.worker = Worker(name, instance, self.store, self.pipeline.ledger, self._hide)
             one.worker.not_yet = "it is not started yet"
+            one.worker.look_at_clock = self.pipeline.clock.look
         return one
 
     async def _launch(self, one: Running) -> None:
@@ -390,6 +391,7 @@ class App:
         while True:
             await asyncio.sleep(1)
             try:
+                self.pipeline.clock.look()
                 for device in self.registry.tick(time.time()):
                     self._device_changed(device)
                 for device_id in self.pipeline.noise.ended(time.time()):

@@ -145,6 +145,8 @@ class Worker:
         self.failing: tuple[float, str] | None = None  # since when (monotonic) nothing has gone well, and why
         self.not_yet: str | None = None
         """Why the target can be given nothing: it is not started. What waits for it goes on to wait, and to expire."""
+        self.look_at_clock: Callable[[], None] = lambda: None
+        """Called before anything expires; may call `clock_moved`."""
         self.delivered = 0
         self.retried = 0
         self.ended = {"dead": 0, "expired": 0}
@@ -155,6 +157,7 @@ class Worker:
         self._ready: deque[Delivery] = deque()
         self._later: list[tuple[float, str, Delivery]] = []
         self._held: set[str] = set()  # events in _ready, _later and under way
+        self._moved = 0.0  # seconds by which the clock was set since the start
         self._behind = True  # the store has more than memory
         self._read_after = 0.0
         self._reading = False
@@ -191,6 +194,7 @@ class Worker:
             self._behind = True
         elif delivery.event_id not in self._held:
             self._held.add(delivery.event_id)
+            delivery.moved = self._moved
             self._line_up(delivery)
             self._launch()
             return
@@ -280,6 +284,7 @@ class Worker:
                 known = row.event_id in self._held or row.event_id in self._ended
                 if not known and row.event is not None and len(self._held) < _HELD:
                     self._held.add(row.event_id)
+                    row.moved = self._moved
                     heapq.heappush(self._later, (row.due, row.event_id, row))
             after = rows[-1].event_id
         self._behind = True
@@ -293,7 +298,7 @@ class Worker:
             if self._paused_until and self._paused_until > time.monotonic():
                 return
             delivery = self._ready.popleft()
-            if delivery.expires <= time.time():
+            if self._is_too_late(delivery):
                 self._expired(delivery)
                 continue
             assert delivery.event is not None
@@ -424,12 +429,23 @@ class Worker:
             extra=self._about(delivery),
         )
 
+    def clock_moved(self, seconds: float) -> None:
+        """Somebody has set the clock: the ends of what waits move along, and so does when it is tried again."""
+        self._moved += seconds
+        for _, _, delivery in self._later:
+            delivery.due += seconds
+        self._later = [(delivery.due, event_id, delivery) for _, event_id, delivery in self._later]
+        self._wake.set()
+
+    def _is_too_late(self, delivery: Delivery) -> bool:
+        self.look_at_clock()
+        return delivery.expires + self._moved - delivery.moved <= time.time()
+
     def _expire_old(self) -> None:
-        now = time.time()
-        for delivery in [item for item in self._ready if item.expires <= now]:
+        for delivery in filter(self._is_too_late, list(self._ready)):
             self._ready.remove(delivery)
             self._expired(delivery)
-        gone = [item[2] for item in self._later if item[2].expires <= now]
+        gone = [item[2] for item in self._later if self._is_too_late(item[2])]
         for delivery in gone:
             self._forget(delivery)
             self._expired(delivery)

@@ -29,6 +29,7 @@ from typing import Any, cast
 from gateway import draft as draft_of
 from gateway import interpret
 from gateway.api import Device, Envelope, Event, MadeEvent, StoreTrouble, Target, about
+from gateway.clock import Clock
 from gateway.deliver import Ledger, Worker
 from gateway.interpreter import Interpreter
 from gateway.logs import Budget
@@ -141,6 +142,7 @@ class Pipeline:
         self.duplicate_window = 60.0
         self.interpreter = Interpreter(self._interpreted)
         self._new_id = UlidMaker().new
+        self.clock = Clock(self._clock_moved)
         self.noise = NoiseControl(store, self._new_id, iso_time)
         self.noise.release = self._release
         self._queue: deque[Mail] = deque()
@@ -516,6 +518,7 @@ class Pipeline:
     ) -> None:
         """To those that the routes say, or to those that are `told`; not to the one that it is kept `apart_from`."""
         self.events[event["kind"]] += 1
+        self.clock.look()  # so that no end is reckoned by a clock that is taken for an older one a moment later
         now = time.time()
         plan = self.router.plan_for(told) if told else self.router.plan(event)
         care = plan.cares or self.noise.mutes_any
@@ -531,6 +534,19 @@ class Pipeline:
         self.ledger.add(event, received, targets, held)
         for name, expires in targets.items():
             self.workers[name].put(Delivery(event["id"], name, expires, event=event, dot=dot, made=made))
+
+    def _clock_moved(self, seconds: float) -> None:
+        way = "forward" if seconds > 0 else "back"
+        log.warning("the clock was set %s by %.0f seconds: what waits may wait as long as before", way, abs(seconds))
+        self.ledger.write()
+        self.store.note_one(
+            "UPDATE deliveries SET expires = expires + ?, due = due + iif(state = 'waiting', ?, 0) "
+            "WHERE state IN ('waiting', 'held')",
+            seconds,
+            seconds,
+        )
+        for worker in self.workers.values():
+            worker.clock_moved(seconds)
 
     async def look_at_held(self) -> None:
         """Now and then: what was held back may be due."""

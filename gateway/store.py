@@ -178,6 +178,8 @@ class Delivery:
     # When its mail's final dot came and when its event was made, on the monotonic clock.
     dot: float = 0.0
     made: float = 0.0
+    # By how many seconds the clock had been set when `expires` was right.
+    moved: float = 0.0
 
 
 class Store:
