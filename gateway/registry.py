@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from gateway import alarms, heartbeat
 from gateway.alarms import Alarms
 from gateway.api import Device, Envelope, Event
+from gateway.interpret.families import unaccented
 from gateway.rhythm import Rhythm
 from gateway.wire.devices import GENERIC
 from gateway.wire.event import slug
@@ -453,10 +454,13 @@ class Registry:
             f"{local} {_peer(envelope.peer)}",
         ]
         telling = [text for text in candidates if slug(text) not in GENERIC_NAMES] or ["device"]
-        name = telling[0]
+        name = base = telling[0]
+        if not name.isascii():  # in letters that an id can't have: those of the name in ASCII, or else another's
+            bases = [unaccented(text.lower()) for text in telling]
+            base = next((one for one in bases if re.search("[a-z]", slug(one))), bases[0])
         for extra in itertools.chain(("", helo, _last_octet(envelope.peer)), map(str, itertools.count(2))):
             tail = slug(extra, _LONGEST_EXTRA)
-            device_id = f"{slug(name, _LONGEST_ID - 1 - len(tail))}_{tail}" if tail else slug(name)
+            device_id = f"{slug(base, _LONGEST_ID - 1 - len(tail))}_{tail}" if tail else slug(base)
             if device_id and device_id not in self._known and device_id not in RESERVED_IDS:
                 return device_id, _friendly(f"{name} {extra}".strip())
         raise AssertionError("unreachable: some number is free")

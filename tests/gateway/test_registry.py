@@ -104,6 +104,19 @@ def test_a_profile_gets_more_exact_but_never_less(registry):
     assert device.profile == "hikvision"
 
 
+@pytest.mark.parametrize(
+    ("name", "device_id", "shown"),
+    [
+        ("Küche", "kueche", "Küche"),
+        ("Entrée 2", "entree_2", "Entrée 2"),
+        ("倉庫1", "plc", "倉庫1"),
+    ],
+)
+def test_an_id_of_a_name_that_is_not_in_ascii(registry, name, device_id, shown):
+    device, _ = registry.identify(envelope(), Sender("plc@lan", name), "x", 0.0)
+    assert (device.id, device.name) == (device_id, shown)
+
+
 def test_names_hold_nothing_that_a_screen_would_obey(registry):
     device, _ = who(registry, sender="", mail_from="", helo="cam7\x1b[2J\u202e\r\nx")
     assert (device.id, device.name) == ("cam7_2j_x", "Cam7 [2j x")
