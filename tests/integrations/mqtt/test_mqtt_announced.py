@@ -101,12 +101,10 @@ async def test_what_can_not_be_taken_back_holds_up_nothing(
 async def test_availability_of_a_device_that_no_longer_reports(
     mosquitto: Mosquitto, gateway: StandIn, listener: Listener
 ) -> None:
-    gateway.add("pump", online=False)
-    await run_once(gateway, listener, url=mosquitto.url)
-    await wait_until(lambda: listener.newest("mailwire/pump/availability") == b"offline")
-    gateway.add("pump", online=None)
-    await run_once(gateway, listener, url=mosquitto.url)
-    await wait_until(lambda: listener.newest("mailwire/pump/availability") == b"")
+    for online, told in ((False, b"offline"), (None, b"")):
+        gateway.add("pump", online=online)
+        async with gateway.connected(url=mosquitto.url):
+            await wait_until(lambda told=told: listener.newest("mailwire/pump/availability") == told)
 
 
 async def test_first_event_waits_till_a_device_is_met(
