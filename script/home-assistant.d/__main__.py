@@ -295,9 +295,7 @@ class Check:
             now = await self._entities()
             self.known = {device["id"]: device for device in self.gateway.json("devices")}
             self.wrong = {
-                key: (one, now.get(key))
-                for key, one in before.items()
-                if now.get(key) != one and not ("_state_" in key and now.get(key) == {**one, "state": "off"})
+                key: (one, now.get(key)) for key, one in before.items() if now.get(key) not in (one, *_ended(key, one))
             }
             return not self.wrong and await self._as_the_gateway_says()
 
@@ -396,6 +394,12 @@ class Check:
         command = [str(HOME / "bin" / "python"), script, chromium, self.house.browser_tokens(), *pages]
         await asyncio.to_thread(subprocess.run, command, check=True)
         print(f"pictures: {', '.join(page.partition('=')[0] for page in pages)}")
+
+
+def _ended(key: str, one: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an entity may have become by itself: a state that ends, and the trouble that it was."""
+    off = {**one, "state": "off"}
+    return [off] if "_state_" in key else [{**off, "troubles": []}] if key.endswith("_problem") else []
 
 
 def print_table(entities: dict[str, dict[str, Any]]) -> None:
