@@ -80,8 +80,9 @@ class Alarms:
         return alarm
 
     def _meant(self, event: Event) -> list[Alarm]:
-        part = part_of(event)
-        return [alarm for alarm in self.all if alarm.kind == event["kind"] and same_part(alarm.part, part)]
+        alike = [alarm for alarm in self.all if alarm.kind == event["kind"]]  # of most events there are none
+        part = part_of(event) if alike else {}
+        return [alarm for alarm in alike if same_part(alarm.part, part)]
 
     def _sweep(self) -> None:
         self.all = [alarm for alarm in self.all if alarm.on or alarm.trouble is not None]

@@ -20,7 +20,7 @@ _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _LONGEST_TITLE = 200
 _LONGEST_FACT = 200
 _MOST = 100  # attachments or recipients
-_DEEPEST = 50  # levels of data; those who are told of them have their own limits
+_DEEPEST = 51  # levels, the data itself one of them; those who are told of them have their own limits
 _CLOCKS_BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock that shows less was never set
 _HIGHEST = 2**63 - 1
 _AHEAD = 24 * 3600.0  # seconds that a clock may be ahead of ours
@@ -66,9 +66,7 @@ def to_event(draft: Mapping[str, Any], event_id: str, time: str, source: str, de
         "severity": _text(draft.get("severity")) if draft.get("severity") in words.SEVERITIES else words.SEVERITIES[0],
         "title": " ".join(_text(draft.get("title")).split())[:_LONGEST_TITLE],
         "text": _text(draft.get("text")),
-        "data": {_whole_letters(str(key)): _plain(value) for key, value in data.items()}
-        if isinstance(data, Mapping)
-        else {},
+        "data": _plain(data) if isinstance(data, Mapping) else {},
         "attachments": [_attachment(item) for item in _list(draft.get("attachments")) if isinstance(item, Mapping)],
         "mail": _mail(draft.get("mail")),
     }

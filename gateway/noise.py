@@ -128,8 +128,9 @@ class NoiseControl:
     # --- muted -------------------------------------------------------------------------------------------------
 
     @property
-    def mutes_any(self) -> bool:
-        return bool(self._mutes)
+    def concerns_all(self) -> bool:
+        """Is there something of which an event may be the end, or for which it is not told, whatever its route asks?"""
+        return bool(self._mutes or self._open)
 
     def mute(self, device: str, seconds: float, now: float, target: str = _EVERYBODY) -> float:
         """People are not told of this device for so long (0: from now on they are again). The Unix time of its end.

@@ -406,6 +406,7 @@ class Pipeline:
             self._hold_up(first, error)
 
     def _is_through(self, mail: Mail) -> None:
+        """Unless it was held up anew: then it is no longer asked about."""
         peer = mail.envelope.peer
         held = self._held_up.get(peer)
         if held is None or held.asked is not mail:
@@ -434,10 +435,7 @@ class Pipeline:
             self._finish(mail, reading, meaning)
         except _PASSING as error:
             self._hold_up(mail, error)
-        except Exception:
-            self._is_through(mail)
-            raise
-        else:
+        finally:
             self._is_through(mail)
 
     def _content(self, mail: Mail) -> Any:
@@ -521,7 +519,7 @@ class Pipeline:
         self.clock.look()  # so that no end is reckoned by a clock that is taken for an older one a moment later
         now = time.time()
         plan = self.router.plan_for(told) if told else self.router.plan(event)
-        care = plan.cares or self.noise.mutes_any
+        care = plan.cares or self.noise.concerns_all
         asked, held = self.noise.admit(event, plan, now) if care else (plan.targets, {})
         held.pop(apart_from, None)
         targets = {

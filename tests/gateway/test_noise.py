@@ -19,7 +19,7 @@ from gateway.registry import Registry
 from gateway.route import Router
 from gateway.store import Store
 from tests.gateway.test_registry import Learn
-from tests.gateway.test_route import Route
+from tests.gateway.test_route import Condition, Route
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=BERLIN).timestamp()
@@ -295,6 +295,16 @@ async def test_others_are_told_until_somebody_acknowledges(bench, monkeypatch):
     assert one.noise.acknowledge(everything=True) == []
 
 
+async def test_an_all_clear_counts_also_where_its_own_routes_ask_for_no_care(bench, monkeypatch):
+    one = bench(Rule(escalate=Escalation(900, ("boss",))))
+    critical = Route(["phone"], Condition({"severity": ["critical"]}), rule=one.rule)
+    one.pipeline.router = Router([critical], [], None)
+    await one.happens(event(1, severity="critical"), monkeypatch, NOON)
+    await one.happens(event(2, state="off", severity="info"), monkeypatch, NOON + 1)
+    await one.wait(NOON + 901, monkeypatch)
+    assert one.titles("boss") == []
+
+
 async def test_what_is_acknowledged_at_the_last_moment_is_told_nobody_else(bench, monkeypatch):
     one = bench(Rule(escalate=Escalation(900, ("boss",))))
     await one.happens(event(1), monkeypatch, NOON)
@@ -510,7 +520,7 @@ async def test_a_mute_concerns_people_and_of_them_the_one_that_it_names(bench, m
     await one.happens(event(3), monkeypatch, NOON)
     assert [event["id"] for event in one.phone.heard] == ["E0002", "E0003"]
     assert [event["id"] for event in one.boss.heard] == ["E0001", "E0003"]
-    assert not one.noise.mutes_any
+    assert not one.noise.muted()
 
 
 async def test_what_is_not_told_because_it_is_muted_waits_for_nobody_to_acknowledge_it(bench, monkeypatch):
