@@ -39,12 +39,8 @@ GROUP = "mailwire.integrations"
 CUSTOM_DIR = "custom_integrations"
 _BUILT_IN_DIR = Path(__file__).with_name("integrations")
 _BUILT_IN, _CUSTOM = "built-in", "custom"
-_EXTRAS = (
-    "apprise",
-    "desktop",
-    "imap",
-    "webhook",
-)  # built-in, but what they need is installed only for who asks for it
+# Built-in, but what they need is installed only for who asks for it.
+_EXTRAS = ("apprise", "desktop", "imap", "webhook")
 _MANIFEST = "manifest.json"
 _DOMAIN = re.compile("[a-z][a-z0-9_]{0,63}")
 

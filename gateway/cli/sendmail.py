@@ -145,11 +145,9 @@ def prepare(content: bytes, options: Options) -> tuple[bytes, list[str], str]:
         fields.append((found[1].decode("ascii").lower(), found[2], found[0]))
         end = found.end()
     body = content[end:] if content.startswith(b"\r\n", end) else b"\r\n" + content[end:]
-    recipients = list(options.recipients)
+    recipients: list[str | bytes] = [*options.recipients]
     if options.from_headers:
-        recipients += [
-            common.text(value.replace(b"\r\n", b"")) for name, value, _ in fields if name in ("to", "cc", "bcc")
-        ]
+        recipients += [value.replace(b"\r\n", b"") for name, value, _ in fields if name in ("to", "cc", "bcc")]
         fields = [one for one in fields if one[0] != "bcc"]
     sender = _addresses([options.sender])[:1] if options.sender not in (None, "", "<>") else []
     reverse_path = sender[0] if sender else "" if options.sender is not None else _qualified(_user())
@@ -163,7 +161,7 @@ def prepare(content: bytes, options: Options) -> tuple[bytes, list[str], str]:
     return added + b"".join(whole for _, _, whole in fields) + body, _addresses(recipients), reverse_path
 
 
-def _addresses(values: Iterable[str | None]) -> list[str]:
+def _addresses(values: Iterable[str | bytes | None]) -> list[str]:
     """The addresses in these lists, each once, with this machine's name where they have no domain."""
     found = addresses_in([common.text(value) for value in values if value])
     return list(dict.fromkeys(_qualified(address) for address in found))

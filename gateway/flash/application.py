@@ -53,8 +53,9 @@ def main_py() -> bytes:
 def _compiled() -> tuple[tuple[str, bytes], ...]:
     need("mpy-cross")
     paths = sorted(_sources())
-    sources = _without_unused([path.read_text("utf-8") for _, path in paths], [main_py().decode(), _TEXT_AT])
-    kept = _shared([main_py().decode(), _TEXT_AT, *sources])
+    others = [main_py().decode(), _TEXT_AT]
+    sources = _without_unused([path.read_text("utf-8") for _, path in paths], others)
+    kept = _shared([*others, *sources])
     texts = _texts(sources)
     # Not in the threads: `ast` of Python 3.11 fails when two of them use it (python/cpython#106905)
     lean = [_lean(_short_of_texts(source, texts), kept) for source in sources]
@@ -167,8 +168,8 @@ def _lean(source: str, kept: frozenset[str]) -> str:
 
     What only type checkers read is left out, and `__slots__`, which MicroPython makes no use of. A module's own numbers
     are put in where they are used (MicroPython's `const`). All names that are this module's own affair become short
-    ones, the same few in every module, and the same behind a dot and before none: MicroPython keeps each name that it
-    has ever met in the heap. `kept` are the others.
+    ones, the same few in every module, and the same behind a dot as elsewhere: MicroPython keeps each name that it has
+    ever met in the heap. `kept` are the others.
     """
     source = _TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n")
     source = _SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source)

@@ -19,17 +19,15 @@ def table() -> bytes:
     severity, `e` if words of ending and beginning decide its state, `v` if it is vague, the scope's first letter, and
     the phrases as words between single blanks.
 
-    A board takes no accents away, so what has some is there with and without. What the profile calls `more`, phrases
-    whose words are apart, and scripts that put no blanks between words are the gateway's alone.
+    A board takes no accents away, so what has some is there with and without, but for boilerplate, where the gateway
+    takes none away either. What the profile calls `more`, phrases whose words are apart, and scripts that put no blanks
+    between words are the gateway's alone.
     """
     source = profile().source
     lines = [["=dull", *said] for said in _in_lines(sorted(_spelled(source["dull"])))]
-    lines += [
-        ["=boilerplate", *said]
-        for said in _in_lines([one for one in source["boilerplate"] if not UNSPACED.search(one)])
-    ]
-    for table in ("states", "severities"):
-        lines += [[f"={meaning}", *_spelled(words)] for meaning, words in source[table].items()]
+    lines += [["=boilerplate", *said] for said in _in_lines(_spaced(source["boilerplate"]))]
+    for words_for in ("states", "severities"):
+        lines += [[f"={meaning}", *_spelled(words)] for meaning, words in source[words_for].items()]
     for rule in source["rule"]:
         flags = "e" * rule.get("ends", False) + "v" * rule.get("vague", False)
         for scope in ("anywhere", "title", "short"):
@@ -38,9 +36,12 @@ def table() -> bytes:
     return "".join("\t".join(line) + "\n" for line in lines).encode()
 
 
+def _spaced(phrases: Iterable[str]) -> list[str]:
+    return [phrase for phrase in phrases if not UNSPACED.search(phrase)]
+
+
 def _spelled(phrases: Iterable[str]) -> list[str]:
-    spaced = [phrase for phrase in phrases if not UNSPACED.search(phrase)]
-    return list(dict.fromkeys(one for phrase in spaced for one in (phrase, unaccented(phrase))))
+    return list(dict.fromkeys(one for phrase in _spaced(phrases) for one in (phrase, unaccented(phrase))))
 
 
 def _in_lines(phrases: Sequence[str]) -> Iterator[Sequence[str]]:

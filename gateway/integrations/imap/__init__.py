@@ -85,15 +85,16 @@ class Imap(Source):
         taken = {int(uid) for kind, uid in _split(fetcher.taken) if kind == validity}
         owed = {int(uid) for kind, uid in _split(fetcher.taken) if kind == f"{validity}.{_OWED}"} - taken
         last = max(taken, default=0)
-        found = {int(uid) for uid in box.uids(f"UID {last + 1}:*")}
-        for uid in sorted(owed | found):
-            if (uid > last or uid in owed) and not fetcher.stopping.is_set():  # `n:*` has the last mail in any case
-                if self._take(fetcher, box, validity, str(uid)):
-                    owed.discard(uid)
-                else:
-                    owed.add(uid)
-                    fetcher.remember(fetcher.taken | {f"{validity}.{_OWED}.{uid}"})
-                last = max(last, uid)
+        found = map(int, box.uids(f"UID {last + 1}:*"))
+        for uid in sorted(owed.union(uid for uid in found if uid > last)):  # `n:*` has the last mail in any case
+            if fetcher.stopping.is_set():
+                break
+            if self._take(fetcher, box, validity, str(uid)):
+                owed.discard(uid)
+            else:
+                owed.add(uid)
+                fetcher.remember(fetcher.taken | {f"{validity}.{_OWED}.{uid}"})
+            last = max(last, uid)
         fetcher.remember([f"{validity}.{last}", *(f"{validity}.{_OWED}.{uid}" for uid in owed)])
 
     def _look_at_all(self, fetcher: mailbox.Fetcher, box: Any, validity: str) -> None:
@@ -177,10 +178,8 @@ def _split(keys: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def _size(found: Iterable[Any]) -> int:
     """A server may speak of the flags of other mails in between (RFC 9051 §7.5.2)."""
-    told = [
-        line.rpartition(b"RFC822.SIZE ")[2] for line in found if isinstance(line, bytes) and b"RFC822.SIZE " in line
-    ]
-    return int(told[0].split(b")")[0].split()[0]) if told else 0
+    told = next((line for line in found if isinstance(line, bytes) and b"RFC822.SIZE " in line), None)
+    return int(told.rpartition(b"RFC822.SIZE ")[2].split(b")")[0].split()[0]) if told else 0
 
 
 def _words(error: Any) -> str:

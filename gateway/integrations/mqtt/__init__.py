@@ -478,13 +478,13 @@ class Mqtt(Source, Target):
 
     def _received(self, message: Message) -> None:
         verb = self._topics.request_verb(message.topic) if self.config.publish else None
-        if verb is not None and message.is_for(own := self._asked_on(verb)):
+        if verb is not None and message.is_for(self._asked_on(verb)):
             if self._connection or verb == LATE:
                 self._requests.received(self._connection, verb, message.payload, message.retained)
             message.acknowledge()
             return
-        if verb is not None and own != self._topics.request_filter and message.is_for(self._topics.request_filter):
-            return  # once more, at QoS 0
+        if verb is not None and message.is_for(self._topics.request_filter):
+            return  # what has a filter of its own, once more, at QoS 0
         if self._births and message.is_for(self._topics.command_filter) and self._commands.received(message):
             return
         if message.topic in self._births and message.payload == b"online" and not message.retained:

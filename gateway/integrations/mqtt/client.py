@@ -166,7 +166,7 @@ class Connection:
         keepalive: int,
         received: Received,
         version: MQTTProtocolVersion,
-        session: int = SESSION,
+        session: int,
     ) -> None:
         self.address = address
         self.mqtt5 = version == MQTTProtocolVersion.MQTTv5

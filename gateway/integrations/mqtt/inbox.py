@@ -92,8 +92,7 @@ class Inbox:
     def __init__(self, context: Context, topics: Topics, listens: tuple[Listen, ...], notify: bool = True) -> None:
         """`notify`: take what is to be told to people, too."""
         self._context = context
-        self._notify = notify
-        self._notify_filters = [topics.notify, f"{topics.notify}/+"]
+        self._notify_filters = [topics.notify, f"{topics.notify}/+"] if notify else []
         self._pictures: dict[str, tuple[str, bytes]] = {}  # SHA-256 -> (topic, picture), the oldest first
         self._topics = topics
         self._listens = listens
@@ -107,9 +106,8 @@ class Inbox:
     @property
     def filters(self) -> dict[str, bool]:
         """The topic filters to subscribe to, and whether what is retained there is taken."""
-        own = self._notify_filters if self._notify else []
         pictures = [one.pictures for one in self._listens if one.pictures]
-        taken = dict.fromkeys([*own, *pictures, *(one.topic for one in self._listens)], False)
+        taken = dict.fromkeys([*self._notify_filters, *pictures, *(one.topic for one in self._listens)], False)
         return taken | {one.topic: True for one in self._listens if one.retained}
 
     def start(self) -> None:
@@ -172,7 +170,7 @@ class Inbox:
             drafts = []
             if any(one.pictures and _came_for(one.pictures, levels, message) for one in self._listens):
                 self._keep_picture(message)
-            if self._notify and any(_came_for(one, levels, message) for one in self._notify_filters):
+            if any(_came_for(one, levels, message) for one in self._notify_filters):
                 if message.retained:  # it would be told again at each connection
                     self._context.log.warning("%s: a retained notification is ignored: don't retain it", message.topic)
                 else:

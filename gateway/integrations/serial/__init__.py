@@ -300,19 +300,16 @@ class Serial(Source, Target):
             for draft in self._reader.came(data):
                 if self.config.direction != "out":
                     # Equipment that prints does not repeat itself: the line waits, and is read on when this is kept.
-                    await self.context.emit_at_last(self._named(draft), "a line that came in")
-                    self._events += 1
+                    await self._keep(draft, "a line that came in")
 
-    async def _keep(self, draft: Mapping[str, Any]) -> None:
-        """Returns when the event is durable. Raises StoreTrouble."""
-        await self.context.emit(self._named(draft))
+    async def _keep(self, draft: Mapping[str, Any], waiting: str) -> None:
+        """See `Frames`."""
+        draft = draft if draft.get("device") else {**draft, "device": self._own_device()}
+        await (self.context.emit_at_last(draft, waiting) if waiting else self.context.emit(draft))
         self._events += 1
 
-    def _named(self, draft: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Its device, if it says none, is what the configuration says, else the board itself, else this entry."""
-        return draft if draft.get("device") else {**draft, "device": self._own_device()}
-
     def _own_device(self) -> str | dict[str, Any]:
+        """Of events that name none: what the configuration says, else the board itself, else this entry."""
         peer = self._frames.peer if self._frames else None
         if not self.config.device and peer and (peer.get("id") or peer.get("name")):
             return {key: peer.get(key) for key in ("id", "name")}

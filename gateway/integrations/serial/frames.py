@@ -18,14 +18,13 @@ from gateway.api import Context, Event, NotReady, Refused, StoreFull, StoreTroub
 from gateway.integrations.serial.noise import Noise
 from gateway.wire import link
 
-Keep = Callable[[Mapping[str, Any]], Awaitable[None]]
+Keep = Callable[[Mapping[str, Any], str], Awaitable[None]]
 
 _new_id = ulid.UlidMaker().new
 _FIELDS = (
     "id", "time", "device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail",
 )  # fmt: skip
 _AT_ONCE = 100  # messages that are being kept
-_AGAIN = 5.0  # seconds until a store that can't write is asked again
 _NOTED = 100  # outcomes that nobody has asked for
 _CUT = "the text was cut for a serial line"
 
@@ -36,7 +35,10 @@ class Frames:
     def __init__(
         self, context: Context, noise: Noise, line: int, rate: int, wake: Callable[[], None], keep: Keep | None
     ) -> None:
-        """`keep` makes an event of what comes in, and returns when it is durable; None: nothing is taken in."""
+        """`keep` makes an event of what comes in, and returns when it is durable; None: nothing is taken in.
+
+        Its second argument names what waits until the store can write; with "" StoreTrouble is raised.
+        """
         self._context = context
         self._keep = keep
         self._noise = noise
@@ -112,8 +114,10 @@ class Frames:
         # A sender that gives no ids repeats what could not be kept, and that is to be one event, too.
         if not draft.get("id"):
             draft = draft | {"id": self._ids.setdefault((boot, n), _new_id()) if n else _new_id()}
+        # A sender that can't read does not send again: what it said waits here, and in the end holds up the line.
+        waiting = "" if n else "a message without a number"
         try:
-            await self._keep_at_last(self._keep, draft) if n == 0 else await self._keep(draft)
+            await self._keep(draft, waiting)
         except StoreFull as error:
             events = self._link.refuse(boot, n, link.FULL, str(error))
         except StoreTrouble as error:
@@ -125,15 +129,6 @@ class Frames:
             self._ids.pop((boot, n), None)
             events = self._link.accept(boot, n)
         self._handle(events)
-
-    async def _keep_at_last(self, keep: Keep, draft: dict[str, Any]) -> None:
-        """A sender that can't read does not send again: what it said waits here, and in the end holds up the line."""
-        while True:
-            try:
-                return await keep(draft)
-            except StoreTrouble as error:
-                self._context.log.warning("a message without a number waits: %s", error)
-                await asyncio.sleep(_AGAIN)
 
     # --- out ---------------------------------------------------------------------------------------------------
 

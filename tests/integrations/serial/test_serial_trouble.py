@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
-from gateway.api import NotReady, Refused, StoreFull, StoreTrouble
+from gateway.api import Context, NotReady, Refused, StoreFull, StoreTrouble
 from gateway.integrations.serial.frames import Frames, said
 from gateway.integrations.serial.noise import Noise
 from gateway.wire.frame import encode
@@ -23,13 +23,16 @@ class Bench:
         self.kept = []
         self.tried = []
         self.troubles = []
-        context = SimpleNamespace(log=log, ready=lambda: None)
-        self.frames = Frames(context, Noise(log, "panel"), 4096, 0, lambda: None, self._keep if keep else None)
+        self.context = Context("panel", Path(), log, None, None, self._emit, lambda: None, None)
+        self.frames = Frames(self.context, Noise(log, "panel"), 4096, 0, lambda: None, self._keep if keep else None)
         self.board = Link("b1", {"board": "TEST", **about}, 0)
         self.now = 0
         self.events = []
 
-    async def _keep(self, draft):
+    async def _keep(self, draft, waiting):
+        await (self.context.emit_at_last(draft, waiting) if waiting else self.context.emit(draft))
+
+    async def _emit(self, draft):
         self.tried.append(draft)
         if self.troubles:
             raise self.troubles.pop(0)
@@ -172,7 +175,7 @@ async def test_an_event_that_can_not_be_made_to_fit_is_refused():
 
 
 async def test_what_nobody_sends_again_waits_for_the_store(monkeypatch):
-    monkeypatch.setattr("gateway.integrations.serial.frames._AGAIN", 0)
+    monkeypatch.setattr("gateway.api._EMIT_AGAIN", 0)
     bench = Bench()
     bench.troubles = [StoreTrouble("the store can't write now"), StoreFull("the disk is full")]
     await bench.frames.came(encode({"t": "event", "event": {"title": "Water"}}))
