@@ -20,9 +20,10 @@ from typing import Any
 
 from gateway import interpret
 from gateway.interpret import charset, fields, mime, transfer
-from gateway.interpret.families import Family, unaccented, words_of
+from gateway.interpret.families import Family, words_of
 from gateway.interpret.meaning import lines_of
 from gateway.interpret.meaning import profile as generic
+from gateway.letters import unaccented
 from gateway.registry import GENERIC_NAMES
 
 _PICTURES = {

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from gateway import alarms, heartbeat
 from gateway.alarms import Alarms
 from gateway.api import Device, Envelope, Event
-from gateway.interpret.families import unaccented
+from gateway.letters import unaccented
 from gateway.rhythm import Rhythm
 from gateway.wire.devices import GENERIC
 from gateway.wire.event import slug

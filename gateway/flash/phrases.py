@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from gateway.interpret.families import UNSPACED, unaccented
+from gateway.interpret.families import UNSPACED
 from gateway.interpret.meaning import profile
+from gateway.letters import unaccented
 
 _AT_ONCE = 10  # phrases in a line: a long one needs a gap in the heap that there may not be
 

@@ -12,7 +12,6 @@ line, and one that could run away is refused (`gateway.patterns`).
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from gateway import patterns
 from gateway.interpret import values
 from gateway.interpret.fields import one_line
+from gateway.letters import unaccented
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:
@@ -97,25 +97,6 @@ def words_of(text: str) -> tuple[str, ...]:
     """Without case, accents, punctuation and spacing: what phrases are compared by."""
     text = text.lower()
     return tuple(text.translate(_PUNCTUATION).split() if text.isascii() else _WORD.findall(unaccented(text)))
-
-
-def unaccented(text: str) -> str:
-    """Lower case in the letters of ASCII, as firmware writes it that has no others: `detecte` for `détecté`, `stoerung`
-    for `störung`; and what is written in full or half width, as in Japan, in its common form.
-    """
-    return text if text.isascii() else unicodedata.normalize("NFKC", text).translate(_plain_letters())
-
-
-@cache
-def _plain_letters() -> dict[int, str | None]:
-    table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))  # accents that stand by themselves
-    for number in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
-        plain = unicodedata.normalize("NFD", chr(number))[0]
-        if plain.isascii():
-            table[number] = plain
-    return table | {
-        ord(letters[0]): letters[1:] for letters in ("äae", "öoe", "üue", "ßss", "æae", "œoe", "øo", "łl", "đd")
-    }
 
 
 words_of_line = lru_cache(maxsize=256)(words_of)  # devices repeat theirs

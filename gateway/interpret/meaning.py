@@ -16,17 +16,9 @@ from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.interpret import families, values
-from gateway.interpret.families import (
-    GENERIC,
-    UNSPACED,
-    Greeted,
-    Library,
-    Match,
-    Said,
-    unaccented,
-    words_of_line,
-)
+from gateway.interpret.families import GENERIC, UNSPACED, Greeted, Library, Match, Said, words_of_line
 from gateway.interpret.fields import one_line
+from gateway.letters import unaccented
 from gateway.wire import event as vocabulary
 
 if TYPE_CHECKING:

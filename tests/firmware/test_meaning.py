@@ -7,8 +7,9 @@ import pytest
 from gateway import interpret
 from gateway.api import Envelope
 from gateway.flash import phrases
-from gateway.interpret.families import UNSPACED, unaccented
+from gateway.interpret.families import UNSPACED
 from gateway.interpret.meaning import profile
+from gateway.letters import unaccented
 from gateway.wire import devices
 from gateway.wire.event import slug
 from tests.firmware.script import run

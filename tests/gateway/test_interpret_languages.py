@@ -6,7 +6,7 @@ import pytest
 
 from gateway.api import Envelope
 from gateway.interpret import Reading, meaning
-from gateway.interpret.families import unaccented
+from gateway.letters import unaccented
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 
 from gateway.api import Envelope
 from gateway.interpret import Reading, meaning
-from gateway.interpret.families import OURS, UNSPACED, unaccented, words_of
+from gateway.interpret.families import OURS, UNSPACED, words_of
 from gateway.interpret.meaning import MAX_KEY, SCOPES, Profile, listed, profile
+from gateway.letters import unaccented
 from gateway.wire import event as words
 
 
