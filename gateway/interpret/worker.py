@@ -127,9 +127,9 @@ def _settle() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with suppress(OSError):  # where memory runs out, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("500")
+    gc.set_threshold(50_000, 50, 100)  # neither the profile nor a mail leaves many cycles behind
     profile()
     gc.collect()
-    gc.set_threshold(50_000, 50, 100)  # a mail hardly leaves a cycle behind
     gc.freeze()
 
 
