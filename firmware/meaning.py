@@ -2,7 +2,8 @@
 
 The rules are a file beside this one (`phrases.txt`, made of the profile by `gateway/flash/phrases.py`, which tells its
 form), read line by line for each mail, so they take no memory. What a board leaves to the gateway: keys and values
-of the text, device profiles, patterns.
+of the text, device profiles, patterns, a "no" before a phrase, words that stand apart, most of what is not English or
+German.
 """
 
 TYPE_CHECKING = False

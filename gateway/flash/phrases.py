@@ -1,14 +1,14 @@
 """What words in a mail mean, for a board: the generic profile as lines that `firmware/meaning.py` reads one by one.
 
-A board can't hold some six hundred phrases in memory, and need not: it reads this file from its flash for each mail.
+A board can't hold some seven hundred phrases in memory, and need not: it reads this file from its flash for each mail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.interpret.families import UNSPACED
-from gateway.interpret.meaning import profile
+from gateway.interpret.meaning import listed, profile
 from gateway.letters import unaccented
 
 _AT_ONCE = 10  # phrases in a line: a long one needs a gap in the heap that there may not be
@@ -33,15 +33,15 @@ def table() -> bytes:
         flags = "e" * rule.get("ends", False) + "v" * rule.get("vague", False)
         for scope in ("anywhere", "title", "short"):
             facts = [rule["kind"], rule.get("state", ""), rule.get("severity", ""), flags, scope[0]]
-            lines += [[*facts, *some] for some in _in_lines(_spelled(rule.get(scope, ())))]
+            lines += [[*facts, *some] for some in _in_lines(_spelled(rule.get(scope, "")))]
     return "".join("\t".join(line) + "\n" for line in lines).encode()
 
 
-def _spaced(phrases: Iterable[str]) -> list[str]:
-    return [phrase for phrase in phrases if not UNSPACED.search(phrase)]
+def _spaced(phrases: str) -> list[str]:
+    return [phrase for phrase in listed(phrases) if not UNSPACED.search(phrase)]
 
 
-def _spelled(phrases: Iterable[str]) -> list[str]:
+def _spelled(phrases: str) -> list[str]:
     return list(dict.fromkeys(one for phrase in _spaced(phrases) for one in (phrase, unaccented(phrase))))
 
 

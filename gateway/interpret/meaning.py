@@ -9,7 +9,7 @@ of short keys that no mail can choose freely (they are slugs).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from operator import add
@@ -35,9 +35,8 @@ _APART = 3  # words between the two of a phrase that is apart
 
 _DATE_KEY = re.compile("(?:^|_)(?:date|time|datetime|timestamp|datum|zeit|zeitpunkt|uhrzeit)(?:_|$)")
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
-_SWITCHED = re.compile(
-    r"(?:(?<=[\s:=])(?=[^a-z]{2,}$)|(?<=: )|(?<=[:=])|(?<=\d ))(\w{2,12})[.!]?$"
-)  # PUMP ON, pump: on
+# PUMP ON, pump: on
+_SWITCHED = re.compile(r"(?:(?<=[\s:=])(?=[^a-z]{2,}$)|(?<=: )|(?<=[:=])|(?<=\d ))(\w{2,12})[.!]?$")
 _BRACKETED = re.compile(r"\[(\w{1,20})\]")
 _KEY = re.compile(r"[ \t>*•・●○■□◆◇▶※-]*+([^\W\d_](?:[\w.#/&'\u2019+-]*+[ \t]*+){1,6}+)(?:\(([^()]*+)\))?+[ \t]*+")
 _FULL_WIDTH = {0xFF08: "(", 0xFF09: ")", 0xFF1A: ":", 0xFF1D: "="}
@@ -102,7 +101,7 @@ class Profile:
         self.source = source
         self.name: str = source["name"]
         self.dull = frozenset(map(" ".join, _words_of_all(source["dull"])))
-        self.boilerplate = tuple(source["boilerplate"])
+        self.boilerplate = tuple(listed(source["boilerplate"]))
         self.keys: dict[str, list[str]] = source["keys"]
         self.other_keys = frozenset(key for key in self.keys["event"] if not key.isascii())  # never in `data`
         self.slugs: dict[str, str] = {said: slug for slug, keys in source["slugs"].items() for said in keys}
@@ -111,12 +110,13 @@ class Profile:
         self.unspaced_states = [(word, state) for word, state in self.states.items() if _is_unspaced(word)]
         self.severities = _stand_for(source["severities"]) | _stand_for(source["more_severities"])
         self.unspaced_severities = [(word, one) for word, one in self.severities.items() if _is_unspaced(word)]
-        self.negations, self.unspaced_negations = frozenset(source["not"]["words"]), tuple(source["not"]["unspaced"])
-        self.turning = self.negations | set(source["not"]["beyond"])
-        self.fillers = frozenset(source["not"]["between"])
-        self.places = frozenset(source["place"]["words"])
-        self.machine = frozenset(source["place"]["machine"])
-        self.happened = frozenset(source["place"]["happened"])
+        self.negations = _words(source["not"]["words"])
+        self.unspaced_negations = tuple(_words(source["not"]["unspaced"]))
+        self.turning = self.negations | _words(source["not"]["beyond"])
+        self.fillers = _words(source["not"]["between"])
+        self.places = _words(source["place"]["words"])
+        self.machine = _words(source["place"]["machine"])
+        self.happened = _words(source["place"]["happened"])
         self.rules = [
             _Rule(
                 rule["kind"], rule.get("state"), rule.get("ends", False), rule.get("severity"), rule.get("vague", False)
@@ -131,22 +131,23 @@ class Profile:
             for words in _words_of_all(rule[key])
         ]
         phrases += [
-            _Phrase(words, rank, "apart", frozenset(word for (word,) in _words_of_all(pair["then"])))
+            _Phrase(words, rank, "apart", _words(pair["then"]))
             for rank, rule in enumerate(source["rule"])
             for pair in rule.get("apart", ())
             for words in _words_of_all(pair["first"])
         ]
         # By its first two letters: a text is asked which of these it has.
         self.unspaced: dict[str, list[tuple[str, _Phrase]]] = {}
+        # By the first word, then by the second, which is "" for phrases of one word.
+        self.phrases: dict[str, dict[str, list[_Phrase]]] = {}
         for phrase in phrases:
-            if _is_unspaced(phrase.words[0]):
+            first, second = phrase.words[0], phrase.words[1] if len(phrase.words) > 1 else ""
+            if _is_unspaced(first):
                 joined = "".join(phrase.words)
                 self.unspaced.setdefault(joined[:2], []).append((joined, phrase))
-        self.phrases = _by_words(phrase for phrase in phrases if not _is_unspaced(phrase.words[0]))
-        self.patterns = [
-            (pattern["zone"], pattern["if"], re.compile(pattern["regex"], re.IGNORECASE | re.MULTILINE))
-            for pattern in source["pattern"]
-        ]
+            else:
+                self.phrases.setdefault(first, {}).setdefault(second, []).append(phrase)
+        self.patterns = [(pattern["zone"], pattern["if"], pattern["regex"]) for pattern in source["pattern"]]
         self.maker_senders: dict[str, str] = {
             word: maker["name"] for maker in source["maker"] for word in maker.get("sender", ())
         }
@@ -158,19 +159,23 @@ class Profile:
         ]
 
 
-def listed(phrases: Sequence[str]) -> Sequence[str]:
-    """A list of phrases, or a text of them with commas between."""
-    return [phrase.strip() for phrase in phrases.split(",")] if isinstance(phrases, str) else phrases
+def listed(phrases: str) -> list[str]:
+    """The phrases of a text that has commas between them."""
+    return [phrase.strip() for phrase in phrases.split(",")] if phrases else []
 
 
-def _words_of_all(phrases: Sequence[str]) -> list[tuple[str, ...]]:
+def _words_of_all(phrases: str) -> list[tuple[str, ...]]:
     """`words_of` each, all at once: in the file they are written as they are compared, but for accents."""
-    text = unaccented(phrases if isinstance(phrases, str) else ",".join(phrases))
-    return [tuple(phrase.split()) for phrase in text.split(",")]
+    return [tuple(phrase.split()) for phrase in unaccented(phrases).split(",")]
 
 
-def _stand_for(table: dict[str, Sequence[str]]) -> dict[str, str]:
-    return {words[0]: meaning for meaning, said in table.items() for words in _words_of_all(said)}
+def _words(phrases: str) -> frozenset[str]:
+    """The same of phrases of one word."""
+    return frozenset(word for (word,) in _words_of_all(phrases))
+
+
+def _stand_for(table: dict[str, str]) -> dict[str, str]:
+    return {word: meaning for meaning, said in table.items() for (word,) in _words_of_all(said)}
 
 
 def _is_unspaced(word: str) -> bool:
@@ -274,9 +279,10 @@ def _generic(said: Said, lines: dict[str, str], rules: Profile, envelope: Greete
         result = Meaning("other", state, _severity_of(words_of_line(subject), rules) or "info", "")
     else:
         rule = rules.rules[hit.phrase.rank]
-        state = _state(rule, hit, words_of_line(line), lines, rules)
-        severity = rule.severity or _severity_of(words_of_line(line), rules) or "info"
-        if _is_negated(hit, words_of_line(line), rules):
+        words = words_of_line(line)
+        state = _state(rule, hit, words, lines, rules)
+        severity = rule.severity or _severity_of(words, rules) or "info"
+        if _is_negated(hit, words, rules):
             severity = "warning" if state == "on" else "info"
         result = Meaning(rule.kind, state, "info" if state == "off" else severity, "")
     if state != "off":  # what is over was once as bad as the line says
@@ -352,15 +358,6 @@ def _measured(lines: dict[str, str]) -> dict[str, Any]:
         if len(data) >= MAX_KEYS:
             break
     return data
-
-
-def _by_words(phrases: Iterable[_Phrase]) -> dict[str, dict[str, list[_Phrase]]]:
-    """By the first word, then by the second, which is "" for phrases of one word."""
-    table: dict[str, dict[str, list[_Phrase]]] = {}
-    for phrase in phrases:
-        second = phrase.words[1] if len(phrase.words) > 1 else ""
-        table.setdefault(phrase.words[0], {}).setdefault(second, []).append(phrase)
-    return table
 
 
 def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
@@ -562,7 +559,9 @@ def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], da
     """Named groups into `data`, except hints on the device, which are returned."""
     hints: dict[str, str] = {}
     for zone, needed, pattern in rules.patterns:
-        found = pattern.search(zones[zone]) if needed in lowered[zone] else None
+        if needed not in lowered[zone]:
+            continue
+        found = re.search(pattern, zones[zone], re.IGNORECASE | re.MULTILINE)  # compiled once, when it is needed first
         for name, value in found.groupdict().items() if found is not None else ():
             if value:
                 (hints if name in ("device_name", "serial", "model") else data).setdefault(name, value[:MAX_VALUE])

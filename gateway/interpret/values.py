@@ -98,15 +98,8 @@ _BIGGEST = 1e15  # what has more digits is no quantity, and no number of JSON th
 _COMPACT = re.compile(r"(20\d{2})([01]\d)([0-3]\d)[T_ -]?([0-2]\d)([0-5]\d)([0-5]\d)")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?(?:\.\d+)? ?([ap]m)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_ONE_LETTER = {
-    "V": "V",
-    "A": "A",
-    "W": "W",
-    "C": "°C",
-    "F": "°F",
-    "h": "h",
-    "s": "s",
-}  # as units of a stranger, so written
+# As units of a stranger, so written.
+_ONE_LETTER = {"V": "V", "A": "A", "W": "W", "C": "°C", "F": "°F", "h": "h", "s": "s"}
 
 
 def typed(name: str, text: str, field: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from gateway import interpret
 from gateway.api import Envelope
 from gateway.flash import phrases
 from gateway.interpret.families import UNSPACED
-from gateway.interpret.meaning import profile
+from gateway.interpret.meaning import listed, profile
 from gateway.letters import unaccented
 from gateway.wire import devices
 from gateway.wire.event import slug
@@ -66,8 +66,8 @@ def test_has_the_title_that_the_gateway_gives_it(meanings):
 def test_every_phrase_of_the_profile_is_in_the_table():
     lines = [line.split("\t") for line in phrases.table().decode().splitlines()]
     said = {phrase for line in lines if line[0][0] != "=" for phrase in line[5:]}
-    rules = [rule.get(scope, ()) for rule in profile().source["rule"] for scope in ("anywhere", "title", "short")]
-    ours = {phrase for rule in rules for phrase in rule if not UNSPACED.search(phrase)}
+    rules = [rule.get(scope, "") for rule in profile().source["rule"] for scope in ("anywhere", "title", "short")]
+    ours = {phrase for rule in rules for phrase in listed(rule) if not UNSPACED.search(phrase)}
     assert said == ours | set(map(unaccented, ours))
     assert max(map(len, lines)) < 80
 

@@ -125,6 +125,7 @@ from gateway.letters import unaccented
         ("Temperatur wieder normal", "", "temperature", "off", "info"),
         ("Temperatur überschritten", "", "temperature", "on", "warning"),
         ("Temperatur im Normalbereich", "", "temperature", "off", "info"),
+        ("Temperatur zu hoch: außerhalb Normalbereich", "", "temperature", "on", "warning"),
         ("Temperatur 21,5 °C", "", "temperature", None, "info"),
         ("Störung Heizung kommt", "", "alarm", "on", "warning"),
         ("Störung Heizung geht", "", "alarm", "off", "info"),

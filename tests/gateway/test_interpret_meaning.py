@@ -238,8 +238,7 @@ def source(name: str = "generic") -> dict[str, Any]:
 SHAPE: dict[str, dict[str, type]] = {
     "rule": {
         "kind": str, "state": str, "ends": bool, "severity": str, "vague": bool,
-        "anywhere": list, "title": list, "short": list, "apart": list,
-        "more": str, "more_title": str,
+        "anywhere": str, "title": str, "short": str, "apart": list, "more": str, "more_title": str,
     },
     "pattern": {"zone": str, "if": str, "regex": str},
     "maker": {"name": str, "text": list, "sender": list, "keys": list},
@@ -278,12 +277,12 @@ def test_schema(path: Any) -> None:
 def test_phrases_are_written_as_they_are_compared() -> None:
     loaded = source()
     for rule in loaded["rule"]:
-        for phrase in (one for key in SCOPES for one in listed(rule.get(key, ()))):
+        for phrase in (one for key in SCOPES for one in listed(rule.get(key, ""))):
             assert " ".join(words_of(phrase)) == unaccented(phrase)
         for pair in rule.get("apart", ()):
-            assert all(" ".join(words_of(one)) == unaccented(one) for one in (*pair["first"], *pair["then"]))
-            assert all(len(words_of(one)) == 1 for one in pair["then"])
-    for subject in loaded["dull"]:
+            assert all(" ".join(words_of(one)) == unaccented(one) for key in pair for one in listed(pair[key]))
+            assert all(len(words_of(one)) == 1 for one in listed(pair["then"]))
+    for subject in listed(loaded["dull"]):
         assert " ".join(words_of(subject)) == unaccented(subject)
     tables = ("states", "more_states", "severities", "more_severities", "switches", "not", "place")
     for said in (said for name in tables for said in loaded[name].values()):
@@ -305,7 +304,7 @@ def test_no_phrase_twice() -> None:
     seen: dict[tuple[str, str], str] = {}
     for rule in source()["rule"]:
         for key, scope in SCOPES.items():
-            for phrase in listed(rule.get(key, ())):
+            for phrase in listed(rule.get(key, "")):
                 assert (scope, phrase) not in seen, (phrase, rule["kind"], seen[scope, phrase])
                 seen[scope, phrase] = rule["kind"]
 
