@@ -38,7 +38,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import bans, mailbox, notification, patterns, systemd, ulid, users
+from gateway import bans, encoded_word, mailbox, notification, patterns, systemd, ulid, users
 from gateway.kept_key import kept_key
 from gateway.wire import event as words
 
@@ -76,6 +76,7 @@ __all__ = [
     "Template",
     "about",
     "bans",
+    "encoded_word",
     "host_and_port",
     "kept_key",
     "mailbox",

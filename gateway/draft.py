@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, words
+from gateway.api import Attachment, Device, Event, MadeEvent, MailFacts, encoded_word, words
 
 _HALVES = re.compile("[\ud800-\udfff]")
 _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -79,13 +79,14 @@ def to_mail(event: Event, files: Sequence[tuple[str, str, bytes]]) -> bytes:
     from email.policy import SMTP
 
     mail = EmailMessage(policy=SMTP)
-    mail["Subject"] = _whole(event["title"])
+    mail["Subject"] = encoded_word.broken(_whole(event["title"]))
     mail.set_content(_whole(event["text"]))
     for name, media_type, content in files:
         kind, _, subtype = media_type.lower().partition("/")
         if kind in ("message", "multipart") or not re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", media_type.lower()):
             kind, subtype = "application", "octet-stream"
-        mail.add_attachment(content, kind, subtype, filename=" ".join(_whole(name).split())[:_LONGEST_FACT])
+        shown = encoded_word.broken(" ".join(_whole(name).split())[:_LONGEST_FACT])
+        mail.add_attachment(content, kind, subtype, filename=shown)
     return mail.as_bytes()
 
 

@@ -12,6 +12,7 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 
+from gateway import encoded_word
 from gateway.cli import common, show, submit
 
 _BUILT_IN = ""  # --picture without a path
@@ -87,7 +88,7 @@ def _mail(sender: str, recipients: list[str], subject: str, text: str, files: li
     message = EmailMessage()
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    message["Subject"] = subject
+    message["Subject"] = encoded_word.broken(subject)
     message["Date"] = formatdate(localtime=True)
     message["Message-ID"] = make_msgid(domain="mailwire.invalid")
     message.set_content(text)
@@ -98,7 +99,7 @@ def _mail(sender: str, recipients: list[str], subject: str, text: str, files: li
         ):  # which would need to be taken apart
             guessed = "application/octet-stream"
         kind, _, subtype = guessed.partition("/")
-        message.add_attachment(content, maintype=kind, subtype=subtype, filename=name)
+        message.add_attachment(content, maintype=kind, subtype=subtype, filename=encoded_word.broken(name))
     return message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
 
 

@@ -92,8 +92,9 @@ def test_what_the_command_refuses(tmp_path, words, said):
 
 
 def test_a_mail_that_holds_attachments_gives_them_back():
-    event = {"title": "Ü \ud800 \x1b[0m", "text": "a\nb\udc00"}
+    event = {"title": "Ü \ud800 \x1b[0m =?utf-8?q?=0D=0ABcc:_x@y?=", "text": "a\nb\udc00"}
     files = [
+        ("=?utf-8?q?=0D=0ABcc:_x@y?=", "image/jpeg", b"\xff\xd8"),
         ("a\r\nBcc: x@y", "image/jpeg", b"\xff\xd8"),
         ("b.txt", "text/plain", b"\xfftext"),
         ("c", "message/rfc822", b"Subject: x\r\n\r\n"),
@@ -102,5 +103,5 @@ def test_a_mail_that_holds_attachments_gives_them_back():
     content = draft.to_mail(event, files)
     assert b"\nBcc:" not in content
     attachments = interpret.read(content).attachments
-    assert len(attachments) == 4
-    assert [interpret.attachment(content, number) for number in range(4)] == [data for _, _, data in files]
+    assert len(attachments) == 5
+    assert [interpret.attachment(content, number) for number in range(5)] == [data for _, _, data in files]

@@ -18,7 +18,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from typing import Any
 
-from gateway.api import Event, Template
+from gateway.api import Event, Template, encoded_word
 from gateway.integrations.smtp_relay.address import Address
 
 MAX_SUBJECT = 300  # characters
@@ -88,7 +88,7 @@ def notice(
         shown = parts[-1]
     for number, one in enumerate(files):
         main, _, sub = _clean_type(one.type).partition("/")
-        name = one_line(one.name, 200)
+        name = encoded_word.broken(one_line(one.name, 200))
         if one.shown and shown is not None:
             cid = f"<{number}.{unique}@mailwire>"
             shown.add_related(one.content, main, sub, cid=cid, disposition="inline", filename=name)

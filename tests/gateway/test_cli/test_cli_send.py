@@ -281,6 +281,17 @@ def test_an_address_can_not_smuggle_a_command(mailwire, serve, tmp_path):
     assert handler.mails == []
 
 
+def test_a_field_is_not_read_out_of_an_encoded_word(mailwire, serve, tmp_path):
+    """Which the standard library does, in a subject and in a file's name."""
+    handler, server = serve()
+    word = "=?utf-8?q?=0D=0ABcc:_x@evil.example?="
+    (tmp_path / word).write_bytes(b"x")
+    assert mailwire("send", server, "--subject", word, "--file", tmp_path / word).code == 0
+    mail = message(handler.mails[0][3])
+    assert b"\nBcc:" not in handler.mails[0][3]
+    assert [mail["Subject"], *(part.get_filename() for part in mail.iter_attachments())] == ["= " + word[1:]] * 2
+
+
 def test_nobody_is_there(mailwire, closed):
     result = mailwire("send", closed)
     assert (result.code, result.out) == (1, "")
