@@ -63,6 +63,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "dialogs"
+PATIENCE = 60.0  # seconds that any reply may take: the slowest is a board's that reads 8 MB while other tests run
 
 # What each listener means to `gateway.wire.smtp.Session`. The user of all is cam, the password secret.
 LISTENERS: dict[str, dict[str, object]] = {
@@ -448,7 +449,7 @@ class TcpLine:
     SHORT = 4096
 
     def __init__(
-        self, host: str, port: int, *, implicit: bool = False, patience: float = 20.0, size: int | None = None
+        self, host: str, port: int, *, implicit: bool = False, patience: float = PATIENCE, size: int | None = None
     ) -> None:
         self.at = 0
         self.size = size
@@ -535,7 +536,7 @@ def play_over_tcp(
     dialog: Dialog,
     host: str,
     port: int,
-    patience: float = 20.0,
+    patience: float = PATIENCE,
     *,
     implicit: bool | None = None,
     size: int | None = None,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 30.0  # seconds that anything may take before a test gives up
+PATIENCE = 60.0  # seconds that anything may take before a test gives up
 
 DEFAULT = """
 integrations:

@@ -63,7 +63,7 @@ class Mosquitto:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [
             "user root",
-            f"listener {self.port} 127.0.0.1",
+            f"listener {self.port} localhost",  # 127.0.0.1 and ::1: a client takes what its resolver says first
             "set_tcp_nodelay true",
             "max_queued_messages 100000",
             f"persistence {str(self.persistence).lower()}",

@@ -213,6 +213,7 @@ SMALL = {
 }
 
 
+@pytest.mark.timeout(300)  # the emulator starts three times, and is slow beside other tests
 def test_files_and_an_update_over_the_prompt_of_an_emulated_pico(uf2, tmp_path):
     """With a small application, for the emulator is slow at files: what counts is the slots."""
     beside = {"main.py": application.main_py(), "settings.json": b'{"name":"attic"}'}

@@ -26,7 +26,7 @@ class Fast:
     """A gateway whose clock goes faster while something is waited for."""
 
     def __init__(self, folder):
-        program("gcc", "gcc")
+        program("gcc", "gcc libc6-dev")
         self.gateway = Gateway(folder / "gw", CONFIG)
         self.shim = torture.Shim(torture.build(folder), folder / "gw", folder)
         environment = self.gateway.environment() | self.shim.environment

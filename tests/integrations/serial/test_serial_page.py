@@ -86,7 +86,7 @@ def test_each_configuration_on_the_page_is_right(tmp_path, number):
 @pytest.fixture(scope="module")
 def sender(tmp_path_factory):
     """The C of the page, as a program."""
-    gcc = needs.program("gcc", "gcc")
+    gcc = needs.program("gcc", "gcc libc6-dev")
     folder = tmp_path_factory.mktemp("c")
     (folder / "sender.c").write_text("#define _POSIX_C_SOURCE 200809L\n" + blocks("c")[0] + HARNESS)
     command = [
