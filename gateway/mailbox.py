@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email import utils
 from email.parser import BytesHeaderParser
-from email.policy import compat32
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -167,7 +166,7 @@ class Fetcher:
 
 def addresses(content: bytes) -> tuple[str, list[str]]:
     """(reverse-path, recipients) as the server that delivered it wrote them down, else as the mail itself says."""
-    fields = BytesHeaderParser(policy=compat32).parsebytes(content[:_HEAD])
+    fields = BytesHeaderParser().parsebytes(content[:_HEAD])
 
     def all_of(*names: str) -> list[str]:
         for name in names:

@@ -12,7 +12,6 @@ None, why), in the same order. A question without content means: read the profil
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import marshal
 import os
@@ -120,6 +119,8 @@ def _settle() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the gateway, which finishes what it has begun
     if sys.platform == "linux":
+        import ctypes  # here alone: the gateway imports this module for its messages, and never needs it
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # elsewhere it notices between two mails
         with suppress(OSError):  # receiving is not to be interrupted whenever a mail comes here (sched(7))
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -39,10 +39,12 @@ class Server:
         self.port = port
         self.folder = folder
         self._log = folder / f"{name.replace(' ', '-')}-{port}.log"
+        everything = {**os.environ, **(env or {})}
+        everything.pop("PYTHONDONTWRITEBYTECODE", None)  # each start would compile what nobody else's does
         self.started = time.perf_counter()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env={**os.environ, **(env or {})}
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=everything
             )
         self._running.append(self)
 
