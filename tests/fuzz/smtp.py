@@ -67,6 +67,7 @@ def fuzz_smtp(data: bytes) -> None:
     listener, verdict, seed = (data[:3] + b"\0\0\0")[:3]
     options = OPTIONS[listener % len(OPTIONS)]
     verdict %= len(VERDICTS)
+    given_up = VERDICTS[verdict] == "given up"  # then what is said depends on how much of a mail was read at once
     said = data[3:]
     bare_lf = options.get("bare_lf", False)
     first = Peer(options, VERDICTS[verdict])
@@ -74,6 +75,8 @@ def fuzz_smtp(data: bytes) -> None:
     second = Peer(options, VERDICTS[verdict])
     for part in [said] if bare_lf else parts:
         if part == TLS:
+            if given_up and second.asked != "tls":
+                break
             second.start_tls()
         else:
             for piece in cut(part, seed):
@@ -81,7 +84,7 @@ def fuzz_smtp(data: bytes) -> None:
     second.finish()
     second.check_memory()
     check_output(second)
-    if VERDICTS[verdict] != "given up":  # then it matters what of a mail has been read
+    if not given_up:
         assert second.outcome() == first.outcome()
 
 
