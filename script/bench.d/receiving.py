@@ -12,10 +12,11 @@ import servers
 from load import quantile, smtp_source, timed
 from measure import Bench, Row, Tally
 from process import Failed, Server
-from servers import HARAKA, HARAKA_QUEUE, MAILRISE, NULL, OURS, POSTFIX, SINK, STORING
+from servers import HARAKA, HARAKA_QUEUE, MAILRISE, NULL, OURS, POSTFIX, RAW, SINK, STORING
 
 RECEIVERS: dict[str, servers.Start] = {
     SINK: servers.smtp_sink,
+    RAW: servers.raw,
     OURS: servers.mailwire,
     STORING: servers.aiosmtpd_storing,
     HARAKA_QUEUE: servers.haraka_queue,

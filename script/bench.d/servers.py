@@ -18,8 +18,14 @@ PEERS = Path(__file__).resolve().parent / "peers"
 CONNECTIONS = 5200  # the most that any measurement holds open at once
 SINK, NULL, STORING = "smtp-sink", "aiosmtpd, keeping nothing", "aiosmtpd, storing"
 HARAKA, HARAKA_QUEUE, POSTFIX = "Haraka, keeping nothing", "Haraka, its queue", "Postfix, its queue"
-MAILRISE, OURS = "mailrise", "mailwire"
-STORES = {STORING, HARAKA_QUEUE, POSTFIX, OURS}  # fsync before the 250; mailrise hands on before it, and keeps nothing
+MAILRISE, OURS, RAW = "mailrise", "mailwire", "the least in Python, storing"
+STORES = {
+    STORING,
+    RAW,
+    HARAKA_QUEUE,
+    POSTFIX,
+    OURS,
+}  # fsync before the 250; mailrise hands on before it, and keeps nothing
 
 Start = Callable[[Kit, Path], Server]
 """Starts a server, and what it needs, with its files in a folder; it is ready when this returns."""
@@ -49,6 +55,11 @@ def aiosmtpd_null(kit: Kit, folder: Path) -> Server:
 
 def aiosmtpd_storing(kit: Kit, folder: Path, env: dict[str, str] | None = None) -> Server:
     return _ready(_python(STORING, "aiosmtpd_server.py", folder, "storing", folder / "aiosmtpd.db", env=env))
+
+
+def raw(kit: Kit, folder: Path) -> Server:
+    """What any server in Python has to do; not a peer, but the measure of what one can make."""
+    return _ready(_python(RAW, "raw_server.py", folder, folder / "raw.db"))
 
 
 def mailrise(kit: Kit, folder: Path) -> Server:

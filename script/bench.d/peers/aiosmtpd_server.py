@@ -1,8 +1,7 @@
 """aiosmtpd as a peer: `aiosmtpd_server.py PORT null | storing FILE | obvious BROKER_PORT`.
 
 - `null` keeps nothing.
-- `storing` keeps mail as the gateway does: SQLite, WAL, synchronous=FULL, one writer thread, all that wait in one
-  commit, and 250 after it.
+- `storing` keeps mail as the gateway does (`keeper`), and says 250 after it.
 - `obvious` is what one would write first: email with policy.default, paho's own thread, 250 after the broker's PUBACK.
 """
 
@@ -13,14 +12,12 @@ import email
 import email.policy
 import hashlib
 import json
-import queue
-import sqlite3
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from keeper import Keeper
 
 HOST = "127.0.0.1"
 
@@ -37,31 +34,15 @@ class Null:
 class Storing:
     def __init__(self, path: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: queue.SimpleQueue[tuple[tuple[Any, ...], asyncio.Future[None]]] = queue.SimpleQueue()
-        threading.Thread(target=self._write, args=(path,), daemon=True).start()
+        self._keeper = Keeper(path)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         stored: asyncio.Future[None] = self._loop.create_future()
         recipients = json.dumps(envelope.rcpt_tos)
-        self._waiting.put(((str(session.peer), envelope.mail_from, recipients, envelope.content), stored))
+        row = (str(session.peer), envelope.mail_from, recipients, envelope.content)
+        self._keeper.keep(row, lambda: stored.done() or stored.set_result(None))
         await stored
         return "250 2.0.0 Ok"
-
-    def _write(self, path: str) -> None:
-        database = sqlite3.connect(path, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("CREATE TABLE mails (id INTEGER PRIMARY KEY, peer, mail_from, rcpt_to, content)")
-        while True:
-            batch = [self._waiting.get()]
-            while not self._waiting.empty():
-                batch.append(self._waiting.get())
-            database.execute("BEGIN")
-            database.executemany(
-                "INSERT INTO mails (peer, mail_from, rcpt_to, content) VALUES (?, ?, ?, ?)", [mail for mail, _ in batch]
-            )
-            database.execute("COMMIT")
-            self._loop.call_soon_threadsafe(_answer, [stored for _, stored in batch])
 
 
 class Obvious:
@@ -104,12 +85,6 @@ class Obvious:
 
     def _acknowledged(self, mid: int) -> None:
         self._unacknowledged.pop(mid).set_result(None)
-
-
-def _answer(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
 
 
 async def serve(port: int, make: Callable[[], Handler]) -> None:
