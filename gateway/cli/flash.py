@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args, board)
     except FlashError as error:
-        show.fail(str(error))
+        show.fail(str(error), error.exit_code)
     except EOFError:
         show.fail("\nNobody answers. Nothing was changed.")
 
@@ -231,7 +231,7 @@ def _port(args: argparse.Namespace, board: Board, *, asks: bool) -> str:
 
 
 def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str, Any]:
-    from gateway.flash import FlashError, key, secret
+    from gateway.flash import WrongSettings, key, secret
     from gateway.flash import settings as making
     from gateway.wire.event import slug
 
@@ -248,7 +248,7 @@ def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str
     settings = making.combined(board, *layers)
     needing = [key for key in ("wifi", "ethernet", "mqtt", "post") if settings.get(key) is not None]
     if needing and not board.mailwire.network and board.mailwire.flash == "uf2":
-        raise FlashError(
+        raise WrongSettings(
             f"{board.name} has no network, and these settings need one: {', '.join(needing)}. Leave them out: its "
             "events come as frames over USB, and would wait on it for ever."
         )
@@ -266,7 +266,7 @@ def _settings(args: argparse.Namespace, board: Board, *, asks: bool) -> dict[str
         section, word = wanted.place
         password = secret.find(wanted, named[section], prompt if asks else None)
         if password is None and section != "wifi" and not args.dry_run:
-            raise FlashError(f"{wanted.about[:1].upper()}{wanted.about[1:]} is not known. Set {wanted.variable}.")
+            raise WrongSettings(f"{wanted.about[:1].upper()}{wanted.about[1:]} is not known. Set {wanted.variable}.")
         if not password and section == "wifi":
             print(show.plain(f"No password for the Wi-Fi '{settings['wifi']['ssid']}': it is taken to be an open one."))
         settings[section][word] = password or ""

@@ -18,6 +18,14 @@ _HERE = Path(__file__).parent
 class FlashError(Exception):
     """A board can't be made as asked for; the text says what, where, and what to do."""
 
+    exit_code = 1
+
+
+class WrongSettings(FlashError):
+    """What was asked for is no setting that a board takes."""
+
+    exit_code = 2
+
 
 def shipped(name: str) -> Path:
     """The folder `firmware` or `boards`: beside this package in a checkout, inside it when installed from a wheel."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway import keyring
-from gateway.flash import FlashError, need
+from gateway.flash import FlashError, WrongSettings, need
 
 
 class Wanted(NamedTuple):
@@ -26,11 +26,11 @@ class Wanted(NamedTuple):
 def find(wanted: Wanted, variable: str | None, ask: Callable[[Wanted], str] | None) -> str | None:
     """The password; None if it is nowhere and nobody can be asked. `variable`: one that a person has named.
 
-    Raises FlashError when that one is not set.
+    Raises WrongSettings when that one is not set.
     """
     if variable is not None:
         if variable not in os.environ:
-            raise FlashError(f"There is no environment variable {variable}, which was to hold {wanted.about}.")
+            raise WrongSettings(f"There is no environment variable {variable}, which was to hold {wanted.about}.")
         return os.environ[variable]
     if wanted.variable in os.environ:
         return os.environ[wanted.variable]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from gateway.flash import FlashError, shipped
+from gateway.flash import FlashError, WrongSettings, shipped
 from gateway.flash.boards import Board
 from gateway.flash.secret import Wanted
 
@@ -49,7 +49,7 @@ def from_words(words: Iterable[str]) -> dict[str, Any]:
         path, equals, text = word.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise FlashError(f"--set {word.partition('=')[0]}: write KEY=VALUE, such as mqtt.base=home.")
+            raise WrongSettings(f"--set {word.partition('=')[0]}: write KEY=VALUE, such as mqtt.base=home.")
         try:
             value = json.loads(text)
         except ValueError:
@@ -79,7 +79,9 @@ def check(settings: Mapping[str, Any]) -> None:
     """Raises FlashError with a line for each mistake, as the board would tell it."""
     mistakes: list[str] = _firmware("settings").check(dict(settings))[1]
     if mistakes:
-        raise FlashError("\n".join(["The board would not take these settings:", *(f"  {line}" for line in mistakes)]))
+        raise WrongSettings(
+            "\n".join(["The board would not take these settings:", *(f"  {line}" for line in mistakes)])
+        )
 
 
 def _firmware(name: str) -> ModuleType:

@@ -72,6 +72,9 @@ def _parse(payload: bytes) -> Mapping[str, Any]:
         return {}
     try:
         request = json.loads(payload)
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestRefused("the request has half a character (a surrogate without its other half)") from error
     except ValueError as error:  # also what is not UTF-8
         raise RequestRefused(f"the request is not JSON: {error}") from error
     except RecursionError as error:

@@ -219,7 +219,7 @@ def test_the_firmware_takes_what_is_written_for_each_board(board):
 )  # fmt: skip
 def test_settings_that_the_board_would_not_take(mailwire, tmp_path, words, told):
     done = mailwire("flash", "RPI_PICO_W", "--image", tmp_path / "i", *words)
-    assert done.code == 1
+    assert done.code == 2
     assert told in done.err
     assert not (tmp_path / "i").exists()
 
@@ -228,7 +228,7 @@ def test_a_board_without_a_network_is_given_nothing_that_needs_one(mailwire, tmp
     """Its events would wait for a broker that it never reaches."""
     words = ("--wifi-ssid", "Net", "--mqtt", "mqtt://x")
     done = mailwire("flash", "RPI_PICO", "--image", tmp_path / "i", *words)
-    assert done.code == 1
+    assert done.code == 2
     assert done.err.startswith("RPI_PICO has no network, and these settings need one: wifi, mqtt. Leave them out: ")
     assert not (tmp_path / "i").exists()
 

@@ -227,6 +227,7 @@ async def test_request_is_answered(mosquitto: Mosquitto, gateway: StandIn, liste
         (b"", {"status": "ok", "data": {"asked": {}}}),
         (b'{"a": 1', {"error": "the request is not JSON: Expecting ',' delimiter: line 1 column 8 (char 7)"}),
         (b"\xff\xfe", {"status": "error"}),
+        (b'{"id": "\\ud800"}', {"error": "the request has half a character (a surrogate without its other half)"}),
         (b"[1]", {"status": "error", "error": 'the request is not a JSON object such as {"transaction": "1"}'}),
         (b"[" * 100_000, {"status": "error", "error": "the request is nested too deeply"}),
         (b'{"fail": true}', {"error": "the gateway failed on this (ZeroDivisionError); see its log"}),
