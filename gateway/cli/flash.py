@@ -26,6 +26,9 @@ _RESETS = ("default-reset", "usb-reset", "no-reset", "no-reset-no-sync")
 _AFTER = ("hard-reset", "soft-reset", "no-reset", "watchdog-reset")
 _FAST = 460800  # baud on a real port; behind a URL nobody knows who turns bytes into bits
 _WAIT, _WAIT_UNRESET = 30, 5  # seconds for hello; where the board was not reset, it may yet start by itself
+_OF_SETTINGS = (
+    "name", "wifi_ssid", "wifi_password_env", "mqtt", "mqtt_user", "mqtt_password_env", "set", "settings", "remember",
+)  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +137,10 @@ def _way(args: argparse.Namespace, board: Board) -> type[Way]:
     for option in ("update", "files_only", "image"):
         if getattr(args, option) and method not in ("esptool", "uf2"):
             show.fail(f"--{option.replace('_', '-')} is not for {board.name}.", 2)
+    given = [f"--{option.replace('_', '-')}" for option in _OF_SETTINGS if getattr(args, option)]
+    if given and (args.update or method == "lines"):
+        keeps = "--update leaves the board's settings as they are" if args.update else f"{board.name} has no settings"
+        show.fail(f"{keeps}: leave out {', '.join(given)}.", 2)
     return update.Update if args.update else pico.Pico if args.files_only else ways[method]
 
 

@@ -586,3 +586,15 @@ def test_a_folder_that_stands_for_a_board(mailwire, here):
     assert sorted(path.name for path in (here / "flash").iterdir()) == ["a", "main.py", "settings.json"]
     assert mailwire("flash", "HOST", "--drive", "flash").code == 2
     assert mailwire("flash", "HOST", "--update").err == "--update is not for HOST.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("ESP32_GENERIC", "--update"), "--update leaves the board's settings as they are: leave out --name, --set."),
+        (("MICROBIT",), "MICROBIT has no settings: leave out --name, --set."),
+    ],
+)
+def test_settings_that_would_go_nowhere(mailwire, words, told):
+    done = mailwire("flash", *words, "--dry-run", "--name", "attic", "--set", "smtp.port=26")
+    assert (done.code, done.err) == (2, f"{told}\n")
