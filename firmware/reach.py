@@ -3,6 +3,7 @@
 _NO_NETWORK = "can't be reached: there is no network"
 _ERRORS = {
     12: "needs more memory than is left",
+    32: "hung up",
     101: _NO_NETWORK,
     104: "hung up",
     105: "needs more memory than is left",
@@ -11,6 +12,7 @@ _ERRORS = {
     113: "can't be reached from here: is it the right network?",
     116: "does not answer",
     118: _NO_NETWORK,
+    128: "hung up",
 }
 
 
