@@ -43,7 +43,6 @@ _EPOCH = 946684800 * 1000 if time.gmtime(0)[0] == 2000 else 0  # where this port
 _SET = 1735689600 * 1000  # 2025: a clock that shows less was never set
 
 _IS_RP2 = sys.platform == "rp2"  # its watchdog and no other's has a short reach
-_RP2_LONGEST = 8388  # milliseconds
 _LONG = 24 * 3600 * 1000
 
 _dog: Any = None
@@ -142,11 +141,16 @@ def once(name: str, make: "Callable[[], Any]") -> "Any":
 
 
 def watchdog(seconds: int) -> "Callable[[], None] | None":
-    """Start it; returns what feeds it, None where there is none. RP2's waits 8 s at most."""
+    """Start it; returns what feeds it, None where there is none."""
     global _dog
     if not hasattr(machine, "WDT"):
         return None
-    _dog = machine.WDT(timeout=seconds * 1000 if not _IS_RP2 else min(seconds * 1000, _RP2_LONGEST))
+    if _IS_RP2:
+        from firmware import watchdog_rp2
+
+        _dog = watchdog_rp2.start(seconds)
+        return _dog
+    _dog = machine.WDT(timeout=seconds * 1000)
     return _dog.feed
 
 

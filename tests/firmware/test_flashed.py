@@ -207,6 +207,16 @@ def _is_alive(url):
     return False
 
 
+def test_a_timer_feeds_the_watchdog_of_an_emulated_pico(uf2, tmp_path):
+    """While no Python has a turn but what timers call, as in looking up a name."""
+    code = (ROOT / "firmware/watchdog_rp2.py").read_text() + (
+        "\nimport time\nLONGEST, PERIOD = 1000, 250\nbegan = time.ticks_ms()\nstart(60)\n"
+        "while time.ticks_diff(time.ticks_ms(), began) < 3000:\n    pass\nprint('alive')\n"
+    )
+    with pico(uf2, tmp_path) as port:
+        assert run_on(port, code) == "alive"
+
+
 SMALL = {
     "firmware/__init__.mpy": b"",
     "firmware/app.py": b"def main():\n    print('version one')\n    import time\n    while True: time.sleep(1)\n",

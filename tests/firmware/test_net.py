@@ -292,6 +292,34 @@ print(machine.calls[-1])
 # --- LED and watchdog ------------------------------------------------------------------------------------------------
 
 
+def test_a_watchdog_on_rp2_waits_as_long_as_it_was_told(run) -> None:
+    """Longer than the chip's own, and not for ever."""
+    said = run("""
+from firmware import watchdog_rp2
+
+class Chip:
+    def WDT(self, timeout):
+        print("the chip waits", timeout)
+        self.fed = 0
+        return self
+    def feed(self):
+        self.fed += 1
+    def Timer(self, number, period, callback):
+        print("timer", number, period)
+        self.tick = callback
+
+chip = watchdog_rp2.machine = Chip()
+feed = watchdog_rp2.start(60)
+for _ in range(100):
+    chip.tick(None)
+print(chip.fed)
+feed()
+chip.tick(None)
+print(chip.fed)
+""")
+    assert said == ["the chip waits 8388", "timer -1 2000", "30", "31"]
+
+
 def test_blink_codes_and_watchdog(run) -> None:
     said = run("""
 from firmware import alive

@@ -1,0 +1,34 @@
+"""A watchdog on RP2 that may wait longer than the chip's own, which bites after 8 s at most.
+
+Looking up a name in vain takes seven seconds for each DNS server (lwIP's dns.c), in which no Python of ours has a turn:
+a board whose DNS is dead would start anew for ever. So a timer feeds the chip's watchdog, but only for as long as
+somebody feeds this one. Whatever stops the timers, too, is ended by the chip.
+"""
+
+import machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PERIOD = 2000
+LONGEST = 8388
+"""Milliseconds: what `machine.WDT` takes on RP2040 (docs.micropython.org, class WDT), and RP2350 takes as well."""
+
+
+def start(seconds: int) -> "Callable[[], None]":
+    """Returns what feeds it."""
+    dog = machine.WDT(timeout=LONGEST)
+    left = [0]
+
+    def feed() -> None:
+        left[0] = seconds * 1000 // PERIOD
+
+    def tick(_: object) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            dog.feed()
+
+    feed()
+    machine.Timer(-1, period=PERIOD, callback=tick)
+    return feed
