@@ -132,7 +132,7 @@ def main() -> int:
     interrupted = False
     with tempfile.TemporaryDirectory(prefix="run-", dir=kit.CACHE) as folder:
         # The project's own disk, since a temporary folder in memory would make fsync free.
-        rounds, seconds = (3, 0.5) if options.quick else (5, 0.8)
+        rounds, seconds = (3, 0.4) if options.quick else (5, 0.8)
         bench = Bench(tools, Path(folder) / "row", options.rounds or rounds, seconds, options.quick, progress)
         try:
             for name in options.rows:
