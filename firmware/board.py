@@ -155,16 +155,16 @@ def watchdog(seconds: int) -> "Callable[[], None] | None":
 
 
 def release_watchdog() -> None:
-    """A person wants the prompt, where nothing feeds it: as good as off.
+    """A person wants the prompt, where nothing feeds it: off, or as good as off.
 
-    ESP32 takes a longer time when it is asked again. RP2's WDT can't be stopped by MicroPython, but by its CTRL.ENABLE
-    bit (RP2040 datasheet §4.7.6, RP2350 §12.9), through the address that clears bits.
+    ESP32 takes a longer time when it is asked again.
     """
     if _dog is None:
         return
     if _IS_RP2:
-        base = 0x400D8000 if "2350" in NAME else 0x40058000
-        machine.mem32[base + 0x3000] = 1 << 30
+        from firmware import watchdog_rp2
+
+        watchdog_rp2.stop(NAME)
     else:
         machine.WDT(timeout=_LONG)
 

@@ -10,10 +10,13 @@ import machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PERIOD = 2000
 LONGEST = 8388
 """Milliseconds: what `machine.WDT` takes on RP2040 (docs.micropython.org, class WDT), and RP2350 takes as well."""
+
+_timer: "Any" = None
 
 
 def start(seconds: int) -> "Callable[[], None]":
@@ -30,5 +33,14 @@ def start(seconds: int) -> "Callable[[], None]":
             dog.feed()
 
     feed()
-    machine.Timer(-1, period=PERIOD, callback=tick)
+    global _timer
+    _timer = machine.Timer(-1, period=PERIOD, callback=tick)
     return feed
+
+
+def stop(name: str) -> None:
+    """MicroPython can't, but the chip's bit CTRL.ENABLE can, by the address that clears bits (RP2040 datasheet §4.7.6,
+    RP2350 §12.9). `name`: the board's, which says what chip it has.
+    """
+    _timer.deinit()
+    machine.mem32[(0x400D8000 if "2350" in name else 0x40058000) + 0x3000] = 1 << 30

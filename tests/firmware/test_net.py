@@ -307,6 +307,9 @@ class Chip:
     def Timer(self, number, period, callback):
         print("timer", number, period)
         self.tick = callback
+        return self
+    def deinit(self):
+        print("the timer ends")
 
 chip = watchdog_rp2.machine = Chip()
 feed = watchdog_rp2.start(60)
@@ -316,8 +319,13 @@ print(chip.fed)
 feed()
 chip.tick(None)
 print(chip.fed)
+chip.mem32 = {}
+watchdog_rp2.stop("Raspberry Pi Pico 2 W with RP2350")
+print([(hex(at), hex(bit)) for at, bit in chip.mem32.items()])
 """)
-    assert said == ["the chip waits 8388", "timer -1 2000", "30", "31"]
+    assert said == [
+        "the chip waits 8388", "timer -1 2000", "30", "31", "the timer ends", "[('0x400db000', '0x40000000')]",
+    ]  # fmt: skip
 
 
 def test_blink_codes_and_watchdog(run) -> None:

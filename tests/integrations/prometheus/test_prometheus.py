@@ -170,7 +170,7 @@ def test_a_broker_that_is_away_is_no_reason_to_start_anew(tmp_path: Path) -> Non
         gateway.start()
         until(lambda: gateway.samples()["mailwire_queue_deliveries", "waiting", "broker"] == 1)
         broker = Mosquitto(tmp_path / "mosquitto")
-        broker.port = port
+        broker.port, broker.settled = port, True
         broker.start()
         try:
             until(lambda: gateway.health()[1]["status"] == "ok")
