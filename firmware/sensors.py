@@ -17,7 +17,7 @@ neither contacts nor the network.
 
 import asyncio
 
-from firmware import board
+from firmware import board, pins
 from firmware.log import say
 from gateway.wire.event import slug
 
@@ -39,11 +39,6 @@ _CLASSES = {
     "door": "door", "motion": "motion", "intrusion": "motion", "leak": "moisture", "smoke": "smoke", "fire": "smoke",
     "gas": "gas", "tamper": "tamper", "sound": "sound", "vehicle": "occupancy", "person": "occupancy",
 }  # fmt: skip
-
-
-def make(app: "App") -> "Sensors":
-    """What app.py starts."""
-    return Sensors(app, app.settings["sensors"])
 
 
 class Sensors:
@@ -186,6 +181,9 @@ class Sensors:
             mqtt.changed()
 
 
+make = Sensors  # what app.py starts
+
+
 class Sensor:
     """What all have. `state`: the one that was told, "on", "off" or None; `is_on`: the one that is."""
 
@@ -245,7 +243,7 @@ class Switch(Sensor):
     def look(self) -> None:
         """Read the pin."""
         if self._pin is None:
-            self._pin = board.digital(self.row["pin"], self.row["pull"])
+            self._pin = pins.digital(self.row["pin"], self.row["pull"])
         level = bool(self._pin.value()) == (self._active == "high")
         now = board.uptime()
         if level is not self._seen:
