@@ -101,6 +101,7 @@ class App:
             await asyncio.sleep(10 if slots.confirmed else 1)
 
     def _make(self, name: str) -> None:
+        gc.collect()  # the code stays: it lies closer together where nothing passing does
         try:
             self.parts[name] = __import__("firmware." + name, None, None, (name,)).make(self)
         except Exception as error:  # noqa: BLE001  # whatever it was, the others must go on

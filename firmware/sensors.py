@@ -44,7 +44,8 @@ _CLASSES = {
 class Sensors:
     """See the text at the top."""
 
-    def __init__(self, app: "App", rows: "list[Row]") -> None:
+    def __init__(self, app: "App") -> None:
+        rows: list[Row] = app.settings["sensors"]
         self._app = app
         self._keep = app.keep("sensors")
         self._switches = [Switch(row) for row in rows if row["type"] in SWITCHES]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firmware.app import App
     from gateway.wire.mime import Reader
 
-READ = 256  # octets; so much heap must lie in one piece
+READ = 192  # octets; so much heap must lie in one piece
 COMMAND = 60  # seconds from a reply to the end of the next command
 SILENCE = 60  # seconds within a mail
 WHOLE = 900  # seconds for a mail
