@@ -24,11 +24,6 @@ WELL, NO_BROKER, NO_NETWORK, MISTAKES = 1, 2, 3, 4
 FLASH_MS, GAP_MS, PERIOD_MS, FLICKER_MS = 60, 240, 3000, 50
 
 
-def make(app: "App") -> "Alive":
-    """What app.py starts."""
-    return Alive(app)
-
-
 class Alive:
     """See the text at the top."""
 
@@ -84,3 +79,6 @@ class Alive:
         if self._led:
             self._led(False)
         await asyncio.sleep_ms(off)
+
+
+make = Alive  # what app.py starts

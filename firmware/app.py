@@ -25,16 +25,9 @@ _SETTLED = 600000  # milliseconds after which it counts as failing for the first
 
 # Each part is a module with `make(app)`, which returns an object with `async def run(self)`; it is imported only
 # if the settings name its section. A target's events are kept under the name of its section. One that does not want all
-# of them has `wants(draft)`.
-_TARGETS = (("mqtt", "mqtt"), ("serial", "frames"), ("post", "smtp_client"))
-_OTHERS = (
-    ("board", "alive"),
-    ("wifi", "net"),
-    ("ethernet", "net"),
-    ("smtp", "smtp_server"),
-    ("sensors", "sensors"),
-    ("update", "update"),
-)
+# of them has `wants(draft)`. As texts, for tables take ten times the memory.
+_TARGETS = " mqtt=mqtt serial=frames post=smtp_client "
+_OTHERS = " board=alive wifi=net ethernet=net smtp=smtp_server sensors=sensors update=update "
 
 
 class App:
@@ -47,7 +40,7 @@ class App:
         self.name = settings["name"] or "mailwire-" + hexlify(board.unique_id()[-3:]).decode()
         self.id = slug(self.name)
         """The device id of the board itself."""
-        wanted = [section for section, _ in _TARGETS if self.is_target(section)]
+        wanted = [section for section, _ in _pairs(_TARGETS) if self.is_target(section)]
         self.spool = Spool("spool", settings["spool"] or board.flash() // 2, wanted)
         self.parts: dict[str, Any] = {}
         """By module: what `make` returned."""
@@ -70,7 +63,7 @@ class App:
 
         def kept(draft: "dict[str, Any]") -> str:
             owing = []
-            for section, module in _TARGETS:
+            for section, module in _pairs(_TARGETS):
                 if self.is_target(section):
                     wants = getattr(self.parts.get(module), "wants", None)
                     if wants is None or wants(draft):
@@ -87,10 +80,10 @@ class App:
         say(f"Mailwire {VERSION} on {board.NAME}: {self.name}")
         for line in self.mistakes:
             say("settings.json: " + line)
-        names = [module for section, module in _OTHERS if self.settings.get(section)]
+        names = [module for section, module in _pairs(_OTHERS) if self.settings.get(section)]
         if not board.SOCKETS:
             names.remove("smtp_server")  # it is there by default, and nobody could reach it
-        names += [module for section, module in _TARGETS if section == "serial" or self.is_target(section)]
+        names += [module for section, module in _pairs(_TARGETS) if section == "serial" or self.is_target(section)]
         names = [name for at, name in enumerate(names) if name not in names[:at]]
         for name in names:
             self._make(name)
@@ -101,13 +94,14 @@ class App:
             gc.collect()
             try:
                 slots.report(self.keep("update"))
-                if [1 for _, name in _TARGETS if getattr(self.parts.get(name), "trouble", "") is None]:
+                if [1 for _, name in _pairs(_TARGETS) if getattr(self.parts.get(name), "trouble", "") is None]:
                     slots.confirm()  # the other side is there: this version does its job
             except MemoryError:
                 pass  # there may be more the next time
             await asyncio.sleep(10 if slots.confirmed else 1)
 
     def _make(self, name: str) -> None:
+        gc.collect()  # the code stays: it lies closer together where nothing passing does
         try:
             self.parts[name] = __import__("firmware." + name, None, None, (name,)).make(self)
         except Exception as error:  # noqa: BLE001  # whatever it was, the others must go on
@@ -136,6 +130,11 @@ class App:
             pause = min(2 * pause, _LAST)
 
 
+def _pairs(text: str) -> "list[list[str]]":
+    """Section and module."""
+    return [pair.split("=") for pair in text.split()]
+
+
 def _tell(name: str, error: Exception) -> None:
     """Of a mistake of a person's, its words; of anything else also where it was, for whoever mends it. Never fails:
     it must not be what ends a part for good.
@@ -150,7 +149,7 @@ def _tell(name: str, error: Exception) -> None:
 
 def _app() -> App:
     """A function of its own, so that nothing here holds what was borrowed."""
-    with Borrowed("settings") as settings:
+    with Borrowed("settings", "firmware.url") as settings:
         return App(*settings.read())
 
 

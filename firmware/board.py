@@ -92,8 +92,9 @@ def flash() -> int:
 
 def reset_cause() -> "str | None":
     """Why it started, in a word; None where the port doesn't tell."""
-    causes = (("PWRON_RESET", "power"), ("HARD_RESET", "reset"), ("WDT_RESET", "watchdog"), ("SOFT_RESET", "soft"))
-    for name, word in causes + (("DEEPSLEEP_RESET", "sleep"), ("BROWN_OUT_RESET", "brownout")):  # noqa: RUF005
+    for pair in ["PWRON=power", "HARD=reset", "WDT=watchdog", "SOFT=soft", "DEEPSLEEP=sleep", "BROWN_OUT=brownout"]:
+        name, _, word = pair.partition("=")
+        name += "_RESET"
         if hasattr(machine, name) and machine.reset_cause() == getattr(machine, name):
             return word
     return None
@@ -106,16 +107,6 @@ def set_clock(seconds: int) -> None:
         machine.RTC().datetime((when[0], when[1], when[2], when[6], when[3], when[4], when[5], 0))
 
 
-def pin(name: "int | str") -> "Any":
-    """Raises ValueError if this board has none of this name."""
-    return machine.Pin(name)
-
-
-def pin_mode(out: bool) -> int:
-    """What `network.LAN` calls the side that makes the clock."""
-    return machine.Pin.OUT if out else machine.Pin.IN
-
-
 def led(name: "int | str | None", active_low: bool) -> "Callable[[bool], None] | None":
     """What switches the LED; None if there is none. Raises ValueError for a pin that is none."""
     if name is None or not hasattr(machine, "Pin"):
@@ -123,14 +114,6 @@ def led(name: "int | str | None", active_low: bool) -> "Callable[[bool], None] |
     lamp = machine.Pin(name, machine.Pin.OUT)
     lamp.value(active_low)
     return lambda on: lamp.value(on != active_low)
-
-
-def uart(number: int, baud: int, pins: "dict[str, int] | None") -> "Any":
-    """A UART. `pins`: its `tx` and `rx`, if the settings know them for this number. Raises ValueError."""
-    if not hasattr(machine, "UART"):
-        raise ValueError("this board has no UART: set serial.port to 'stdio'")
-    named = {key: pin(pins[key]) for key in ("tx", "rx")} if pins and pins.get("id") == number else {}
-    return machine.UART(number, baudrate=baud, rxbuf=1024, txbuf=1024, **named)
 
 
 def once(name: str, make: "Callable[[], Any]") -> "Any":
@@ -179,33 +162,3 @@ def reset() -> None:
     if hasattr(machine, "reset"):
         machine.reset()
     sys.exit(3)
-
-
-def digital(pin: "int | str", pull: str) -> "Any":
-    """An input; `pull` is "up", "down" or "none". Raises OSError where there are no pins, ValueError for none."""
-    made = _machine("Pin")
-    pulls = {"up": "PULL_UP", "down": "PULL_DOWN"}
-    if pull in pulls:
-        return made(pin, made.IN, getattr(made, pulls[pull]))
-    return made(pin, made.IN)
-
-
-def analog(pin: "int | str") -> "Any":
-    """An input with `read_u16`, over the whole range of the pin. Raises as `digital` does."""
-    made = _machine("ADC")(_machine("Pin")(pin))
-    if hasattr(made, "atten"):  # an ESP32 measures up to 1 V unless it is told
-        made.atten(made.ATTN_11DB)
-    return made
-
-
-def i2c(sda: "int | str", scl: "int | str") -> "Any":
-    """A bus on any two pins. Raises as `digital` does."""
-    pin = _machine("Pin")
-    return _machine("SoftI2C")(scl=pin(scl), sda=pin(sda), freq=100000)
-
-
-def _machine(name: str) -> "Any":
-    found = getattr(machine, name, None)
-    if found is None:
-        raise OSError(19, f"{NAME} has no {name}")
-    return found

@@ -45,7 +45,7 @@ class Refused(Exception):
 def do(app: "App", verb: str, request: "Request", room: int, verbs: "tuple[str, ...]" = VERBS) -> "Any":
     """Carry it out; returns the answer's `data`. `room`: how long that may be as JSON. Raises Refused."""
     if verb not in verbs:
-        with Borrowed("settings") as settings:
+        with Borrowed("settings", "firmware.url") as settings:
             raise Refused(f"there is no command '{verb[:20]}'. {settings.nearest(verb, verbs, 'There are ')}")
     if verb == "help":
         return list(verbs)
@@ -92,7 +92,7 @@ def _settings(app: "App", verb: str, request: "Request") -> "Any":
         raise Refused("'path' must say which setting, such as mqtt.url")
     if verb == "set" and request.get("value") is None:
         raise Refused("'value' is missing; to go back to the default, use unset")
-    with Borrowed("settings") as settings:
+    with Borrowed("settings", "firmware.url") as settings:
         try:
             if verb == "get":
                 return settings.get(app.settings, path)

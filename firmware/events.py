@@ -24,11 +24,11 @@ LIMIT = 4000
 
 _NO_TIME = b'"time":null,'
 _HEAD = 64  # where the time stands at the latest
-_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_LETTERS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def complete(draft: "Draft", source: str, own: "dict[str, Any]") -> "tuple[str, bytes]":
-    """The id and the JSON of the event; `own` are the facts of the board, for drafts that name no device.
+def complete(draft: "Draft", source: str, own: "dict[str, Any]") -> "tuple[str, list[bytes]]":
+    """The id and the JSON of the event, in pieces; `own` are the facts of the board, for drafts that name no device.
 
     What is too long is cut, the text first, and `data.truncated` says so.
     """
@@ -41,10 +41,11 @@ def complete(draft: "Draft", source: str, own: "dict[str, Any]") -> "tuple[str, 
     moment = board.now()
     time = "null" if moment is None else '"' + iso(moment) + '"'
     head = f'{{"v":{words.VERSION},"id":"{identifier}","time":{time},"source":{_json(source)},'
-    return identifier, (head + _fitted(draft, LIMIT - len(head))).encode()
+    pieces = _fitted(draft, LIMIT - len(head))
+    return identifier, [head.encode()] + [piece.encode() for piece in pieces]  # no `[*a]` here
 
 
-def _fitted(draft: "Draft", limit: int) -> str:
+def _fitted(draft: "Draft", limit: int) -> "list[str]":
     """As `body`, of what fits into so many octets."""
     if len(draft["text"]) <= limit:
         fields = body(draft)
@@ -54,23 +55,26 @@ def _fitted(draft: "Draft", limit: int) -> str:
         return fit.fitted(draft, limit)  # type: ignore[no-any-return]
 
 
-def body(draft: "Draft") -> str:
-    """The fields behind the head, as JSON without its `{`."""
-    keys = ("device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail")
-    return ",".join([f'"{key}":{_json(draft[key])}' for key in keys]) + "}"
+def body(draft: "Draft") -> "list[str]":
+    """The fields behind the head, as JSON without its `{`: in pieces, for the whole needs a gap in the heap."""
+    keys = ["device", "kind", "state", "severity", "title", "text", "data", "attachments", "mail"]
+    return [f'"{key}":{_json(draft[key])}' + ("," if key != "mail" else "}") for key in keys]
 
 
 def _json(value: "Any") -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def octets(text: str) -> int:
+def octets(pieces: "list[str]") -> int:
     """The length of JSON once a frame has escaped what is not ASCII."""
-    count = len(text)
-    if len(text.encode()) > count:
-        for letter in text:
-            if letter > "\x7f":
-                count += 5 if letter < "\U00010000" else 11
+    count = 0
+    for piece in pieces:
+        count += len(piece)
+        data = piece.encode()
+        if len(data) > len(piece):
+            for octet in data:  # not letters: MicroPython keeps each that it is asked for
+                if octet >= 0xC0:
+                    count += 5 if octet < 0xF0 else 11
     return count
 
 
@@ -110,8 +114,8 @@ def iso(moment: int) -> str:
 def ulid() -> str:
     """26 characters, 48 bits of milliseconds (0 as long as the clock is not set) and 80 of chance."""
     number = (board.now() or 0) << 80 | int(hexlify(board.random(10)), 16)
-    letters = ""
-    for _ in range(26):
-        letters = _LETTERS[number & 31] + letters
+    letters = bytearray(26)
+    for at in range(26):
+        letters[25 - at] = _LETTERS[number & 31]
         number >>= 5
-    return letters
+    return bytes(letters).decode()

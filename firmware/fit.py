@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 _SHORT = 60  # characters that are left of what was too long even without the text
 
 
-def fitted(draft: "Draft", limit: int) -> str:
+def fitted(draft: "Draft", limit: int) -> "list[str]":
     """The fields behind the head in so many octets. What is too long is cut, the text first."""
     text = draft["text"]
     draft["text"] = ""

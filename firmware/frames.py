@@ -15,7 +15,7 @@ import select
 import sys
 import time
 
-from firmware import board, log
+from firmware import log
 from firmware.borrowed import Borrowed
 
 TYPE_CHECKING = False
@@ -30,11 +30,6 @@ LINES = 1024  # octets of log lines that wait
 LEAVE_MS = 600000  # after which nobody is thought to come back
 _STUCK_MS = 20  # until a line that takes nothing is tried again
 _READ = 256  # octets in one go
-
-
-def make(app: "App") -> "Frames":
-    """What app.py starts."""
-    return Frames(app)
 
 
 class Frames:
@@ -67,18 +62,22 @@ class Frames:
         if not self._own["frames"]:
             await asyncio.Event().wait()  # for ever: plain lines alone, as print writes them
         tasks = [asyncio.create_task(self._read())]
-        self._begin()
-        hello = self._talk.take() if self._talk else b""
         if self._app.is_target("serial"):
             tasks.append(asyncio.create_task(self._watch_spool()))
-        else:
-            self._end()
         try:
-            await self._put(hello)
+            await self._greet()
             await self._write()
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def _greet(self) -> None:
+        """A function of its own: one that lasts keeps what it has given to another."""
+        self._begin()
+        hello = self._talk.take() if self._talk else b""
+        if not self._app.is_target("serial"):
+            self._end()
+        await self._put(hello)
 
     def _begin(self) -> None:
         if self._talk is None:
@@ -170,6 +169,9 @@ class Frames:
             self._wake.set()
 
 
+make = Frames  # what app.py starts
+
+
 class _Stdio:
     """The console: USB, or on ESP32 its first UART. MicroPython's own stdin gives a byte at a time without waiting."""
 
@@ -217,8 +219,10 @@ class _Uart:
     """A UART of the board, for a machine on the other end."""
 
     def __init__(self, settings: "dict[str, Any]") -> None:
+        from firmware import pins  # only for a UART
+
         own = settings["serial"]
-        self._uart = board.uart(own["port"], own["baud"], settings["board"]["uart"])
+        self._uart = pins.uart(own["port"], own["baud"], settings["board"]["uart"])
         self._reader = asyncio.StreamReader(self._uart)
         self._writable = select.poll()
         self._writable.register(self._uart, select.POLLOUT)

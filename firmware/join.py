@@ -80,18 +80,20 @@ def _seen(keeper: "net.Net", wlan: "Any", words: str, ssid: str, tries: int) -> 
             names = sorted({found[0].decode() for found in wlan.scan() if found[0]})
         except (OSError, UnicodeError):
             names = []
-        with Borrowed("settings") as settings:
+        with Borrowed("settings", "firmware.url") as settings:
             keeper.hint = ". " + settings.nearest(ssid, names, "There are ") if names else ""
     return keeper.hint
 
 
 async def ethernet(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any":
     """The interface, with an address. Raises Failed."""
+    from firmware import pins  # only with a cable
+
     network = board.network
     arguments: dict[str, Any] = {}
     for key in ("mdc", "mdio", "power", "ref_clk"):
         if own.get(key) is not None:
-            arguments[key] = board.pin(own[key])
+            arguments[key] = pins.pin(own[key])
     if own.get("phy_type"):
         kind = getattr(network, own["phy_type"], None)
         if kind is None:
@@ -99,7 +101,7 @@ async def ethernet(keeper: "net.Net", own: "dict[str, Any]", tries: int) -> "Any
         arguments["phy_type"] = kind
         arguments["phy_addr"] = own.get("phy_addr") or 0
     if "ref_clk" in arguments:
-        arguments["ref_clk_mode"] = board.pin_mode(own.get("ref_clk_mode") == "out")
+        arguments["ref_clk_mode"] = pins.pin_mode(own.get("ref_clk_mode") == "out")
     lan = board.once("lan", lambda: network.LAN(**arguments))
     if tries % net.STUCK == 0:
         lan.active(False)

@@ -22,7 +22,7 @@ lines: "list[str]" = []
 def say(text: str) -> None:
     """One line; line ends and control characters in it are shown as `?`, for some of it came from outside."""
     try:
-        text = "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
+        text = plain(text)
         lines.append(text[:_LONGEST])
         if len(lines) > KEPT:
             lines.pop(0)
@@ -32,6 +32,15 @@ def say(text: str) -> None:
             print(text)
     except MemoryError:
         pass  # a line less: who says why memory is out must not fail for it
+
+
+def plain(text: str) -> str:
+    """With `?` for each control character. In octets: MicroPython keeps each letter of a text that it is asked for."""
+    octets = bytearray(text.encode())
+    for at, octet in enumerate(octets):
+        if octet < 32 or octet == 127:
+            octets[at] = 63  # "?"
+    return bytes(octets).decode()
 
 
 def trace(error: Exception) -> None:

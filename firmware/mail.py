@@ -57,5 +57,5 @@ def device(sender_name: str, sender: str, helo: str, peer: str, own_id: str) -> 
         identifier = slug(name)
     if identifier in RESERVED_IDS or identifier == own_id:
         identifier = "device_" + identifier[:57]
-    name = " ".join("".join([max(letter, " ") for letter in name[:200].replace("_", " ")]).split())[:80]
+    name = " ".join(bytes([max(octet, 32) for octet in name[:200].replace("_", " ").encode()]).decode().split())[:80]
     return identifier, name[:1].upper() + name[1:]

@@ -6,7 +6,7 @@ failed, for a sensor may be plugged in at any time.
 
 import asyncio
 
-from firmware import board
+from firmware import pins
 from firmware.sensors import Sensor
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ class Number(Sensor):
 class _Analog:
     def __init__(self, row: "Row") -> None:
         self._row = row
-        self._input = board.analog(row["pin"])
+        self._input = pins.analog(row["pin"])
 
     async def read(self) -> "tuple[float, ...]":
         total = 0
@@ -113,7 +113,7 @@ class _Ds18x20:
         import ds18x20
         import onewire
 
-        self._bus = ds18x20.DS18X20(onewire.OneWire(board.digital(row["pin"], "none")))
+        self._bus = ds18x20.DS18X20(onewire.OneWire(pins.digital(row["pin"], "none")))
         found = {"".join([f"{byte:02x}" for byte in rom]): rom for rom in self._bus.scan()}
         wanted = row["rom"].lower()
         if wanted and wanted not in found:
@@ -139,7 +139,7 @@ class _Dht:
     def __init__(self, row: "Row") -> None:
         import dht
 
-        self._sensor = (dht.DHT11 if row["type"] == "dht11" else dht.DHT22)(board.digital(row["pin"], "none"))
+        self._sensor = (dht.DHT11 if row["type"] == "dht11" else dht.DHT22)(pins.digital(row["pin"], "none"))
 
     async def read(self) -> "tuple[float, ...]":
         self._sensor.measure()
@@ -151,7 +151,7 @@ class _Bme280:
         from firmware.bme280 import Bme280
 
         bus = row["i2c"]
-        self._sensor = Bme280(board.i2c(bus["sda"], bus["scl"]), bus["address"])
+        self._sensor = Bme280(pins.i2c(bus["sda"], bus["scl"]), bus["address"])
         if row["type"] == "bme280" and not self._sensor.humid:
             raise OSError(19, "this is a BMP280, which measures no humidity: change its type to bmp280")
         self._humid = row["type"] == "bme280"

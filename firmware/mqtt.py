@@ -19,8 +19,7 @@ from firmware import board
 from firmware.borrowed import Borrowed
 from firmware.health import health
 from firmware.log import say
-from firmware.mqtt_client import TOO_LARGE, Connection, Lost, Refused
-from firmware.url import broker
+from firmware.mqtt_client import PIECE, TOO_LARGE, Connection, Lost, Refused
 from gateway.wire.topics import Topics
 
 TYPE_CHECKING = False
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from firmware.app import App
-    from firmware.mqtt_client import Payload
+    from firmware.mqtt_client import Out, Payload
 
     Callback = Callable[[str, bytes], None]
 
@@ -44,11 +43,6 @@ PAUSE_MS = 200  # between two states of devices
 _LONGEST_ANSWER = 2000  # octets
 
 _LAST = ("id", "time", "kind", "state", "severity", "title")
-
-
-def make(app: "App") -> "Mqtt":
-    """What app.py starts."""
-    return Mqtt(app)
 
 
 class Mqtt:
@@ -135,18 +129,23 @@ class Mqtt:
             pause = min(2 * pause, LAST)
 
     async def _session(self) -> None:
-        scheme, host, port, user, password = broker(self._own)
+        scheme, host, port, user, password = self._server()
         client = self._topics.node + "_" + self._app.id
         connection = Connection(client, (self._here, b"offline"), self._own["keepalive"], self._received)
-        tls = None
-        if scheme == "mqtts":
-            with Borrowed("trust") as trust:
-                try:
-                    tls = trust.context(self._own["ca"], self._own["verify"])
-                except ValueError as error:
-                    raise Lost(str(error))
-        await connection.open(host, port, user, password, tls)
+        await connection.open(host, port, user, password, self._context() if scheme == "mqtts" else None)
         await connection.run(self._work(connection, f"{host}:{port}"))
+
+    def _server(self) -> "tuple[str, str, int, str, str]":
+        """This and the next are functions of their own, so that none that lasts holds what was borrowed."""
+        with Borrowed("url") as url:
+            return url.broker(self._own)  # type: ignore[no-any-return]
+
+    def _context(self) -> "Any":
+        with Borrowed("trust") as trust:
+            try:
+                return trust.context(self._own["ca"], self._own["verify"])
+            except ValueError as error:
+                raise Lost(str(error))
 
     async def _work(self, connection: Connection, where: str) -> None:
         await connection.subscribe([topic for topic, _, _ in self._callbacks])
@@ -169,16 +168,16 @@ class Mqtt:
         size = 0
         while True:
             spool.news.clear()
-            found = None
             if len(held) < IN_FLIGHT and size < AT_ONCE:
-                found = spool.peek("mqtt", held[-1][0] if held else 0)
-            if found:
-                number, event = found
-                out = await self._put(connection, event)
-                held.append((number, len(event), out))
-                size += len(event)
-                del found, event, out  # the heap is small, and this function lasts
-            elif held:
+                found = self._next(connection, held[-1][0] if held else 0)
+                if isinstance(found, _Heard):
+                    await self._introduce(connection, [found])
+                    continue
+                if found:
+                    held.append(found)
+                    size += found[1]
+                    continue
+            if held:
                 number, length, out = held.pop(0)
                 size -= length
                 try:
@@ -194,12 +193,25 @@ class Mqtt:
                 self.changed()  # nothing is owed now
                 await spool.news.wait()
 
-    async def _put(self, connection: Connection, event: bytes) -> "Any":
-        """Publish an event, after what has to be there before it."""
+    def _next(self, connection: Connection, after: int) -> "tuple[int, int, Any] | _Heard | None":
+        """Publish the next event, if there is one; or a device that Home Assistant must be told of before.
+
+        A function of its own, for `_drain` lasts, and MicroPython keeps what a function has given to another.
+        """
+        found = self._app.spool.peek("mqtt", after)
+        if not found:
+            return None
+        number, event = found
+        identifier, new = self._learn(event)
+        return new or (number, len(event), connection.put(self._topics.event(identifier), event))
+
+    def _learn(self, event: bytes) -> "tuple[str, _Heard | None]":
+        """Note what an event says: whose it is, and that device if Home Assistant does not know it yet."""
         facts = _head(event)
         device = facts["device"] or {"id": self._app.id}
         identifier = device["id"]
         last = {key: facts[key] for key in _LAST}
+        new = None
         if identifier == self._app.id:
             self._last = last
             self._note(self._states, last)
@@ -210,9 +222,9 @@ class Mqtt:
             self._note(one.states, last)
             if not one.told:
                 one.told = True
-                await self._introduce(connection, [one])
+                new = one
         self._news.set()
-        return connection.put(self._topics.event(identifier), event)
+        return identifier, new
 
     def _device(self, identifier: str, facts: "dict[str, Any]") -> "_Heard":
         for one in self._heard:
@@ -271,15 +283,21 @@ class Mqtt:
             return
         for one in heard:
             one.told = True
-            await connection.publish(self._topics.config(one.id), self._document(one.facts), retain=True)
+            await self._document(connection, one).done()
 
-    def _document(self, facts: "dict[str, Any]") -> "Payload":
-        """What Home Assistant is told of a device. All its pieces, for they are smaller than the code that makes them,
-        which must not stay while a broker takes its time.
+    def _document(self, connection: Connection, one: "_Heard") -> "Out":
+        """Publish what Home Assistant is told of a device. All of it, for it is smaller than the code that makes it,
+        which must not stay while a broker takes its time; and in few pieces, for each takes more than its letters.
         """
+        pieces, text = [], ""
         with Borrowed("discovery", "gateway.wire.discovery") as discovery:
-            pieces = list(discovery.heard(self._topics, self._app.id, facts)())
-        return lambda: iter(pieces)
+            for piece in discovery.heard(self._topics, self._app.id, one.facts)():
+                text += piece
+                while len(text) > PIECE:
+                    pieces.append(text[:PIECE])
+                    text = text[PIECE:]
+        pieces.append(text)
+        return connection.put(self._topics.config(one.id), lambda: iter(pieces), retain=True)
 
     def _state(self) -> bytes:
         state: dict[str, Any] = {"last": self._last}
@@ -322,6 +340,9 @@ class Mqtt:
         if isinstance(request, dict) and "transaction" in request:
             answer["transaction"] = request["transaction"]
         asyncio.create_task(self.publish(self.topic("response/" + verb), _json(answer)))  # noqa: RUF006  # nobody waits
+
+
+make = Mqtt  # what app.py starts
 
 
 class _Heard:

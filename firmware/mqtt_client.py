@@ -163,7 +163,9 @@ class Connection:
 
     async def publish(self, topic: str, payload: "Payload", retain: bool = False) -> None:
         """Publish at QoS 1; returns when the broker has acknowledged. Raises Lost or Refused."""
-        await self.put(topic, payload, retain).done()
+        out = self.put(topic, payload, retain)
+        del payload
+        await out.done()
 
     async def subscribe(self, filters: "list[str]") -> None:
         """Subscribe at QoS 1; returns when the broker has acknowledged. Raises Lost or Refused. For the beginning."""
@@ -263,6 +265,7 @@ class Connection:
                 stream.write(buffer)
                 await stream.drain()
                 buffer = bytearray()
+        out.payload = b""  # nothing is written twice
         if buffer:
             stream.write(buffer)
         await stream.drain()

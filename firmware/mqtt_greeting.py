@@ -4,7 +4,7 @@ CONNECT asks for a clean start; the will is of QoS 1 and retained. With MQTT 5 w
 (Receive Maximum) and the largest packet.
 """
 
-from firmware import reach
+from firmware.borrowed import Borrowed
 from firmware.mqtt_client import LARGEST, OTHER_VERSION, TOO_LARGE, WINDOW, Lost, Out, Refused, read_varint, text
 
 TYPE_CHECKING = False
@@ -111,4 +111,5 @@ def reason(code: int) -> str:
 
 def words(error: Exception, where: str) -> str:
     """Why the broker can't be reached."""
-    return reach.words(error, where, "a broker", "mqtt.ca")
+    with Borrowed("reach") as reach:
+        return str(reach.words(error, where, "a broker", "mqtt.ca"))

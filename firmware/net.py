@@ -32,11 +32,6 @@ NTP_AGAIN = 6 * 3600  # seconds; a board's clock is some seconds a day off
 NONE = "0.0.0.0"  # noqa: S104  # no address
 
 
-def make(app: "App") -> "Net":
-    """What app.py starts."""
-    return Net(app)
-
-
 class Net:
     """`trouble`: why there is no network, None when there is one. `address`: ours in it."""
 
@@ -162,6 +157,9 @@ class Net:
         """A function of its own, so that none that lasts holds what was borrowed."""
         with Borrowed("join") as join:
             return int(await join.ask_time(server))
+
+
+make = Net  # what app.py starts
 
 
 class Failed(Exception):

@@ -4,7 +4,7 @@ An entry with a mistake is left out; the others run.
 """
 
 from firmware.settings import _checked, _not, decimal, line, nearest, pin, text, whole, word
-from gateway.wire.event import KINDS, SEVERITIES, slug
+from gateway.wire.event import SEVERITIES, kinds, slug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ RESERVED = ("last", "signal", "heap", "uptime", "owed", "restart", "network", "m
 _COMMON = (
     ("name", text, ..., (1, 40)),
     ("type", word, ..., TYPES),
-    ("kind", word, None, KINDS),
+    ("kind", word, None, kinds()),
     ("severity", word, None, SEVERITIES),
     ("title", text, "", (0, 100)),
 )
@@ -120,6 +120,6 @@ def _agrees(row: "dict[str, Any]", others: "list[dict[str, Any]]", at: str, mist
             wrong("pin", f"'{other['name']}' is on this pin, too", "Only DS18x20 with their rom given can share one")
     quantity = row.get("of") or ("temperature" if row["type"] not in ("contact", "button", "analog") else "")
     if row["kind"] is None:
-        row["kind"] = "door" if row["type"] == "contact" else quantity if quantity in KINDS else "other"
+        row["kind"] = "door" if row["type"] == "contact" else quantity if quantity in kinds() else "other"
     if row["severity"] is None:
         row["severity"] = "warning" if limited else "info"

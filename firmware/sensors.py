@@ -17,7 +17,7 @@ neither contacts nor the network.
 
 import asyncio
 
-from firmware import board
+from firmware import board, pins
 from firmware.log import say
 from gateway.wire.event import slug
 
@@ -41,15 +41,11 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def make(app: "App") -> "Sensors":
-    """What app.py starts."""
-    return Sensors(app, app.settings["sensors"])
-
-
 class Sensors:
     """See the text at the top."""
 
-    def __init__(self, app: "App", rows: "list[Row]") -> None:
+    def __init__(self, app: "App") -> None:
+        rows: list[Row] = app.settings["sensors"]
         self._app = app
         self._keep = app.keep("sensors")
         self._switches = [Switch(row) for row in rows if row["type"] in SWITCHES]
@@ -186,6 +182,9 @@ class Sensors:
             mqtt.changed()
 
 
+make = Sensors  # what app.py starts
+
+
 class Sensor:
     """What all have. `state`: the one that was told, "on", "off" or None; `is_on`: the one that is."""
 
@@ -245,7 +244,7 @@ class Switch(Sensor):
     def look(self) -> None:
         """Read the pin."""
         if self._pin is None:
-            self._pin = board.digital(self.row["pin"], self.row["pull"])
+            self._pin = pins.digital(self.row["pin"], self.row["pull"])
         level = bool(self._pin.value()) == (self._active == "high")
         now = board.uptime()
         if level is not self._seen:

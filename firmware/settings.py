@@ -16,10 +16,11 @@ Runs once at the start and when the console asks; so app.py may forget the modul
 import json
 import os
 
+from firmware import log
 from firmware.url import MQTT as MQTT_SCHEMES
 from firmware.url import POST as POST_SCHEMES
 from firmware.url import split
-from gateway.wire.event import KINDS, SEVERITIES, slug
+from gateway.wire.event import SEVERITIES, kinds, slug
 from gateway.wire.topics import RESERVED_IDS
 
 PATH = "settings.json"
@@ -267,7 +268,7 @@ POST = (
     ("from", address, ..., None),
     ("to", addresses, ..., None),
     ("severity", word, "warning", SEVERITIES),
-    ("kinds", words, [], KINDS),
+    ("kinds", words, [], kinds()),
     ("devices", ids, [], None),
     ("give_up", decimal, 24, (0.001, 168)),
 )
@@ -389,10 +390,10 @@ def _checked(data: "Settings", rows: "tuple[Row, ...]", at: str, mistakes: "list
     for key in sorted(data):
         if key not in keys and rows:
             near = nearest(key, keys, "The keys are ")
-            mistakes.append(_plain(at + key) + ": " + line("there is no such key here", near))
+            mistakes.append(log.plain(at + key) + ": " + line("there is no such key here", near))
             lacking = [one for one in lacking if near != _meant(one)]
         elif key not in keys:
-            mistakes.append(_plain(at + key) + ": " + line("there is no such key here"))
+            mistakes.append(log.plain(at + key) + ": " + line("there is no such key here"))
     for key in lacking:
         mistakes.append((at[:-1] + ": " if at else "") + line(f"the key '{key}' is missing"))
     whole_set = True
@@ -564,16 +565,11 @@ def _either(options: "list[str]") -> str:
     return options[0] if len(options) == 1 else ", ".join(options[:-1]) + " or " + options[-1]
 
 
-def _plain(text: str) -> str:
-    """One line, always: keys and values are a person's, or a stranger's."""
-    return "".join([letter if " " <= letter != "\x7f" else "?" for letter in text])
-
-
 def line(message: str, hint: str = "") -> str:
-    """A mistake in one line: what is wrong, and what to do."""
+    """A mistake in one line, always, for keys and values are a stranger's: what is wrong, and what to do."""
     told = message + ". " + hint if hint else message
     out = told if told.endswith("?") else told + "."
-    return _plain(out)
+    return log.plain(out)
 
 
 def _line_at(file: "BinaryIO") -> int:

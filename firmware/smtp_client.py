@@ -40,11 +40,6 @@ class Refused(Exception):
     """The server takes this mail neither now nor later."""
 
 
-def make(app: "App") -> "Post":
-    """What app.py starts."""
-    return Post(app)
-
-
 class Post:
     """`trouble` says in words why nothing is sent; None when the last mail was."""
 
@@ -146,3 +141,6 @@ class Post:
             say(f"post: that is told later: {error}")
             return False
         return True
+
+
+make = Post  # what app.py starts

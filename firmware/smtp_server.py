@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firmware.app import App
     from gateway.wire.mime import Reader
 
-READ = 256  # octets; so much heap must lie in one piece
+READ = 192  # octets; so much heap must lie in one piece
 COMMAND = 60  # seconds from a reply to the end of the next command
 SILENCE = 60  # seconds within a mail
 WHOLE = 900  # seconds for a mail
@@ -38,19 +38,15 @@ LINGER = 10  # seconds after a mail in which another may come that needs the sam
 _NO_ROOM = (452, "4.3.1", "Not enough storage now, try again later")
 _NO_MEMORY = (452, "4.3.1", "Not enough memory now, try again later")
 
+_AT_MOMENTS = ("mime_fields", "charset", "html")
+"""Code that is needed at the beginning and the end of a mail's parts, and not while one waits for the next octets."""
+
 # A board has less to spare than the gateway: RFC 5321 §4.5.3.1.4 asks for 512 octets, and passwords are short.
 smtp.COMMAND_LINE = 1024
 smtp.AUTH_LINE = 2048
 _RECIPIENTS = 100  # RFC 5321 §4.5.3.1.8
 
-_PRIVATE = (
-    "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "100.64.0.0/10",
-)  # fmt: skip
-
-
-def make(app: "App") -> "Server":
-    """The server that the settings ask for."""
-    return Server(app)
+_PRIVATE = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 127.0.0.0/8 169.254.0.0/16 100.64.0.0/10"
 
 
 class Server:
@@ -65,10 +61,6 @@ class Server:
         self.latest = 0
         """The uptime when a mail was last read."""
         self._remarked: list[str] = []
-        allow = self.settings["allow"]
-        self._networks = [
-            _network(one) for one in (_PRIVATE if allow == "private" else () if allow == "all" else allow)
-        ]
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -92,7 +84,7 @@ class Server:
                         connection.task.cancel()
                 if not reading and self.latest and self.latest + LINGER * 1000 < now:
                     self.latest = 0
-                    _forget()
+                    _forget(_AT_MOMENTS + ("mime", "smtp_remarks"))  # noqa: RUF005  # no `(*a,)` here
         finally:
             server.close()
             for connection in self.connections:
@@ -124,16 +116,25 @@ class Server:
             gc.collect()
 
     def _allows(self, peer: str) -> bool:
-        if not self._networks:
+        """Networks are read each time: as numbers, which are objects, they would take more than as text."""
+        allow = self.settings["allow"]
+        if allow == "all" or not allow:
             return True
         address = _number(peer)
-        return any(address >= 0 and address & mask == base for base, mask in self._networks)
+        for one in _PRIVATE.split() if allow == "private" else allow:
+            base, mask = _network(one)
+            if address >= 0 and address & mask == base:
+                return True
+        return False
 
     def remark(self, peer: str, code: str, text: str) -> None:
         """Tell a person about a device's peculiarity, once."""
         if code + peer not in self._remarked and len(self._remarked) < 32:
             self._remarked.append(code + peer)
             say(f"smtp: {peer}: {text}")
+
+
+make = Server  # what app.py starts
 
 
 class Connection:
@@ -168,10 +169,8 @@ class Connection:
         """From greeting to goodbye."""
         try:
             await self._send(self.session.greeting())
-            while True:
-                data = await self.stream.read(READ)
-                if not data or not await self._take(data):
-                    break
+            while await self._take():
+                pass
         except asyncio.CancelledError:
             self._last_word(self.session.shutdown() if self.leaving else self.session.timeout())
         except MemoryError:
@@ -182,10 +181,14 @@ class Connection:
         except OSError:
             pass  # it is gone; what was not answered it will send again
 
-    async def _take(self, data: bytes) -> bool:
-        """Handle what was read; False at the end."""
+    async def _take(self) -> bool:
+        """Read some, and handle it; False at the end."""
+        data = await self.stream.read(READ)
+        if not data:
+            return False
         session = self.session
         happened = session.receive(data)
+        del data  # the heap is small
         while True:
             going = self._handle(happened)
             out = session.output()
@@ -258,6 +261,7 @@ class Connection:
         app = self.server.app
         try:
             mail.close()
+            _forget(_AT_MOMENTS)
             identifier = self.server.keep(_draft(mail, session, self.peer, app.id))
         except Full:
             say(f"smtp: a mail of {self.peer} was sent back: the spool is full")
@@ -301,9 +305,9 @@ def _draft(mail: "Reader", session: "smtp.Session", peer: str, own_id: str) -> "
         return module.draft(mail, session, peer, own_id)  # type: ignore[no-any-return]
 
 
-def _forget() -> None:
-    """Take the code that reads mails out of memory."""
-    for name in ("mime", "charset", "html", "smtp_remarks"):
+def _forget(names: "tuple[str, ...]") -> None:
+    """Take code that reads mails out of memory."""
+    for name in names:
         if sys.modules.pop("gateway.wire." + name, None) and hasattr(gateway.wire, name):
             delattr(gateway.wire, name)
     gc.collect()

@@ -100,21 +100,24 @@ class Spool:
             return 0, 0
         return int(number), self._bits(rest.split("."))
 
-    def put(self, event: bytes, targets: "list[str] | tuple[str, ...] | None" = None) -> int:
-        """When this returns, the event is in flash, owed to `targets` (None: to all). Its number.
+    def put(self, event: "list[bytes]", targets: "list[str] | tuple[str, ...] | None" = None) -> int:
+        """When this returns, the event is in flash, owed to `targets` (None: to all). Its number. It is given in
+        pieces, of which the first says whether it knows its time: the whole would need a gap in the heap.
 
         Raises Full, and OSError for a flash that can't be written for another reason.
         """
         bits = self._bits(self._targets if targets is None else targets)
         if not bits:
             raise ValueError("an event is owed to somebody")
-        if not self.has_room(len(event)):
+        size = sum([len(piece) for piece in event])
+        if not self.has_room(size):
             raise Full("the spool is full")
         number = self._next
         new = self._path(_TMP)
         try:
             with open(new, "wb") as file:
-                file.write(event)
+                for piece in event:  # noqa: FURB122  # there is no `writelines` here
+                    file.write(piece)
                 file.flush()
             os.rename(new, self._path(self._name(number, bits)))
         except OSError as error:
@@ -126,10 +129,10 @@ class Spool:
                 raise Full("the flash is full") from None
             raise
         self._next += 1
-        if events.lacks_time(event):
+        if events.lacks_time(event[0]):
             self._born[number] = board.uptime()
         self._owed.append(number << 8 | bits)
-        self.used += self._blocks(len(event))
+        self.used += self._blocks(size)
         self.news.set()
         return number
 
@@ -148,9 +151,10 @@ class Spool:
         while at < len(self._owed):
             entry = self._owed[at]
             if entry & bit and entry >> 8 > after:
+                path = self._path(self._name(entry >> 8, entry & 255))
                 try:
-                    with open(self._path(self._name(entry >> 8, entry & 255)), "rb") as file:
-                        event = file.read()
+                    with open(path, "rb") as file:
+                        event = file.read(os.stat(path)[6])  # without a size it would read into twice the room
                 except OSError as error:
                     if error.errno != 2:  # ENOENT: somebody took it away, and there is nothing left to deliver
                         raise

@@ -37,11 +37,6 @@ class Superseded(Exception):
     """There is another offer, or none any more."""
 
 
-def make(app: "App") -> "Updater":
-    """What app.py starts."""
-    return Updater(app)
-
-
 class Updater:
     """Serves offers, as long as it is run; over the part `mqtt`."""
 
@@ -163,3 +158,6 @@ class Updater:
         finally:
             self._wanted = b""
         raise Silent
+
+
+make = Updater  # what app.py starts

@@ -4,7 +4,7 @@ An event entity lets a payload's `event_types`, `device_class` or `icon` replace
 says may become the name of an attribute: each template picks its keys itself. Pure data; MicroPython-safe.
 """
 
-from gateway.wire.event import KINDS
+from gateway.wire.event import kinds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def event_entity(topics: "Topics", own: str, device: str) -> "dict[str, Any]":
         "unique_id": own + "_event",
         "name": "Event",
         "icon": "mdi:email-alert",
-        "event_types": list(KINDS),
+        "event_types": kinds(),
         "state_topic": topics.event(device),
         "value_template": _EVENT,
         "qos": 1,

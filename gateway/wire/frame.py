@@ -45,7 +45,7 @@ def encode(message: "Message", limit: int = LINE) -> bytes:
     if not isinstance(message, dict):
         raise ValueError("a message is a dict")
     text = json.dumps(_clean(message, DEPTH), separators=(",", ":"))
-    if max(text) > "~":
+    if max(text.encode()) > 126:
         text = "".join([letter if letter <= "~" else _escaped(ord(letter)) for letter in text])
     body = text.encode()
     if len(body) + _AROUND > limit:
@@ -158,7 +158,7 @@ def _clean(value: "Any", depth: int) -> "Any":
 
 def _whole(text: str) -> str:
     """With each pair of surrogates as its character (MicroPython's json leaves them), and lone ones as U+FFFD."""
-    if not text or ord(max(text)) < 0xD800:
+    if not text or max(text.encode("utf-8", "surrogatepass")) < 0xED:
         return text
     out = ""
     high = 0

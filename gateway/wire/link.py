@@ -57,7 +57,7 @@ STRANGE = 7
 """`(STRANGE, message)`: a frame that is no message of these, or our own one come back."""
 
 BUSY, FULL, BAD = "busy", "full", "bad"
-KINDS = ("event", "notify")
+NUMBERED = ("event", "notify")
 
 WINDOW = 4
 FIRST_REPEAT, LAST_REPEAT = 1000, 30000
@@ -65,6 +65,8 @@ FIRST_HELLO, LAST_HELLO = 1000, 10000
 PING = 15000  # of silence; after three times as long nobody is there
 BOOTS = 8  # of the other side, remembered
 _BOOT_LENGTH = 32
+# What a boot id is made of. Not compared letter by letter: MicroPython keeps each that it is asked for.
+_VISIBLE = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _WORDS = 160  # letters of a refusal
 _REFUSALS = 16  # that are remembered, should the sender ask again
 _ROUND = 1 << 30
@@ -282,7 +284,7 @@ class Link:
             if not _is_boot(boot):
                 return False
             self._greet(message, now, events)
-        elif kind in KINDS:
+        elif kind in NUMBERED:
             if not self._take_in(message, str(kind), events):
                 return False
         elif kind == "ping":
@@ -442,7 +444,7 @@ def _plain(words: str) -> str:
 
 
 def _is_boot(value: "Any") -> "TypeGuard[str]":
-    return isinstance(value, str) and 0 < len(value) <= _BOOT_LENGTH and min(value) > " " and max(value) <= "~"
+    return isinstance(value, str) and 0 < len(value) <= _BOOT_LENGTH and not value.strip(_VISIBLE)
 
 
 def _is_number(value: "Any") -> "TypeGuard[int]":

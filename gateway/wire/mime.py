@@ -32,8 +32,6 @@ DEPTH = 8
 """Multiparts inside each other."""
 PARTS = 100
 ATTACHMENTS = 16
-NAME = 100
-"""Characters in the name of an attachment."""
 SUBJECT = 200
 """Characters of the subject."""
 
@@ -44,7 +42,7 @@ _GUESS = 65536  # octets in which an undeclared boundary is searched
 _SAMPLE = 64  # letters by which base64 is told from text that only claims to be base64
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_HEX = b"0123456789ABCDEFabcdef"
+HEX = b"0123456789ABCDEFabcdef"
 # Each with blanks around it, in one text for the same reason as below.
 _MAIL_FIELDS = (
     b" from subject to cc date message-id received sender reply-to return-path content-type content-transfer-encoding "
@@ -59,15 +57,6 @@ _MAGIC = (
     (b"GIF8", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
-_EXTENSIONS = (
-    " image/jpeg:jpg image/jpg:jpg image/pjpeg:jpg image/png:png image/gif:gif image/bmp:bmp image/webp:webp "
-    "image/tiff:tif image/svg+xml:svg application/pdf:pdf application/zip:zip application/gzip:gz "
-    "application/json:json "
-    "application/xml:xml application/ms-tnef:dat application/vnd.ms-tnef:dat text/html:html text/csv:csv text/xml:xml "
-    "text/calendar:ics message/delivery-status:txt video/mp4:mp4 video/x-msvideo:avi audio/wav:wav audio/x-wav:wav "
-    "audio/mpeg:mp3 "
-)  # one text, for a table of pairs would take ten times the memory
-
 # Places in a level: a multipart that is open.
 _MARK = 0
 _GROUP = 1
@@ -270,7 +259,7 @@ class Reader:
                 elif data.endswith(b"\n"):
                     end -= 1
                 end = max(_before(data, end, pos), pos)
-            self._content(data[pos:end])
+            self._content(data[pos:end] if end < size or pos else data)
             return end
         before = _before(data, at, pos)
         self._content(data[pos:before])
@@ -400,16 +389,18 @@ class Reader:
     # The end.
 
     def _read_root(self) -> None:
+        from gateway.wire import mime_fields
+
         root = self._root
         if b"subject" in root:
-            self.subject = header_text(root[b"subject"], self._hint)
+            self.subject = mime_fields.header_text(root[b"subject"], self._hint)
             if len(self.subject) > SUBJECT:
                 self.subject = self.subject[:SUBJECT]
                 self._remark(f"the subject was cut at {SUBJECT} characters")
         if b"from" in root:
-            self.sender_name, self.sender = mailbox(root[b"from"], self._hint)
+            self.sender_name, self.sender = mime_fields.mailbox(root[b"from"], self._hint)
         if b"message-id" in root:
-            self.message_id = header_text(root[b"message-id"]) or None
+            self.message_id = mime_fields.header_text(root[b"message-id"]) or None
 
     def _joined(self) -> str:
         """The texts one after the other; of alternatives the plain one, and none twice."""
@@ -429,15 +420,17 @@ class _Part:
     """A leaf: what becomes of its content."""
 
     def __init__(self, fields: "Fields") -> None:
+        from gateway.wire import mime_fields
+
         self.fields = fields
-        self.kind, self.parameters = parameters(fields.get(b"content-type", b""))
+        self.kind, self.parameters = mime_fields.parameters(fields.get(b"content-type", b""))
         if self.kind in ("", "text"):
             self.kind = "text/plain"
         elif not 0 < self.kind.find("/") < len(self.kind) - 1 or len(self.kind) > 160:
             self.kind = "application/octet-stream"
-        self._disposition, self._said = parameters(fields.get(b"content-disposition", b""))
-        self._encoding = parameters(fields.get(b"content-transfer-encoding", b""))[0]
-        self.charset = parameter(self.parameters, b"charset")
+        self._disposition, self._said = mime_fields.parameters(fields.get(b"content-disposition", b""))
+        self._encoding = mime_fields.parameters(fields.get(b"content-transfer-encoding", b""))[0]
+        self.charset = mime_fields.parameter(self.parameters, b"charset")
         self.remarks: list[str] = []
         self.size = 0
         self.digest: Any = None
@@ -478,7 +471,7 @@ class _Part:
         if self._encoding == "base64":
             data = self._from_base64(data)
         elif self._encoding == "quoted-printable":
-            data, self._rest = _from_quoted(self._rest + data, False)
+            data, self._rest = from_quoted(self._rest + data, False)
         if data:
             self._take(data)
 
@@ -509,14 +502,16 @@ class _Part:
                 return b""
             if not self._judge(data[:_SAMPLE]):
                 return data
-        clean = self._rest + b"".join(data.split())
+        clean = self._rest + data.replace(b"\r\n", b"")
+        if clean.strip(_BASE64):
+            clean = b"".join(clean.split())
         if b"=" in clean or clean.strip(_BASE64):  # its end, the end of a piece that was encoded by itself, or damage
             self.damaged = self.damaged or clean.replace(b"=", b"").strip(_BASE64) != b""
             done, self._rest = _lenient(clean)
             return done
         whole = len(clean) & ~3
         self._rest = clean[whole:]
-        return a2b_base64(clean[:whole])
+        return a2b_base64(clean[:whole] if whole < len(clean) else clean)
 
     def _judge(self, sample: bytes) -> bool:
         """Whether text that claims to be base64 is; else it is taken as it is."""
@@ -535,12 +530,12 @@ class _Part:
             raw, self._rest = self._rest, b""
             self._take(self._from_base64(raw) if self._judge(raw) else raw)
         if self._encoding == "base64":
-            done = _whole_base64(self._rest)
+            done = whole_base64(self._rest)
             self.damaged = self.damaged or len(self._rest) == 1
             if done:
                 self._take(done)
         elif self._rest:
-            self._take(_from_quoted(self._rest, True)[0])
+            self._take(from_quoted(self._rest, True)[0])
         self._rest = b""
         if self._page:
             self._keep(self._page.rest())
@@ -566,6 +561,8 @@ class _Part:
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def name(self, number: int, hint: str) -> str:
+        from gateway.wire.mime_fields import file_name, parameter
+
         said = parameter(self._said, b"filename", hint) or parameter(self.parameters, b"name", hint)
         return file_name(said, self.kind, number)
 
@@ -622,12 +619,12 @@ def _lenient(text: bytes) -> "tuple[bytes, bytes]":
     return done, rest
 
 
-def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
+def from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
     """(decoded, what awaits more); what is no code stays as it is."""
     if not last:
         sign = text.find(b"=", max(0, len(text) - 2))
         if sign >= 0:
-            done, _ = _from_quoted(text[:sign], True)
+            done, _ = from_quoted(text[:sign], True)
             return done, text[sign:]
     pieces = text.split(b"=")
     out = [pieces[0]]
@@ -635,7 +632,7 @@ def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
     while at < len(pieces):
         piece = pieces[at]
         code = piece[:2]
-        if len(code) == 2 and not code.strip(_HEX):
+        if len(code) == 2 and not code.strip(HEX):
             out.append(bytes([int(code, 16)]))
             out.append(piece[2:])
         elif piece[:1] == b"\n":
@@ -653,11 +650,6 @@ def _from_quoted(text: bytes, last: bool) -> "tuple[bytes, bytes]":
     return b"".join(out), b""
 
 
-# Header fields.
-
-_NEVER = "us-ascii"  # charset of what has to be ASCII
-
-
 def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -> "tuple[str, str]":
     """As `charset.decode`; ASCII without the memory that takes."""
     if not data or (max(data) < 128 and b"\x1b" not in data and b"\0" not in data):
@@ -667,238 +659,7 @@ def decode(data: bytes, declared: str = "", hint: str = "", cut: bool = False) -
     return charset.decode(data, declared, hint, cut)
 
 
-def one_line(text: str) -> str:
-    """Without line ends and control characters, and without blanks around it."""
-    for letter in text:
-        if letter < " " or "\x7f" <= letter <= "\x9f" or letter in "\u2028\u2029":
-            break
-    else:
-        return text.strip()
-    out = ""
-    for letter in text:
-        if letter in "\t\n\x0b\x0c\r\x85\u2028\u2029":
-            if out[-1:] != " ":
-                out += " "
-        elif not (letter < " " or "\x7f" <= letter <= "\x9f"):
-            out += letter
-    return out.strip()
-
-
-def header_text(value: bytes, hint: str = "") -> str:
-    """An unstructured value as one line, encoded words decoded (RFC 2047).
-
-    Words that follow each other are joined before they are decoded: some senders cut between the bytes of a character.
-    """
-    runs: list[tuple[str, bytes]] = []  # (charset, bytes)
-    kind = ""  # the encoding of the last run, "" for bytes as they are
-    coded = b""
-    at = 0
-    value = value.replace(b"\r", b"").replace(b"\n", b"").strip()
-    while at < len(value):
-        word = _encoded_word(value, at)
-        if word is None:
-            runs.append(("", value[at:]))
-            break
-        start, end, charset, encoding, payload = word
-        between = value[at:start]
-        follows = at > 0 and not between.strip()
-        if not follows and between:
-            runs.append(("", between))
-        if follows and runs[-1][0] == charset and kind == encoding:
-            coded += payload
-            runs.pop()
-        else:
-            follows = follows and runs[-1][0] == charset
-            coded = payload
-        kind = encoding
-        done = _from_q(coded) if encoding == "q" else _whole_base64(coded)
-        runs.append((charset, done))
-        at = end
-    text = ""
-    at = 0
-    while at < len(runs):
-        charset, data = runs[at]
-        while charset and at + 1 < len(runs) and runs[at + 1][0] == charset:
-            at += 1
-            data += runs[at][1]
-        text += decode(data, "" if charset == "-" else charset, hint)[0]
-        at += 1
-    return one_line(text)
-
-
-def _encoded_word(value: bytes, at: int) -> "tuple[int, int, str, str, bytes] | None":
-    """(start, end, charset, encoding, payload) of the next one."""
-    while True:
-        start = value.find(b"=?", at)
-        if start < 0:
-            return None
-        parts = value[start + 2 :].split(b"?", 3)
-        if len(parts) == 4 and parts[3][:1] == b"=" and parts[1].lower() in (b"b", b"q"):
-            charset = parts[0].split(b"*")[0]
-            if 0 < len(charset) <= 60 and min(charset) > 32 and max(charset) < 128:
-                end = start + 2 + len(parts[0]) + len(parts[1]) + len(parts[2]) + 4
-                return start, end, charset.decode().lower() or "-", parts[1].lower().decode(), parts[2]
-        at = start + 2
-
-
-def _from_q(text: bytes) -> bytes:
-    return _from_quoted(text.replace(b"_", b" "), True)[0]
-
-
-def _whole_base64(text: bytes) -> bytes:
+def whole_base64(text: bytes) -> bytes:
+    """What a text that is complete stands for."""
     done, rest = _lenient(text)
     return done + a2b_base64(rest + b"=" * (-len(rest) % 4)) if len(rest) > 1 else done
-
-
-def mailbox(value: bytes, hint: str = "") -> "tuple[str, str]":
-    """(display name, address) of the first mailbox of a field; an address is opaque text, and may be a lone word.
-
-    The old form `root@host (Cron Daemon)` has its name in the comment.
-    """
-    value = value.replace(b"\r", b"").replace(b"\n", b"").strip()
-    words = comment = address = b""
-    at = 0
-    while at < len(value):
-        letter = value[at : at + 1]
-        close = {b'"': b'"', b"(": b")", b"<": b">"}.get(letter)
-        end = value.find(close, at + 1) if close else -1
-        while letter == b'"' and end > 0 and value[end - 1 : end] == b"\\":
-            end = value.find(b'"', end + 1)
-        if end >= 0:
-            inside = value[at + 1 : end]
-            if letter == b'"':
-                words += _unescaped(inside)
-            elif letter == b"(":
-                comment = comment or inside
-            elif b"@" not in address:
-                address = inside.strip()
-            at = end + 1
-        elif letter in (b",", b";") and (words.strip() or address):
-            break
-        else:
-            words += letter
-            at += 1
-    words = words.strip()
-    if not address:
-        parts = words.split()
-        found = [part for part in parts if b"@" in part] or (parts if len(parts) == 1 else [])
-        if found and not found[0].endswith(b":"):
-            address = found[0]
-            words = b" ".join([part for part in parts if part != address])
-    return header_text(words or comment, hint), one_line(decode(address, "", hint)[0])
-
-
-def parameters(value: bytes) -> "tuple[str, Fields]":
-    """The main value in lower case, and the parameters as they are (RFC 2045 §5.1), the first of each name."""
-    value = b" ".join(value.split())
-    end = len(value)
-    for stop in b'; "=':
-        at = value.find(bytes([stop]))
-        if 0 <= at < end:
-            end = at
-    main = decode(value[:end], _NEVER)[0].lower()
-    found: Fields = {}
-    at = end
-    while at < len(value) and len(found) < 64:
-        if value[at] in b"; ":
-            at += 1
-            continue
-        semicolon = value.find(b";", at)
-        if semicolon < 0:
-            semicolon = len(value)
-        sign = value.find(b"=", at, semicolon)
-        name = value[at:sign].strip().lower() if sign >= 0 else b""
-        if not name or b" " in name or b'"' in name:
-            at = semicolon
-            continue
-        at = sign + 1
-        while value[at : at + 1] == b" ":
-            at += 1
-        if value[at : at + 1] == b'"':
-            close = value.find(b'"', at + 1)
-            while close > 0 and value[close - 1] == 92 and value[close - 2] != 92:
-                close = value.find(b'"', close + 1)
-            if close < 0:
-                close = len(value)
-            given = _unescaped(value[at + 1 : close])
-            at = close + 1
-        else:
-            given = value[at:semicolon]
-            # It may hold blanks, unless behind one the next parameter begins, whose semicolon was forgotten.
-            sign = given.find(b"=")
-            blank = given.rfind(b" ", 0, given[:sign].rstrip().__len__()) if sign > 0 else -1
-            if blank > 0:
-                given = given[:blank]
-            at += len(given)
-            given = given.strip()
-        if name not in found:
-            found[name] = given
-    return main, found
-
-
-def _unescaped(quoted: bytes) -> bytes:
-    """The inside of a quoted string; backslashes that escape nothing are part of some Windows path."""
-    return quoted.replace(b'\\"', b'"').replace(b"\\\\", b"\\")
-
-
-def parameter(found: "Fields", name: bytes, hint: str = "") -> str:
-    """One parameter as text: its RFC 2231 pieces joined and decoded, or its encoded words; "" if it is not there."""
-    pieces: list[tuple[int, bytes]] = []
-    charset = ""
-    for key in found:
-        parts = key.split(b"*")
-        if len(parts) < 2 or len(parts) > 3 or parts[0] != name:
-            continue
-        raw = found[key]
-        number = int(parts[1]) if parts[1] and len(parts[1]) < 4 and not parts[1].strip(b"0123456789") else 0
-        if not parts[-1]:
-            if number == 0 and raw.count(b"'") >= 2:
-                label, _, raw = raw.split(b"'", 2)
-                charset = decode(label, _NEVER)[0]
-            raw = _unquoted(raw)
-        pieces.append((number, raw))
-    if not pieces:
-        return header_text(found.get(name, b""), hint)
-    pieces.sort()
-    return one_line(decode(b"".join([raw for _, raw in pieces]), charset, hint)[0])
-
-
-def _unquoted(raw: bytes) -> bytes:
-    pieces = raw.split(b"%")
-    out = pieces[0]
-    for piece in pieces[1:]:
-        code = piece[:2]
-        is_code = len(code) == 2 and not code.strip(_HEX)
-        out += bytes([int(code, 16)]) + piece[2:] if is_code else b"%" + piece
-    return out
-
-
-def file_name(name: str, kind: str, number: int) -> str:
-    """A base name of at most `NAME` characters, its extension kept; one made from the type if nothing is left."""
-    name = name.replace("\\", "/").split("/")[-1]
-    out = ""
-    for letter in name:
-        code = ord(letter)
-        if code < 32 or 0x7F <= code < 0xA0 or 0x200B <= code < 0x2010 or 0x2028 <= code < 0x202F or code == 0xFEFF:
-            continue
-        if letter in '<>:"|?*':
-            letter = "" if out[-1:] == "_" else "_"
-        out += letter
-    out = out.strip(" .")
-    if not out:
-        if kind == "message/rfc822":
-            return "message.eml"
-        stem = "picture" if kind[:6] == "image/" else "attachment"
-        at = _EXTENSIONS.find(" " + kind + ":")
-        tail = (
-            _EXTENSIONS[at + len(kind) + 2 :].split(" ", 1)[0] if at >= 0 else "txt" if kind[:5] == "text/" else "bin"
-        )
-        return f"{stem}-{number}.{tail}"
-    stem = out.split(".")[0].lower()
-    if stem in ("con", "prn", "aux", "nul") or (stem[:3] in ("com", "lpt") and stem[3:].isdigit() and len(stem) == 4):
-        out = "_" + out  # Windows opens these as devices
-    if len(out) > NAME:
-        dot = out.rfind(".")
-        tail = out[dot:] if dot > 0 and len(out) - dot <= 11 else ""
-        out = out[: NAME - len(tail)].rstrip(" .") + tail
-    return out

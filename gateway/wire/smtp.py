@@ -88,6 +88,10 @@ _TOO_BIG = (552, "5.3.4", "Message too big")
 _NO_ROOM = (452, "4.3.1", "Not enough storage now, try again later")
 _BDAT_SYNTAX = (501, "5.5.4", "Syntax: BDAT size [LAST]")
 
+# Verbs that have no handler, with blanks around each: a table of them would take a board's memory.
+_NOT_HERE = b" EXPN TURN ETRN SEND SOML SAML "
+_HTTP = b" GET POST PUT HEAD OPTIONS CONNECT DELETE PATCH TRACE PRI "
+
 _END = b"\r\n.\r\n"
 _BLANKS = b" \t\r\0"  # around a command; NULs because some firmware sends its whole buffer
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@.-_+="  # what most addresses are made of
@@ -391,7 +395,8 @@ class Session:
         if self._lead and len(self._tail) == 2 and data[pos] != 46:  # the first line has no dot, so it is no end
             self._lead = False
             self._tail = b""
-        chunk = self._tail + data[pos:]
+        rest = data[pos:] if pos else data  # MicroPython copies what is sliced, whole as it may be
+        chunk = self._tail + rest if self._tail else rest
         dot = _line_dot(chunk)
         end = chunk.find(_END, dot) if dot >= 0 else -1
         if end >= 0:
@@ -412,7 +417,7 @@ class Session:
             elif last == 46 and chunk.endswith(b"\r\n."):
                 size -= 3
             self._tail = chunk[size:]
-        body = chunk[:size]
+        body = chunk[:size] if size < len(chunk) else chunk
         if dot != end:  # a stuffed line
             body = body.replace(b"\r\n.", b"\r\n")
         if self._lead and size:
@@ -501,11 +506,17 @@ class Session:
             self._hang_up("commands", "Too many commands")
             return
         words = line.split(None, 1)
-        handler = self._VERBS.get(words[0].upper()) if words else None
+        verb = words[0].upper() if words else b""
+        handler = self._VERBS.get(verb)
         if handler is not None:
             handler(self, words[1] if len(words) > 1 else b"")
         elif _is_tls_hello(line):
             self._tls_hello()
+        elif b" " + verb + b" " in _HTTP:
+            self._remark("http")
+            self._hang_up("http", "This is SMTP, not HTTP")
+        elif b" " + verb + b" " in _NOT_HERE:
+            self._refuse(502, "5.5.1", "Command not implemented")
         else:
             self._refuse(500, "5.5.1", "Command not recognized")
 
@@ -671,13 +682,6 @@ class Session:
         else:
             self._refuse(501, "5.5.4", "Syntax: VRFY address")
 
-    def _not_here(self, rest: bytes) -> None:
-        self._refuse(502, "5.5.1", "Command not implemented")
-
-    def _http(self, rest: bytes) -> None:
-        self._remark("http")
-        self._hang_up("http", "This is SMTP, not HTTP")
-
     def _tls_hello(self) -> None:
         """No reply: the peer could not read it."""
         self._remark("tls-hello")
@@ -757,10 +761,6 @@ class Session:
         b"HELO": _helo, b"EHLO": _ehlo, b"MAIL": _mail, b"RCPT": _rcpt, b"DATA": _data, b"BDAT": _bdat,
         b"RSET": _rset, b"NOOP": _noop, b"QUIT": _quit, b"HELP": _help, b"VRFY": _vrfy, b"AUTH": _auth,
         b"STARTTLS": _starttls,
-        b"EXPN": _not_here, b"TURN": _not_here, b"ETRN": _not_here, b"SEND": _not_here, b"SOML": _not_here,
-        b"SAML": _not_here,
-        b"GET": _http, b"POST": _http, b"PUT": _http, b"HEAD": _http, b"OPTIONS": _http, b"CONNECT": _http,
-        b"DELETE": _http, b"PATCH": _http, b"TRACE": _http, b"PRI": _http,
     }  # fmt: skip
 
     # Addresses and parameters.

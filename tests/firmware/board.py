@@ -71,9 +71,9 @@ app.main()
 """
 
 
-def install(folder: Path, slot: str = "a") -> None:
-    """What `mailwire flash` puts on a board."""
-    for name, content in application.files().items():
+def install(folder: Path, slot: str = "a", known: str = "") -> None:
+    """What `mailwire flash` puts on a board; with the names in `known`, for scripts that call it by them."""
+    for name, content in application.files(known).items():
         path = folder / slot / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

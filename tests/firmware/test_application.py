@@ -35,6 +35,10 @@ result = Counter().told() + Counter(10).told()
 """
 
 
+def shortened(sources: dict[str, str], known: frozenset[str] | set[str] = frozenset()) -> dict[str, str]:
+    return dict(zip(sources, application._lean([*sources.values()], [*sources], [], known), strict=True))
+
+
 def outcome(source: str) -> list:
     names: dict = {"const": lambda value: value}
     exec(source, names)  # ours
@@ -42,7 +46,7 @@ def outcome(source: str) -> list:
 
 
 def test_short_names_make_the_same_program() -> None:
-    lean = application._lean(SOURCE, frozenset({"Counter", "told", "result", "_label"}))
+    lean = shortened({"firmware.counter": SOURCE}, {"Counter", "told", "result"})["firmware.counter"]
     assert outcome(lean) == outcome(SOURCE)
     assert not re.search(r"_(twice|next|first|second|start|kind)\b", lean)
     assert re.search(r"^_\w = const\(3\)$", lean, re.MULTILINE), "a number is put in where it is used"
@@ -50,16 +54,63 @@ def test_short_names_make_the_same_program() -> None:
 
 def test_a_name_behind_a_dot_and_one_before_none_are_the_same() -> None:
     """MicroPython keeps each name that it has ever met."""
-    lean = application._lean("def _used(_given): return _given._inner._outer\n_used._inner._outer", frozenset())
-    assert set(re.findall(r"_\w+", lean)) == {"_0", "_1"}
+    lean = shortened({"firmware.one": "def _used(_given): return _given._inner._outer\n_used._inner._outer"})
+    assert set(re.findall(r"_\w+", lean["firmware.one"])) == {"_0", "_1"}
+
+
+BASE = """
+class Base:
+    def __init__(self):
+        self.told = "said"
+        self._own = "base"
+
+    def both(self):
+        return self.told, self._own
+"""
+DERIVED = """
+from firmware.base import Base
+
+
+class Derived(Base):
+    def __init__(self):
+        super().__init__()
+        self.size = 1
+        self._mine = "derived"
+
+    def all(self):
+        return [*self.both(), self.size, self._mine, " a-b ".split("-")]
+
+
+result = Derived().all()
+"""
+
+
+def test_what_several_modules_know_has_one_short_name_in_all_of_them() -> None:
+    """And a class no name that the one it inherits from has for something else."""
+    sources = {"firmware.base": BASE, "firmware.derived": DERIVED}
+    lean = shortened(sources, {"result"})
+    together = "".join(source.replace("from firmware.base import", "#") for source in lean.values())
+    assert outcome(together) == outcome(BASE + DERIVED.replace("from firmware.base import", "#"))
+    assert not re.search(r"\b(told|_own|both|Base|size|_mine|Derived)\b", together)
+
+
+def test_names_that_are_not_ours_alone_stay() -> None:
+    """What MicroPython's objects have too, keywords, texts, errors, modules, and what is said to be known."""
+    source = (
+        "class Lost(Exception): ...\ndef feed(dog, by): dog.feed()\nfeed(1, by=2)\ndef wants(): ...\n"
+        "getattr(feed, 'wants')\ndef called(): ...\ndef app(): ...\n"
+    )
+    lean = shortened({"firmware.app": source, "firmware.other": "from firmware.app import called, wants"}, {"called"})
+    assert all(name in lean["firmware.app"] for name in ("Lost", "feed", "by=2", "def wants", "def called", "def app"))
 
 
 def test_what_nothing_on_a_board_mentions_is_left_out() -> None:
     """Of what is shared, the gateway alone has a use for some; a name in a text may be one that is looked up."""
     shared = (
         "class Shared:\n    @property\n    def idle(self): ...\n    def said(self): return 1\n"
-        "    def looked_up(self): ...\n"
+        "    def looked_up(self): ...\nKINDS = all()\n"
     )
-    left, user = application._without_unused([shared, "x = y.said()\nz = getattr(y, 'looked_up')\n"], [])
-    assert left == shared.replace("    @property\n    def idle(self): ...\n", "\n\n")
-    assert user == "x = y.said()\nz = getattr(y, 'looked_up')\n"
+    using = "y.said()\ngetattr(y, 'looked_up')\n"
+    left, user = application._without_unused([shared, using], [], set())
+    assert left == shared.replace("    @property\n    def idle(self): ...\n", "\n\n").replace("KINDS = all()", "")
+    assert user == using

@@ -11,7 +11,7 @@ from tests.firmware.test_mail import mail
 from tests.live import until
 from tests.mosquitto import mosquitto  # noqa: F401  # a fixture
 
-ESP32 = 140_000  # octets: 147,000 were free on one with MicroPython 1.25 that had joined a network
+ESP32 = 122 * 1024  # octets: 147,000 were free on one with MicroPython 1.25 that had joined a network
 
 
 @pytest.mark.parametrize(("connections", "tls"), [(2, False), (1, True)], ids=["plain", "tls"])
@@ -23,14 +23,14 @@ def test_an_esp32_holds_all_of_it(mosquitto, connections, tls):  # noqa: F811
 
 
 def test_with_the_code_in_rom(mosquitto):  # noqa: F811
-    """As with firmware that has the application frozen, or in a ROMFS partition."""
-    assert holds(mosquitto, 96 * 1024 + STAND_INS_TAKE, connections=2, tls=False, rom=True)
+    """As with firmware that has the application in a ROMFS partition; frozen, it takes less: the goal of DESIGN §5."""
+    assert holds(mosquitto, 64 * 1024 + STAND_INS_TAKE, connections=2, tls=False, rom=True)
 
 
 def test_what_finds_no_memory_is_sent_again(mosquitto, tmp_path):  # noqa: F811
     """Four at once where there is room for one or two: the only final answer is 250, and later there is room."""
     own = {"smtp": {"port": free_port()}, "mqtt": {"url": mosquitto.url}, "ntp": False}
-    board = Board(tmp_path / "flash", own, build="i386", heap="118000")
+    board = Board(tmp_path / "flash", own, build="i386", heap="102000")
 
     def answer(number: int) -> int:
         try:

@@ -20,7 +20,7 @@ BEGIN = """
 import sys
 sys.path.insert(0, {root!r})
 import asyncio, network, machine
-from firmware import board, join, log, net, settings
+from firmware import board, join, log, net, pins, settings
 net.LOOK_MS, net.JOIN_MS, net.FIRST, net.LAST = 1, 20, 0, 0
 
 class App:
@@ -389,8 +389,8 @@ asyncio.run(scenario())
 
 def test_a_uart_has_the_pins_of_the_board(run) -> None:
     assert run("""
-board.uart(1, 9600, {"id": 1, "tx": 4, "rx": 36})
-board.uart(2, 115200, {"id": 1, "tx": 4, "rx": 36})
+pins.uart(1, 9600, {"id": 1, "tx": 4, "rx": 36})
+pins.uart(2, 115200, {"id": 1, "tx": 4, "rx": 36})
 for call in machine.calls:
     print(call[:3], sorted(call[3].items()))
 """) == [

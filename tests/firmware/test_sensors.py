@@ -296,7 +296,9 @@ class App:
 row = {"name": "Door", "type": "contact", "pin": 4, "pull": "up", "active": None, "debounce": 0}
 row.update({"kind": "door", "severity": "info", "title": ""})
 async def run():
-    one = sensors.Sensors(App(), [row])
+    app = App()
+    app.settings = {"sensors": [row]}
+    one = sensors.Sensors(app)
     task = asyncio.create_task(one.run())
     while "on" not in one.readings().values():
         await asyncio.sleep_ms(10)

@@ -189,7 +189,7 @@ def test_the_new_version_stays_when_it_has_reported_in(attic, ear, command, mosq
     # And once more, back into the slot that it came from, with its old files there: only the manifest is new.
     before = len(ear.payloads(TOPIC + "/request"))
     time.sleep(1.1)  # an offer's moment is counted in seconds
-    code, said = command(dict(application._compiled()), "0.1.0").end()
+    code, said = command(dict(application._compiled("")), "0.1.0").end()
     assert code == 0, said + attic.output()
     assert attic.state()["slot"] == "a"
     names = {json.loads(payload)["file"] for payload in ear.payloads(TOPIC + "/request")[before:]}

@@ -23,7 +23,7 @@ def messages(count, chance):
     """Numbered bodies of any length that a line carries."""
     for number in range(count):
         text = "Tür 温度 🙂"[: chance.randrange(10)] * chance.choice([1, 1, 1, 10])
-        yield chance.choice(link.KINDS), {"number": number, "text": text, "bad": chance.random() < 0.1}
+        yield chance.choice(link.NUMBERED), {"number": number, "text": text, "bad": chance.random() < 0.1}
 
 
 def converse(seed, count, rate, start=0, left=None, right=None):

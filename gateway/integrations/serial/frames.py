@@ -227,7 +227,7 @@ def said(hello: Mapping[str, Any]) -> str:
 def _takes(hello: Mapping[str, Any]) -> list[str]:
     """The kinds of messages that the other side has a use for: all, if it does not say."""
     takes = hello.get("takes")
-    return takes if isinstance(takes, list) else list(link.KINDS)
+    return takes if isinstance(takes, list) else list(link.NUMBERED)
 
 
 def _of_event(body: Mapping[str, Any]) -> dict[str, Any]:
