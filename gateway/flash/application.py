@@ -29,7 +29,7 @@ _TYPES = re.compile(r"^if TYPE_CHECKING:", re.MULTILINE)
 _NAME = re.compile(r"\b[A-Za-z_]\w*")
 _PRIVATE = re.compile(r"_[A-Za-z]\w*")
 _TEXT_AT = "from firmware.texts import text_at\n"
-# Names that MicroPython's own objects have, too
+# Names that MicroPython's own objects have, too: test_application.py compares with the types of the boards.
 _FOREIGN = " accept add config decode encode feed hostname run send shutdown split task tell values verify_mode wait "
 _SENTENCE = 16  # characters; calling for a shorter one takes as much as it does
 _Space = tuple[set[str], set[str]]
@@ -188,11 +188,10 @@ def _lean(sources: list[str], names: list[str], others: list[str], known: set[st
     sources = [_TYPES.sub("if 0:", source).replace("\nTYPE_CHECKING = False\n", "\n\n") for source in sources]
     sources = [_SLOTS.sub(lambda found: "\n" * found[0].count("\n"), source) for source in sources]
     modules = [ast.parse(source) for source in sources]
-    public = _public([*modules, *map(ast.parse, others)])
+    public, shared = _public_and_shared(modules, names, others, known)
     own = [_own(module) - public - known for module in modules]
     spaces = _spaces_of(modules, names)
     often = Counter(name for groups in spaces for found, _ in groups for name in found)
-    shared = public & _ours(modules) - _fixed(modules, names, others) - known
     short = _shortened(sorted(shared, key=lambda name: (-often[name], name)), [two for both in spaces for two in both])
     lean = []
     for source, module, private, both in zip(sources, modules, own, spaces, strict=True):
@@ -205,6 +204,14 @@ def _lean(sources: list[str], names: list[str], others: list[str], known: set[st
             lines[row] = lines[row][:begin] + renamed.get(name, name) + lines[row][end:]
         lean.append("".join(lines))
     return lean
+
+
+def _public_and_shared(
+    modules: list[ast.Module], names: list[str], others: list[str], known: set[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Names that matter beyond one module, or may; and those of them that are ours alone, and can become others."""
+    public = _public([*modules, *map(ast.parse, others)])
+    return public, public & _ours(modules) - _fixed(modules, names, others) - known
 
 
 def _with_const(source: str, names: set[str]) -> str:

@@ -1,8 +1,11 @@
 """What becomes of a module's names before it is compiled for a board: shorter, few, and the same program."""
 
+import ast
 import re
 
 from gateway.flash import application
+from tests import needs
+from tests.firmware.board import ROOT
 
 SOURCE = """
 LIMIT = 3
@@ -114,3 +117,30 @@ def test_what_nothing_on_a_board_mentions_is_left_out() -> None:
     left, user = application._without_unused([shared, using], [], set())
     assert left == shared.replace("    @property\n    def idle(self): ...\n", "\n\n").replace("KINDS = all()", "")
     assert user == using
+
+
+# Names of ours that some object of MicroPython has, too, but none that the firmware uses.
+ELSEWHERE = {
+    "Server", "client_id", "code", "context", "end", "head", "lines", "peek", "publish", "put", "random", "server",
+    "session", "stop", "subscribe", "word",
+}  # fmt: skip
+
+
+def test_no_name_that_a_boards_own_objects_have_becomes_another() -> None:
+    """It would be missed on a board alone: a PC has no `machine` and no `network`."""
+    stubs = [path for path in (ROOT / ".cache/stubs").glob("*/**/*.pyi") if path.parent.name != "mip"]
+    if not stubs:
+        needs.missing("the types of MicroPython are not here: script/firmware-types")
+    theirs = set()
+    for node in (node for path in stubs for node in ast.walk(ast.parse(path.read_text("utf-8")))):
+        theirs |= {application._name(target) for target in getattr(node, "targets", [getattr(node, "target", node)])}
+    paths = sorted(application._sources())
+    others = [application.main_py().decode()]
+    sources = application._without_unused([path.read_text("utf-8") for _, path in paths], others, set())
+    modules = [*map(ast.parse, sources)]
+    names = [application._module(name) for name, _ in paths]
+    _, ours = application._public_and_shared(modules, names, others, set())
+    assert len(theirs) > 3000
+    assert {name for name in ours & theirs if name[:2] != "__"} <= ELSEWHERE, (
+        "is it used on one of theirs? Then it belongs into application._FOREIGN"
+    )
