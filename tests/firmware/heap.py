@@ -84,14 +84,17 @@ def _said(pc: PC) -> bytes:
     return pc.noise
 
 
+def is_enough(broker: Mosquitto, heap: int, connections: int, tls: bool, rom: bool) -> bool:
+    """What fails once is tried again: where holes lie in the heap is chance, and the device sends again, too."""
+    return any(holds(broker, heap + STAND_INS_TAKE, connections, tls, rom) for _ in range(2))
+
+
 def least(broker: Mosquitto, connections: int, tls: bool, rom: bool) -> int:
-    """The least KiB that hold, to two; what fails once is tried again, for where holes in the heap lie is chance."""
+    """The least KiB that are enough, to two."""
     low, high = (48, 144) if rom else (88, 184)
     while high - low > 2:
         middle = (low + high) // 2
-        if holds(broker, middle * 1024 + STAND_INS_TAKE, connections, tls, rom) or holds(
-            broker, middle * 1024 + STAND_INS_TAKE, connections, tls, rom
-        ):
+        if is_enough(broker, middle * 1024, connections, tls=tls, rom=rom):
             high = middle
         else:
             low = middle

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.firmware.board import Board, free_port
-from tests.firmware.heap import STAND_INS_TAKE, holds
+from tests.firmware.heap import is_enough
 from tests.firmware.test_mail import mail
 from tests.live import until
 from tests.mosquitto import mosquitto  # noqa: F401  # a fixture
@@ -19,12 +19,12 @@ def test_an_esp32_holds_all_of_it(mosquitto, connections, tls):  # noqa: F811
     """Mails of 16 KiB at once, three times, all the way to a real broker, while the network is up and somebody on the
     serial line asks how the board is; the code is in the heap, too.
     """
-    assert holds(mosquitto, ESP32 + STAND_INS_TAKE, connections, tls=tls, rom=False)
+    assert is_enough(mosquitto, ESP32, connections, tls=tls, rom=False)
 
 
 def test_with_the_code_in_rom(mosquitto):  # noqa: F811
     """As with firmware that has the application in a ROMFS partition; frozen, it takes less: the goal of DESIGN §5."""
-    assert holds(mosquitto, 64 * 1024 + STAND_INS_TAKE, connections=2, tls=False, rom=True)
+    assert is_enough(mosquitto, 64 * 1024, connections=2, tls=False, rom=True)
 
 
 def test_what_finds_no_memory_is_sent_again(mosquitto, tmp_path):  # noqa: F811

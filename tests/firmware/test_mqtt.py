@@ -17,7 +17,7 @@ from gateway.integrations.mqtt.discovery import mistakes
 from gateway.wire.event import KINDS
 from tests import needs
 from tests.firmware.authority import Authority
-from tests.firmware.board import BUILDS, ROOT, Board, free_port, interpreter
+from tests.firmware.board import BUILDS, ROOT, Board, free_port, install, interpreter
 from tests.integrations.mqtt.fake_broker import FakeBroker, listening, read_packet, version_of
 from tests.mosquitto import Listener, Mosquitto, mosquitto, until
 
@@ -91,10 +91,11 @@ def test_an_event_of_4_kib_and_small_ones(mosquitto: Mosquitto, tmp_path: Path) 
 def test_what_mqtt_takes_of_a_boards_heap(mosquitto: Mosquitto, tmp_path: Path) -> None:
     """Code, connection, discovery and events of 4 KB, in words of 32 bits; 26 KiB more than the rest of a board."""
     board = Board(tmp_path / "board", settings(mosquitto.url), build="i386")
+    player = ROOT / "tests" / "firmware" / "play_mqtt.py"
+    install(board.folder, known=player.read_text())
 
     def play(mode: str, heap: str) -> int:
-        command = [interpreter("i386"), "-X", f"heapsize={heap}", ROOT / "tests" / "firmware" / "play_mqtt.py"]
-        command += [str(mosquitto.port), mode]
+        command = [interpreter("i386"), "-X", f"heapsize={heap}", player, str(mosquitto.port), mode]
         done = subprocess.run(command, cwd=board.folder, capture_output=True, text=True, timeout=30, check=True)
         assert "memory" not in done.stdout
         return int(re.search(r"in use: (\d+)", done.stdout)[1])
