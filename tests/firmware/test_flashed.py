@@ -4,12 +4,14 @@ update that is taken back; and an emulated micro:bit prints lines.
 """
 
 import contextlib
+import itertools
 import json
 import lzma
 import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -233,7 +235,8 @@ def test_files_and_an_update_over_the_prompt_of_an_emulated_pico(uf2, tmp_path):
         found = mpremote.look(port)
         assert (found.whole, found.is_ours) == (("a",), True)
         assert mpremote.update(port, {"firmware/app.py": b"1 / 0"}, found, "0.2") == "b"
-        state = until(lambda: told_back(port), "going back")
+        undisturbed = (2.0**turn for turn in itertools.count())  # seconds; each look stops the board
+        state = until(lambda: told_back(port, next(undisturbed)), "going back")
         assert state["slot"] == "a"
         assert state["back"]["version"] == "0.2"
         assert state["back"]["why"].startswith("it did not report in")
@@ -241,8 +244,9 @@ def test_files_and_an_update_over_the_prompt_of_an_emulated_pico(uf2, tmp_path):
         assert run_on(port, "print(open('settings.json').read())") == '{"name":"attic"}'
 
 
-def told_back(port):
+def told_back(port, undisturbed):
     """Why it went back, once it has; to look stops the board, so it is started anew."""
+    time.sleep(undisturbed)
     with contextlib.suppress(subprocess.CalledProcessError):  # one that is just starting may not answer
         state = json.loads(run_on(port, "print(open('slot.json').read())", "+", "reset"))
         return state if state.get("back") else None
