@@ -1,8 +1,8 @@
 """A watchdog on RP2 that may wait longer than the chip's own, which bites after 8 s at most.
 
-Looking up a name in vain takes seven seconds for each DNS server (lwIP's dns.c), in which no Python of ours has a turn:
-a board whose DNS is dead would start anew for ever. So a timer feeds the chip's watchdog, but only for as long as
-somebody feeds this one. Whatever stops the timers, too, is ended by the chip.
+Looking up a name in vain takes seven seconds for each DNS server (lwIP's dns.c), in which nothing has a turn but what a
+timer calls: a board whose DNS is dead would start anew for ever. So a timer feeds the chip's watchdog, but only for as
+long as somebody feeds this one. Whatever stops the timers, too, is ended by the chip.
 """
 
 import machine
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-PERIOD = 2000
+PERIOD = 2000  # milliseconds from one feeding to the next
 LONGEST = 8388
-"""Milliseconds: what `machine.WDT` takes on RP2040 (docs.micropython.org, class WDT), and RP2350 takes as well."""
+"""Milliseconds that `machine.WDT` takes on RP2040 (docs.micropython.org, class WDT), and RP2350 takes as well."""
 
 _timer: "Any" = None
 

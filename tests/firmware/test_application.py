@@ -141,6 +141,7 @@ def test_no_name_that_a_boards_own_objects_have_becomes_another() -> None:
     names = [application._module(name) for name, _ in paths]
     _, ours = application._public_and_shared(modules, names, others, set())
     assert len(theirs) > 3000
+    assert len(ours) > 100
     assert {name for name in ours & theirs if name[:2] != "__"} <= ELSEWHERE, (
         "is it used on one of theirs? Then it belongs into application._FOREIGN"
     )

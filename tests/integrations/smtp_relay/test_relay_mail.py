@@ -258,6 +258,7 @@ NASTY = st.lists(
     max_size=20,
 ).map("".join)
 FIELDS = ["Subject", "MIME-Version", "Content-Type"]
+PART_FIELDS = ["Content-Transfer-Encoding", "Content-Disposition", "Content-ID"]
 
 
 @settings(max_examples=150, deadline=None)
@@ -280,6 +281,7 @@ def test_nothing_of_an_event_becomes_a_field(
     assert max(map(len, mail.split(b"\r\n"))) <= 998
     assert eightbit or mail.isascii()
     parsed = read(mail)
+    assert {field for part in parsed.walk() for field in part.keys()} <= {*FIELDS, *PART_FIELDS}  # noqa: SIM118  # no dict
     assert " ".join(str(parsed["Subject"]).split()) == " ".join(compose.one_line(title, compose.MAX_SUBJECT).split())
     assert [part.get_content_type() for part in parsed.walk()][:3] == [
         "multipart/mixed", "multipart/alternative", "text/plain",
