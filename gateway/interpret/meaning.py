@@ -140,7 +140,8 @@ class Profile:
         self.unspaced: dict[str, list[tuple[str, _Phrase]]] = {}
         # By the first word, then by the second, which is "" for phrases of one word.
         self.phrases: dict[str, dict[str, list[_Phrase]]] = {}
-        for phrase in phrases:
+        # Each once, though many differ in their accents alone; the longer ones first, for they say more.
+        for phrase in sorted(dict.fromkeys(phrases), key=lambda phrase: -len(phrase.words)):
             first, second = phrase.words[0], phrase.words[1] if len(phrase.words) > 1 else ""
             if _is_unspaced(first):
                 joined = "".join(phrase.words)
@@ -363,21 +364,35 @@ def _measured(lines: dict[str, str]) -> dict[str, Any]:
 def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
     """The phrase of the first rule that any place in `words` matches; `title`: it is an event, subject or headline."""
     best: _Hit | None = None
-    table = rules.phrases
     rank = len(rules.rules)
-    if not table.keys().isdisjoint(words):  # in most texts nothing is found
-        for at in [at for at, word in enumerate(words) if word in table]:
-            branch = table[words[at]]
-            for phrase in (*branch.get("", ()), *branch.get(words[at + 1] if at + 1 < len(words) else "", ())):
-                if phrase.rank > rank or not (end := _end_of(rules, phrase, words, at, title)):
-                    continue
-                # Of one rule's phrases the longest, and one that is negated: "smoke alarm: no smoke detected".
-                negated = at > 0 and words[at - 1] in rules.negations
-                if best is None or phrase.rank < rank or negated or (at == best.at and end > best.end):
-                    best, rank = _Hit(phrase, at, end), phrase.rank
-    if (joined := _unspaced(words)) and (phrase := _find_unspaced(rules, joined, rank, len(words), title)):
-        best = _Hit(phrase, -1, -1)
+    hopeful = _hopeful(rules, set(words), title)
+    for at in [at for at, word in enumerate(words) if word in hopeful] if hopeful else ():
+        for phrase in hopeful[words[at]]:
+            if phrase.rank > rank or not (end := _end_of(rules, phrase, words, at, title)):
+                continue
+            # Of one rule's phrases the longest, and one that is negated: "smoke alarm: no smoke detected".
+            negated = at > 0 and words[at - 1] in rules.negations
+            if best is None or phrase.rank < rank or negated or (at == best.at and end > best.end):
+                best, rank = _Hit(phrase, at, end), phrase.rank
+    if (joined := _unspaced(words)) and (unspaced := _find_unspaced(rules, joined, rank, len(words), title)):
+        best = _Hit(unspaced, -1, -1)
     return best
+
+
+def _hopeful(rules: Profile, words: set[str], title: bool) -> dict[str, list[_Phrase]]:
+    """By its first word, each phrase that these words may hold in some order: of most texts none, at little cost."""
+    found: dict[str, list[_Phrase]] = {}
+    for first in rules.phrases.keys() & words:
+        phrases = [
+            phrase
+            for second, some in rules.phrases[first].items()
+            if not second or second in words
+            for phrase in some
+            if (not phrase.then.isdisjoint(words) if phrase.then else title or phrase.scope == "anywhere")
+        ]
+        if phrases:
+            found[first] = phrases
+    return found
 
 
 def _end_of(rules: Profile, phrase: _Phrase, words: tuple[str, ...], at: int, title: bool) -> int:
@@ -407,8 +422,8 @@ def _unspaced(words: tuple[str, ...]) -> str:
 
 def _find_unspaced(rules: Profile, joined: str, rank: int, count: int, title: bool) -> _Phrase | None:
     best: _Phrase | None = None
-    for pair in rules.unspaced.keys() & set(map(add, joined, joined[1:])):
-        for text, phrase in rules.unspaced[pair]:
+    for pair in dict.fromkeys(map(add, joined, joined[1:])):  # of one rule's phrases the first of the text
+        for text, phrase in rules.unspaced.get(pair, ()):
             if phrase.rank >= rank or text not in joined:
                 continue
             if phrase.scope == "anywhere" or (title and (phrase.scope == "title" or count <= _SHORT)):

@@ -118,6 +118,18 @@ def test_kinds(subject: str | None, text: str, kind: str, state: str | None, sev
     assert (result.kind, result.state, result.severity) == (kind, state, severity)
 
 
+def test_of_phrases_that_say_the_same_the_first_of_the_text_is_told() -> None:
+    """Whatever the order in which Python keeps the words of this run."""
+    lines = ["1号机 粉盒更换", "2号机 缺纸"]
+    for text in (lines, lines[::-1]):
+        assert told("", "\n".join(["Notice", *text])).title == text[0]
+
+
+def test_of_phrases_that_end_together_the_one_that_says_more_is_told() -> None:
+    text = "The motion log, as it is kept for you\nMotion detected at the gate"
+    assert told("", text).title == "Motion detected at the gate"
+
+
 def test_every_kind_has_a_rule_but_other() -> None:
     kinds = {rule["kind"] for rule in source()["rule"]}
     assert kinds == set(words.KINDS) - {"other"}
