@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -26,10 +27,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import gateway
 from gateway.interpret import Meaning, Reading
 from gateway.interpret.worker import VERSION, message, messages
 from gateway.store import Mail
@@ -45,8 +46,25 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to start it
 _STEADY = 1.0  # seconds; after a life of so long the next one begins at once
 _CLOSING = 2.0  # seconds that mails under way have at the end
 _TITLE = "The content of this mail could not be interpreted"
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from gateway.interpret.worker import main; main(*sys.argv[2:])"
-COMMAND = (sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(gateway.__file__).resolve().parents[1]))
+_PROGRAM = """
+import sys
+sys.path = [sys.argv[1], *sys.path, sys.argv[2]]
+from gateway.interpret.worker import main
+main(*sys.argv[3:])
+"""
+
+
+def _home(package: str) -> str:
+    """The folder that it is imported from, found without importing it."""
+    spec = find_spec(package)
+    assert spec is not None
+    return str(Path(str(spec.origin)).resolve().parents[1])
+
+
+COMMAND = (sys.executable, "-I", "-S", "-c", _PROGRAM, _home("gateway"), _home("pybase64"))
+# mallopt(3), where it is glibc's: what a picture's pieces took is used again for the next one, and not given back and
+# fetched anew, page by page. The process is bounded as a whole.
+_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024), "MALLOC_MMAP_THRESHOLD_": str(2 * 1024 * 1024)}
 
 Answered = Callable[[Mail, Reading, Meaning], None]
 
@@ -210,6 +228,7 @@ class Interpreter:
                     stdin=there.fileno(),
                     stdout=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
+                    env=_HEAP | os.environ,
                 )
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=here)
             self._silent = 0

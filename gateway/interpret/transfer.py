@@ -63,12 +63,14 @@ def base64(data: bytes) -> bytes:
 
 
 def _base64(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[bytes]:
+    from pybase64 import b64decode  # of use, and in memory, where there is an attachment
+
     rest = b""
     for at in range(start, end, SLICE):
         clean = rest + raw[at : min(at + SLICE, end)].translate(None, _BLANKS)
         whole = len(clean) & ~3
         try:
-            piece, rest = binascii.a2b_base64(clean[:whole], strict_mode=True), clean[whole:]
+            piece, rest = b64decode(clean[:whole], validate=True), clean[whole:]
         except binascii.Error:
             if not damage:
                 damage.append("damaged base64")

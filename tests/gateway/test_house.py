@@ -89,7 +89,7 @@ VIOLATIONS = {
     "interpret/__init__.py": "import gateway.store",
     "app.py": "import aiohttp, aiosmtpd, apprise, cryptography, imap_tools, jinja2, packaging, paho.mqtt, platformdirs",
     "writer.py": "import aiosmtplib, ruamel.yaml, serial",
-    "observe.py": "import desktop_notifier, keyring, littlefs, prometheus_client, uvloop",
+    "observe.py": "import desktop_notifier, keyring, littlefs, prometheus_client, pybase64, uvloop",
     "pipeline.py": "import pydantic",
     "cli/__init__.py": "import gateway.integrations.mqtt",
     "integrations/mqtt/__init__.py": "import gateway.integrations.smtp_server, gateway.problem",
