@@ -71,13 +71,14 @@ class Intake:
             self._room = (now, max(0, free - self.reserve))
         return self._room[1]
 
-    def note(self, mail: Mail) -> None:
-        """It was kept."""
+    def kept(self, mail: Mail) -> None:
+        """It is kept, and its sender knows."""
         source = mail.envelope.source
         self.received[source] += 1
         self.bytes[source] += mail.size
         self.receiving.observe(mail.dot - mail.began)
         self.storing.observe(mail.kept - mail.dot)
+        self.arrived(mail)
 
     def close(self) -> None:
         self.disk.shutdown(cancel_futures=True)
@@ -258,8 +259,8 @@ class Receipt:
                 mail.kept = time.monotonic()
                 self._drop()
                 done(mail.id, None)
-                intake.note(mail)
-                intake.arrived(mail)
+                # In a turn of its own: of mails that are kept together all senders are told first.
+                intake.loop.call_soon(intake.kept, mail)
             else:
                 self._discard()
                 self._failed(trouble, done)

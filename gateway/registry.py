@@ -471,14 +471,9 @@ def _note_quantities(device: Device, event: Event) -> bool:
     news = False
     data = event["data"]
     for key, value in data.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or slug(key) != key
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             continue
-        if key not in device.quantities and len(device.quantities) >= MOST_QUANTITIES:
+        if key not in device.quantities and (len(device.quantities) >= MOST_QUANTITIES or slug(key) != key):
             continue
         said = data.get(f"{key}_unit")
         unit = said if isinstance(said, str) and said.isprintable() and 0 < len(said) <= _LONGEST_UNIT else None
