@@ -107,6 +107,7 @@ class App:
         self._configure()
         self._intake = Intake(self.store, self.pipeline.arrived, self.settings.store.reserve)
         self._intake.begun = self.pipeline.begun
+        self._intake.behind = lambda: self.pipeline.depth
         self._observer = Observer(self.store, self._intake, self.pipeline, self.registry, self.running)
         self._note_aside()
         self._watch = asyncio.create_task(self._observer.watch(), name="watch")

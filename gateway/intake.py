@@ -2,7 +2,8 @@
 
 A small mail is held in memory and goes into the store's row; beyond 256 KiB (less when many mails are under way) it
 is written to a file while it comes in, so that memory does not grow with its size. Nothing here waits on the event
-loop: `commit` calls back, and once it was called nobody who hangs up can cancel it.
+loop: `commit` calls back, and once it was called nobody who hangs up can cancel it. In a flood it calls back a moment
+late, so that events keep up.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of mo
 _CROWDED_ABOVE = 16 * 1024
 _TINY, _JOINED = 512, 4096  # bytes of a chunk that is joined to the one before it, and of that one
 _PIECE = 64 * 1024  # bytes handed to the disk at a time
+_FLOOD = 32  # mails that wait to be interpreted
+_EASE, _LONGEST_EASE = 0.0001, 0.1  # seconds for each of them, and at most
 _HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 
 
@@ -41,6 +44,8 @@ class Intake:
         self.reserve = reserve
         self.begun: Callable[[Mail], None] = lambda _: None
         """Told of each mail that is whole, while it is being written; `arrived` may follow."""
+        self.behind: Callable[[], int] = lambda: 0
+        """How many mails wait to be interpreted."""
         self.held = 0
         self.coming = 0
         self.new_id = UlidMaker().new
@@ -71,8 +76,17 @@ class Intake:
             self._room = (now, max(0, free - self.reserve))
         return self._room[1]
 
+    def ease(self) -> float:
+        """Seconds that a sender waits for its 250 after its mail is durable: in a flood about as long as its event does.
+
+        So events keep up with whoever waits for an answer before the next mail, and an alarm is not told late. It is
+        never long: an interpreter that stands still must not keep mails out.
+        """
+        behind = self.behind()
+        return min(behind * _EASE, _LONGEST_EASE) if behind > _FLOOD else 0.0
+
     def kept(self, mail: Mail) -> None:
-        """It is kept, and its sender knows."""
+        """It is durable."""
         source = mail.envelope.source
         self.received[source] += 1
         self.bytes[source] += mail.size
@@ -258,7 +272,10 @@ class Receipt:
             if trouble is None:
                 mail.kept = time.monotonic()
                 self._drop()
-                done(mail.id, None)
+                if ease := intake.ease():
+                    intake.loop.call_later(ease, done, mail.id, None)
+                else:
+                    done(mail.id, None)
                 # In a turn of its own: of mails that are kept together all senders are told first.
                 intake.loop.call_soon(intake.kept, mail)
             else:

@@ -169,3 +169,37 @@ async def test_a_large_mail_for_which_there_is_no_memory_is_put_off(door, monkey
     assert mail_id == ""
     assert isinstance(trouble, StoreTrouble)
     assert list(door.store.spool.iterdir()) == []
+
+
+async def in_order(door, count):
+    """What is heard of so many mails that are kept together, in its order."""
+    heard = []
+    all_heard = asyncio.Event()
+
+    def hear(word):
+        heard.append(word)
+        if len(heard) == 2 * count:
+            all_heard.set()
+
+    door.arrived = lambda _: hear("arrived")
+    for _ in range(count):
+        receipt = door.begin()
+        receipt.write(b"Subject: x\r\n\r\n")
+        receipt.commit(ENVELOPE, lambda *_: hear("told"))
+    await asyncio.wait_for(all_heard.wait(), 10)
+    return heard
+
+
+async def test_of_mails_that_are_kept_together_all_senders_are_told_first(door):
+    assert await in_order(door, 3) == 3 * ["told"] + 3 * ["arrived"]
+
+
+async def test_in_a_flood_a_sender_waits_while_its_event_is_made(door):
+    door.behind = lambda: 50
+    assert await in_order(door, 3) == 3 * ["arrived"] + 3 * ["told"]
+
+
+@pytest.mark.parametrize(("behind", "seconds"), [(0, 0), (32, 0), (33, 0.0033), (1000, 0.1), (1_000_000, 0.1)])
+async def test_a_sender_never_waits_long_for_an_event(door, behind, seconds):
+    door.behind = lambda: behind
+    assert door.ease() == pytest.approx(seconds)
