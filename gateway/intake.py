@@ -77,7 +77,7 @@ class Intake:
         return self._room[1]
 
     def ease(self) -> float:
-        """Seconds that a sender waits for its 250 after its mail is durable: in a flood about as long as its event does.
+        """Seconds that a sender waits for its 250 once its mail is durable: in a flood about as long as its event does.
 
         So events keep up with whoever waits for an answer before the next mail, and an alarm is not told late. It is
         never long: an interpreter that stands still must not keep mails out.
