@@ -30,13 +30,13 @@ CROWDED = 8 * 1024 * 1024  # bytes of all mails under way; above it, mails of mo
 _CROWDED_ABOVE = 16 * 1024
 _TINY, _JOINED = 512, 4096  # bytes of a chunk that is joined to the one before it, and of that one
 _PIECE = 64 * 1024  # bytes handed to the disk at a time
+_HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 _FLOOD = 32  # mails that wait to be interpreted
 _EASE, _LONGEST_EASE = 0.0001, 0.1  # seconds for each of them, and at most
-_HIGH_WATER = 128 * 1024  # bytes waiting for the disk, at which the sender is asked to pause
 
 
 class Intake:
-    """Implements `gateway.api.Intake` over the store. `arrived` is told of each mail, after its 250 was released."""
+    """Implements `gateway.api.Intake` over the store. `arrived` is told of each mail that is durable."""
 
     def __init__(self, store: Store, arrived: Callable[[Mail], None], reserve: int) -> None:
         self.store = store
@@ -85,14 +85,13 @@ class Intake:
         behind = self.behind()
         return min(behind * _EASE, _LONGEST_EASE) if behind > _FLOOD else 0.0
 
-    def kept(self, mail: Mail) -> None:
-        """It is durable."""
+    def note(self, mail: Mail) -> None:
+        """It was kept."""
         source = mail.envelope.source
         self.received[source] += 1
         self.bytes[source] += mail.size
         self.receiving.observe(mail.dot - mail.began)
         self.storing.observe(mail.kept - mail.dot)
-        self.arrived(mail)
 
     def close(self) -> None:
         self.disk.shutdown(cancel_futures=True)
@@ -276,8 +275,8 @@ class Receipt:
                     intake.loop.call_later(ease, done, mail.id, None)
                 else:
                     done(mail.id, None)
-                # In a turn of its own: of mails that are kept together all senders are told first.
-                intake.loop.call_soon(intake.kept, mail)
+                intake.note(mail)
+                intake.arrived(mail)
             else:
                 self._discard()
                 self._failed(trouble, done)

@@ -175,7 +175,13 @@ class Pipeline:
                 mail.early = _ASKED
 
     def arrived(self, mail: Mail) -> None:
-        """A mail was kept, and its sender was told so."""
+        """A mail was kept: to be told in the order of `seq`.
+
+        It is taken up in a turn of its own, so that of mails that are kept together all senders are told first.
+        """
+        asyncio.get_running_loop().call_soon(self._take_up, mail)
+
+    def _take_up(self, mail: Mail) -> None:
         early, mail.early = mail.early, None
         if self._behind or len(self._queue) >= _BACKLOG:
             self._behind = True

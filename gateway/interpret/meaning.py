@@ -396,7 +396,7 @@ def _hopeful(rules: Profile, words: set[str], title: bool) -> dict[str, list[_Ph
 
 
 def _end_of(rules: Profile, phrase: _Phrase, words: tuple[str, ...], at: int, title: bool) -> int:
-    """Where it ends if it begins at `at`; 0 if it doesn't."""
+    """Where a hopeful one ends if it begins at `at`; 0 if it doesn't."""
     if phrase.scope == "apart":
         after = at + len(phrase.words)
         if words[at:after] != phrase.words:
@@ -408,7 +408,7 @@ def _end_of(rules: Profile, phrase: _Phrase, words: tuple[str, ...], at: int, ti
             if word == "0" or word in rules.negations or (not title and word.isalpha()):
                 break  # in a letter anything may stand between; "door 3 open" is no letter's
         return 0
-    if phrase.scope != "anywhere" and (not title or (phrase.scope == "short" and len(words) > _SHORT)):
+    if phrase.scope == "short" and len(words) > _SHORT:
         return 0
     end = at + len(phrase.words)
     return end if words[at:end] == phrase.words else 0

@@ -13,6 +13,7 @@ from gateway.api import Envelope, Target
 from gateway.care import Rule
 from gateway.deliver import Worker
 from gateway.hours import times
+from gateway.intake import Intake
 from gateway.pipeline import Pipeline, iso_time
 from gateway.registry import Registry
 from gateway.route import Router
@@ -544,3 +545,37 @@ async def test_a_replay_before_one_that_is_tried_again_holds_up_neither(bench, m
     bench.pipeline._give(bench.store.mail(older.id))
     assert await bench.heard(3) == ["older", "one", "older"]
     assert not bench.pipeline._held_up
+
+
+async def keep_three(bench, told=lambda _: None):
+    """Mails that share a commit: two come through the intake, the middle one is brought over from a store set aside."""
+    intake = Intake(bench.store, bench.pipeline.arrived, reserve=0)
+
+    def come(subject):
+        receipt = intake.begin()
+        receipt.write(mail(subject))
+        receipt.commit(Envelope("m", "192.0.2.1", "h", "a@b", ["c@d"]), lambda *_: told(subject))
+
+    content = mail("middle")
+    middle = Mail(new_id(), time.time(), Envelope("m", "192.0.2.2", "h", "a@b", ["c@d"]), len(content), content=content)
+    come("first")
+    bench.store.keep(middle, lambda _: bench.pipeline.arrived(middle))
+    come("last")
+    await bench.store.flush()
+    intake.close()
+
+
+async def test_of_mails_that_are_kept_together_none_is_passed_over_whichever_way_it_came(bench):
+    bench.pipeline.resume()
+    await bench.until(lambda: not bench.pipeline._behind)
+    await keep_three(bench)
+    assert sorted(await bench.heard(3)) == ["first", "last", "middle"]
+
+
+async def test_of_mails_that_are_kept_together_all_senders_are_told_first(bench, monkeypatch):
+    heard = []
+    monkeypatch.setattr(bench.pipeline, "_take_up", lambda mail: heard.append(mail.seq))
+    await keep_three(bench, heard.append)
+    await bench.until(lambda: len(heard) == 5)
+    assert heard[:2] == ["first", "last"]
+    assert heard[2:] == sorted(heard[2:])
