@@ -145,6 +145,7 @@ class Pipeline:
         self.clock = Clock(self._clock_moved)
         self.noise = NoiseControl(store, self._new_id, iso_time)
         self.noise.release = self._release
+        self._kept: deque[Mail] = deque()  # to be taken up
         self._queue: deque[Mail] = deque()
         self._queued_bytes = 0
         self._behind = True  # the store holds mails to interpret that are not in the queue
@@ -168,7 +169,7 @@ class Pipeline:
 
     def begun(self, mail: Mail) -> None:
         """A mail is being kept."""
-        free = not (self._queue or self._behind or self._stopped) and self.interpreter.room
+        free = not (self._kept or self._queue or self._behind or self._stopped) and self.interpreter.room
         if free and mail.content is not None and mail.envelope.peer not in self._held_up:
             with suppress(MemoryError):  # there is time for it when it is kept
                 self.interpreter.give(mail, mail.content, self.registry.profile_of(mail.envelope))
@@ -179,9 +180,11 @@ class Pipeline:
 
         It is taken up in a turn of its own, so that of mails that are kept together all senders are told first.
         """
-        asyncio.get_running_loop().call_soon(self._take_up, mail)
+        self._kept.append(mail)
+        asyncio.get_running_loop().call_soon(self._take_up)
 
-    def _take_up(self, mail: Mail) -> None:
+    def _take_up(self) -> None:
+        mail = self._kept.popleft()
         early, mail.early = mail.early, None
         if self._behind or len(self._queue) >= _BACKLOG:
             self._behind = True
