@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     Buffer = bytes | mmap
 
 SLICE = 192 * 1024  # bytes of the mail per step: a multiple of four lines of base64 would be no faster
+
+_LINE = 1024  # bytes in which a slice's last line is to end
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 UUENCODED = ("x-uuencode", "uuencode", "x-uue", "uue")
@@ -66,8 +69,18 @@ def _base64(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[by
     from pybase64 import b64decode  # of use, and in memory, where there is an attachment
 
     rest = b""
-    for at in range(start, end, SLICE):
-        clean = rest + raw[at : min(at + SLICE, end)].translate(None, _BLANKS)
+    while start < end:
+        text = raw[start : min(start + SLICE, end)]
+        if start + SLICE < end:
+            text = text[: text.rfind(b"\n", -_LINE) + 1] or text
+        start += len(text)
+        if not rest and (length := _regular(text)):
+            with suppress(binascii.Error):
+                piece = b64decode(text)  # this drops all that is no letter
+                if len(piece) == length:  # which was nothing but the line ends
+                    yield piece
+                    continue
+        clean = rest + text.translate(None, _BLANKS)
         whole = len(clean) & ~3
         try:
             piece, rest = b64decode(clean[:whole], validate=True), clean[whole:]
@@ -81,6 +94,17 @@ def _base64(raw: Buffer, start: int, end: int, damage: list[str]) -> Iterator[by
         if not damage and (len(letters) % 4 == 1 or letters.translate(None, _ALPHABET)):
             damage.append("damaged base64")
         yield base64(rest)
+
+
+def _regular(text: bytes) -> int:
+    """How many bytes lines of one length say, if all of them are letters; 0 if they are none."""
+    line = text.find(b"\n") + 1
+    ends = 2 if text[line - 2 : line - 1] == b"\r" else 1
+    whole = len(text) // line if line else 0
+    if not whole or any(text[line - at :: line][:whole].strip(b"\r\n") for at in range(1, ends + 1)):
+        return 0
+    letters = whole * (line - ends) + len(text[whole * line :].rstrip(_BLANKS))
+    return letters // 4 * 3 - text.rstrip(_BLANKS).count(b"=", -2) if letters % 4 == 0 else 0
 
 
 def _lenient(text: bytes) -> tuple[bytes, bytes]:

@@ -161,6 +161,21 @@ def test_base64_is_damaged_where_the_standard_library_says_so(noise: bytes) -> N
             assert not damage
 
 
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.text("AAAAAABcd/+=! ", min_size=4, max_size=4) | st.just("Ab+/"), min_size=2, max_size=12),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_base64_in_lines_of_one_length_is_read_as_any_other(lines: list[str], end: str) -> None:
+    """It has a way of its own, which a blank in front closes."""
+    text = end.join(lines).encode()
+    quick: list[str] = []
+    slow: list[str] = []
+    found = b"".join(transfer.decoded(text, 0, len(text), "base64", quick))
+    assert found == b"".join(transfer.decoded(b" " + text, 0, 1 + len(text), "base64", slow))
+    assert quick == slow
+
+
 @settings(deadline=None)
 @given(st.text("ABcd/+=!\n", max_size=100).map(str.encode) | st.binary(max_size=300))
 def test_damaged_base64_in_slices_is_the_same_as_in_one(noise: bytes) -> None:
