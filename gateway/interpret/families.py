@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -123,13 +124,10 @@ class Said:
     def is_ascii(self) -> bool:
         return all(map(str.isascii, self.zones.values()))
 
-    def vocabulary(self) -> set[str]:
+    def words(self) -> Iterator[str]:
         """Every word of it."""
-        found = set(self.text_words)
-        for zone, text in self.zones.items():
-            if text and zone != "text":
-                found.update(words_of_line(text))
-        return found
+        lines = [words_of_line(text) for zone, text in self.zones.items() if text and zone != "text"]
+        return chain(self.text_words, *lines)
 
     def has(self, zone: str, phrase: str) -> bool:
         """`phrase` as `spaced` makes it; `zone` may be "anywhere"."""
@@ -241,6 +239,9 @@ class Library:
                         self._by_word.setdefault(max(phrase.split(), key=len), []).append((clue, phrase))
                     else:
                         self._unspaced.append((clue, phrase))
+        self._words = frozenset(self._by_word)
+        # The mails of a device differ in numbers and times, and have the same few of these words.
+        self._hopeful = lru_cache(maxsize=256)(self._hopeful_of)
 
     def scores(self, said: Said) -> list[Score]:
         """Those above 0, the best first; of equals the first by name."""
@@ -263,20 +264,8 @@ class Library:
 
     def _fitting(self, said: Said, least: int) -> dict[Family, list[tuple[_Clue, str]]]:
         """The clues that fit, and by which phrase; of families that may have so many points."""
-        asked: dict[int, tuple[_Clue, list[str]]] = {}
-        for clue, phrase in () if said.is_ascii() else self._unspaced:
-            asked.setdefault(id(clue), (clue, []))[1].append(phrase)
-        for word in self._by_word.keys() & said.vocabulary():
-            for clue, phrase in self._by_word[word]:
-                asked.setdefault(id(clue), (clue, []))[1].append(phrase)
-        most: dict[Family, int] = {}
-        for clue, _ in asked.values():
-            if clue.points > 0:
-                most[clue.family] = most.get(clue.family, 0) + clue.points
         found: dict[Family, list[tuple[_Clue, str]]] = {}
-        for clue, phrases in asked.values():
-            if most.get(clue.family, 0) < least:
-                continue
+        for clue, phrases in self._hopeful(self._words.intersection(said.words()), said.is_ascii(), least):
             try:
                 # Words are looked up in any order; people are told the first phrase of the file.
                 fitting = clue.fits(said, phrases if least == ENOUGH else clue.phrases)
@@ -286,6 +275,17 @@ class Library:
             if fitting is not None:
                 found.setdefault(clue.family, []).append((clue, fitting))
         return found
+
+    def _hopeful_of(self, words: frozenset[str], ascii_only: bool, least: int) -> list[tuple[_Clue, list[str]]]:
+        """The clues that a mail with these words may fit, and by which phrases."""
+        asked: dict[int, tuple[_Clue, list[str]]] = {}
+        for clue, phrase in chain(() if ascii_only else self._unspaced, *(self._by_word[word] for word in words)):
+            asked.setdefault(id(clue), (clue, []))[1].append(phrase)
+        most: dict[Family, int] = {}
+        for clue, _ in asked.values():
+            if clue.points > 0:
+                most[clue.family] = most.get(clue.family, 0) + clue.points
+        return [one for one in asked.values() if most.get(one[0].family, 0) >= least]
 
     def match(self, family: Family, said: Said, lines: Mapping[str, str]) -> Match | None:
         """`Family.match`; a file that was not checked, and is wrong, says nothing, and is never asked again."""

@@ -29,6 +29,7 @@ MAX_KEY = 40  # characters
 MAX_VALUE = 200
 MAX_TITLE = 200
 _MAX_LINES = 200  # of a body that are looked at for keys
+_LONGEST_LINE = 1000  # characters of one that are looked at
 _SHORT = 4  # words
 _LINE = 8  # words of a text's first line that may be its title
 _APART = 3  # words between the two of a phrase that is apart
@@ -102,7 +103,7 @@ class Profile:
         self.name: str = source["name"]
         self.dull = frozenset(map(" ".join, _words_of_all(source["dull"])))
         self.boilerplate = tuple(listed(source["boilerplate"]))
-        self.keys: dict[str, list[str]] = source["keys"]
+        self.keys = {purpose: dict.fromkeys(keys) for purpose, keys in source["keys"].items()}  # in their order
         self.other_keys = frozenset(key for key in self.keys["event"] if not key.isascii())  # never in `data`
         self.slugs: dict[str, str] = {said: slug for slug, keys in source["slugs"].items() for said in keys}
         self.states = _stand_for(source["states"]) | _stand_for(source["more_states"])
@@ -148,6 +149,8 @@ class Profile:
                 self.unspaced.setdefault(joined[:2], []).append((joined, phrase))
             else:
                 self.phrases.setdefault(first, {}).setdefault(second, []).append(phrase)
+        self.vocabulary = frozenset(word for phrase in phrases for word in (*phrase.words[:2], *phrase.then))
+        """What `_hopeful` asks for."""
         self.patterns = [(pattern["zone"], pattern["if"], pattern["regex"]) for pattern in source["pattern"]]
         self.maker_senders: dict[str, str] = {
             word: maker["name"] for maker in source["maker"] for word in maker.get("sender", ())
@@ -208,7 +211,7 @@ def meaning(
     said = Said(reading, envelope)
     library = library or families.ours()
     chosen = library.families.get(family) if family in library.families or family == GENERIC else library.family(said)
-    lines = _data(reading.text, rules)
+    lines = _data(reading.text)
     match = library.match(chosen, said, lines) if chosen else None
     if why is not None:
         why.append(Why(library.scores(said), chosen, match, lines))
@@ -222,7 +225,7 @@ def meaning(
 
 def lines_of(text: str) -> dict[str, str]:
     """The `KEY: value` lines of a text, by slugs of their keys."""
-    return {key: value for key, value in _data(text, profile()).items() if key.isascii()}
+    return {key: value for key, value in _data(text).items() if key.isascii()}
 
 
 class Why(NamedTuple):
@@ -337,12 +340,17 @@ def _turned(state: str) -> str:
 def _device_time(lines: dict[str, str]) -> str | None:
     """The first date of the device's own clock, as ISO 8601; its time of day may have a line of its own."""
     for key, text in lines.items():
-        if _DATE_KEY.search(key) and (moment := values.date_of_stranger(text)):
+        if _is_date(key) and (moment := values.date_of_stranger(text)):
             if "T" in moment:
                 return moment
             clocks = (values.date_of_stranger(f"{moment} {lines[key]}") for key in ("time", "uhrzeit") if key in lines)
             return next((one for one in clocks if one), moment)
     return None
+
+
+@lru_cache(maxsize=1024)
+def _is_date(key: str) -> bool:
+    return _DATE_KEY.search(key) is not None
 
 
 def _measured(lines: dict[str, str]) -> dict[str, Any]:
@@ -365,7 +373,7 @@ def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
     """The phrase of the first rule that any place in `words` matches; `title`: it is an event, subject or headline."""
     best: _Hit | None = None
     rank = len(rules.rules)
-    hopeful = _hopeful(rules, set(words), title)
+    hopeful = _hopeful(rules, rules.vocabulary.intersection(words), title)
     for at in [at for at, word in enumerate(words) if word in hopeful] if hopeful else ():
         for phrase in hopeful[words[at]]:
             if phrase.rank > rank or not (end := _end_of(rules, phrase, words, at, title)):
@@ -379,7 +387,8 @@ def _find(rules: Profile, words: tuple[str, ...], title: bool) -> _Hit | None:
     return best
 
 
-def _hopeful(rules: Profile, words: set[str], title: bool) -> dict[str, list[_Phrase]]:
+@lru_cache(maxsize=256)  # the mails of a device differ in numbers and times, and have the same few of these words
+def _hopeful(rules: Profile, words: frozenset[str], title: bool) -> dict[str, list[_Phrase]]:
     """By its first word, each phrase that these words may hold in some order: of most texts none, at little cost."""
     found: dict[str, list[_Phrase]] = {}
     for first in rules.phrases.keys() & words:
@@ -513,39 +522,44 @@ def _states_in(words: tuple[str, ...], rules: Profile, hit: _Hit | None) -> set[
     return said
 
 
-def _data(text: str, rules: Profile) -> dict[str, str]:
+def _data(text: str) -> dict[str, str]:
     """The `KEY: value` lines of a body, by slugs of their keys; the first of a key wins, empty values are left out."""
     data: dict[str, str] = {}
     # What is repeated says nothing new.
     for line in dict.fromkeys(text[: 4 * families.SEARCHED].split("\n", _MAX_LINES)[:_MAX_LINES]):
-        if "\uff1a" in line:
-            line = line.translate(_FULL_WIDTH)
-        key, separator, value = line.partition(":")
-        if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
-            inside, _, rest = line.partition(")")
-            rest, separator, value = rest.partition(":")
-            key = f"{inside}){rest}"
-        elif not separator:
-            key, separator, value = line.partition(" = ")
-            if not separator:
-                continue
-        slug, unit = _key(key) if len(key) <= 2 * MAX_KEY else ("", "")
-        if not slug or (slug in data and not unit):
-            continue
-        value = value.strip()
-        if not separator or value.startswith("//") or not any(map(str.isalnum, value)):
-            continue
-        if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
-            continue  # prose, or a time of day
-        if unit and unit in rules.keys["numbered"] and value.endswith(")"):
-            value, _, number = value[:-1].rpartition("(")
-            data.setdefault("channel", one_line(number)[:MAX_VALUE])
-        value = one_line(value)[:MAX_VALUE]
-        if value:
+        slug, value, channel = _line(line[:_LONGEST_LINE])
+        if channel:
+            data.setdefault("channel", channel)
+        if slug:
             data.setdefault(slug, value)
             if len(data) >= MAX_KEYS:
                 break
     return data
+
+
+@lru_cache(maxsize=1024)  # devices repeat their lines in every mail
+def _line(line: str) -> tuple[str, str, str]:
+    """Slug of its key, its value, the channel that it is about; "" for what it doesn't say."""
+    if "\uff1a" in line:
+        line = line.translate(_FULL_WIDTH)
+    key, separator, value = line.partition(":")
+    if "(" in key and ")" not in key:  # this colon is inside (D/M/Y H:M:S)
+        inside, _, rest = line.partition(")")
+        rest, separator, value = rest.partition(":")
+        key = f"{inside}){rest}"
+    elif not separator:
+        key, separator, value = line.partition(" = ")
+    slug, unit = _key(key) if separator and len(key) <= 2 * MAX_KEY else ("", "")
+    value = value.strip()
+    if not slug or value.startswith("//") or not any(map(str.isalnum, value)):
+        return "", "", ""
+    if key[-1].isdigit() and value[0].isdigit() and not line[len(key) + 1 :].startswith(" "):
+        return "", "", ""  # prose, or a time of day
+    channel = ""
+    if unit and unit in profile().keys["numbered"] and value.endswith(")"):
+        value, _, channel = value[:-1].rpartition("(")
+    value = one_line(value)[:MAX_VALUE]
+    return slug if value else "", value, one_line(channel)[:MAX_VALUE]
 
 
 @lru_cache(maxsize=1024)  # devices repeat their keys in every mail
@@ -562,12 +576,8 @@ def _key(key: str) -> tuple[str, str]:
     return ("" if slug in _RESERVED or len(slug) > MAX_KEY else slug), (found[2] or "").strip().lower()
 
 
-def _first(data: dict[str, str], keys: Iterable[str]) -> str | None:
-    if data:
-        for key in keys:
-            if key in data:
-                return data[key]
-    return None
+def _first(data: dict[str, str], keys: dict[str, None]) -> str | None:
+    return None if data.keys().isdisjoint(keys.keys()) else next(data[key] for key in keys if key in data)
 
 
 def _patterns(rules: Profile, lowered: dict[str, str], zones: dict[str, str], data: dict[str, Any]) -> dict[str, str]:

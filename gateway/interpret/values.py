@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 _SPELLINGS = {
@@ -117,6 +118,7 @@ def typed(name: str, text: str, field: Mapping[str, Any]) -> Iterator[tuple[str,
         yield name, text
 
 
+@lru_cache(maxsize=1024)  # devices repeat their values, too
 def of_stranger(text: str) -> tuple[int | float, str] | None:
     """(number, unit) of a value of which nobody said what it is: all of it is a number with a unit that is known.
 
