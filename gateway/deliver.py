@@ -47,6 +47,8 @@ class Ledger:
     """
 
     def __init__(self, store: Store) -> None:
+        self.before: Callable[[], None] = lambda: None
+        """Called before events are handed to the store, for what is to be written beside them."""
         self._store = store
         self._new: dict[str, tuple[Event, float, dict[str, float], Held]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -69,6 +71,7 @@ class Ledger:
             self._timer = None
         entries, self._new = self._new, {}
         if entries:
+            self.before()
             self._store.note(lambda: _event_statements(entries))
 
     def done(self, target: str, event_id: str) -> None:

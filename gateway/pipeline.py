@@ -134,6 +134,7 @@ class Pipeline:
         self.store = store
         self.registry = registry
         self.ledger = Ledger(store)
+        self.ledger.before = registry.save_news
         self.workers: dict[str, Worker] = {}
         self.claimants: dict[str, Target] = {}
         """The targets that have a word in what is their business (`Target.claims`)."""

@@ -117,7 +117,8 @@ class Registry:
         self._by_key: dict[tuple[str, str, str], Known] = {}
         self._by_names: dict[tuple[str, str], Known] = {}  # [sender, helo] -> the first that was seen with them
         self._per_peer: dict[str, int] = {}
-        self._unsaved: dict[str, float] = {}
+        self._unsaved: dict[str, float] = {}  # since when; "seen again" may wait
+        self._news: dict[str, None] = {}  # to be saved with their events
         self._configured: Mapping[str, Configured] = {}
         self._limits: Limits | None = None
         self._listening = heartbeat.Listening()
@@ -278,13 +279,19 @@ class Registry:
             news |= device.states.get(event["kind"]) != state
             device.states[event["kind"]] = state
         if news:
-            self._write(known)
+            self._news[device.id] = None
         else:
             self._unsaved.setdefault(device.id, now)
         return news
 
+    def save_news(self) -> None:
+        """Save the devices of which `saw` had news: once for many events of a flood, and beside them."""
+        for device_id in list(self._news):
+            self._write(self._known[device_id])
+
     def tick(self, now: float) -> list[Device]:
         """Once a second: end what ends by itself, write what waits. Returns the devices whose state changed."""
+        self.save_news()
         changed = []
         for known in self._known.values():
             if known.alarms.all and (ended := known.alarms.end_by_itself(now)):
@@ -333,6 +340,7 @@ class Registry:
         return known.heart.expected(setting.expect if setting else True, known.device.last_seen, now, self.zone)
 
     def save_all(self) -> None:
+        self.save_news()
         for device_id in list(self._unsaved):
             self._write(self._known[device_id])
 
@@ -393,6 +401,7 @@ class Registry:
     def _remove(self, known: Known) -> None:
         del self._known[known.device.id]
         self._unsaved.pop(known.device.id, None)
+        self._news.pop(known.device.id, None)
         for sender, helo, peer in known.keys:
             self._by_key.pop((sender, helo, peer), None)
             if self._by_names.get((sender, helo)) is known:
@@ -408,6 +417,7 @@ class Registry:
 
     def _write(self, known: Known) -> None:
         self._unsaved.pop(known.device.id, None)
+        self._news.pop(known.device.id, None)
         self._save(known.device.id, known.document())
 
     def _may_learn(self, peer: str) -> bool:

@@ -43,7 +43,7 @@ class Bench:
         self.store = Store(folder)
         self.store.open()
         self.store.start()
-        registry = Registry(lambda *_: None)
+        registry = Registry(self.save)
         registry.configure({}, Learn())
         self.pipeline = Pipeline(self.store, registry)
         self.target = Listener()
@@ -51,6 +51,10 @@ class Bench:
         worker.start()
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
+
+    def save(self, device_id, document):
+        sql = "INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)"
+        self.store.note_one(sql, device_id, json.dumps(document))
 
     async def kept(self, content, *, tell=True, received=None, early=False, **said):
         said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said
@@ -325,6 +329,14 @@ async def test_an_event_that_a_board_made_keeps_its_id_and_its_repeat_is_none(be
     assert len(bench.target.heard) == 1
     device = bench.pipeline.registry.get("front_door")
     assert (device.name, device.states, device.mails) == ("Front door", {"door": "on"}, 1)
+
+
+async def test_a_device_is_written_beside_the_event_that_changed_it(bench):
+    for state in ("on", "off", "on"):
+        event_id = await bench.pipeline.emit("panel", {"device": "door", "kind": "door", "state": state})
+        (document,) = bench.store.devices()
+        assert document["device"]["states"] == {"door": state}
+        assert document["device"]["last_event"]["id"] == event_id
 
 
 async def test_repeats_that_come_at_once_are_one_event(bench):

@@ -239,6 +239,7 @@ def test_what_one_part_says_ends_nothing_of_another(registry, saved):
     says("off", host="web1", service="HTTP")
     assert device.states == {"alarm": "on"}
     assert list(device.troubles) == ["alarm (web1, SMTP)", "alarm (db1)"]
+    registry.save_news()
     fresh = Registry(lambda *_: None)
     fresh.load(json.loads(json.dumps([one for one in saved.values() if one])))
     assert fresh.devices()[0].troubles == device.troubles
@@ -264,12 +265,14 @@ def test_parts_are_bounded(registry, saved):
     device, _ = who(registry)
     for number in range(1000):
         registry.saw(device, event("alarm", "on", "warning", channel=str(number)), None, 1000)
+    registry.save_news()
     assert len(saved[device.id]["alarms"]) == len(device.troubles) == 256
 
 
 def test_what_a_version_without_parts_has_kept_still_ends(registry, saved):
     device, _ = who(registry)
     registry.saw(device, event("motion", "on"), None, 1000)
+    registry.save_news()
     old = saved[device.id]
     del old["alarms"]
     fresh = Registry(lambda *_: None)
@@ -306,6 +309,7 @@ def test_each_new_motion_starts_the_time_again(registry):
 def test_ends_survive_a_restart(registry, saved):
     device, _ = who(registry)
     registry.saw(device, event("motion", "on"), 2, 1000)
+    registry.save_news()
     fresh = Registry(lambda *_: None)
     fresh.load(saved.values())
     fresh.configure({}, Learn())
@@ -317,10 +321,30 @@ def test_ends_survive_a_restart(registry, saved):
 def test_seen_again_is_written_after_a_while(registry, saved):
     device, _ = who(registry)
     registry.saw(device, event(), None, 1000)
+    registry.save_news()
     registry.saw(device, event(), None, 1001)
+    registry.save_news()
     assert saved[device.id]["device"]["mails"] == 1
     registry.tick(1003)
     assert saved[device.id]["device"]["mails"] == 2
+
+
+def test_news_of_a_flood_is_written_once():
+    written = []
+    registry = Registry(lambda key, document: written.append(document))
+    registry.configure({}, Learn())
+    device, _ = who(registry)
+    del written[:]
+    for number in range(100):
+        registry.saw(device, event("motion", "off" if number % 2 else "on"), number, 1000)
+    assert written == []
+    registry.tick(1000)  # at the latest; the pipeline does it whenever it writes events
+    registry.save_news()
+    assert [document["device"]["picture"] for document in written] == [("E", 99)]
+    registry.saw(device, event("door", "on"), None, 1000)
+    registry.age(1000 + 91 * 86400)
+    registry.save_news()
+    assert written[1:] == [None]
 
 
 def test_forgetting(registry, saved):
@@ -364,6 +388,7 @@ def test_quantities_are_the_numbers_of_its_events(registry, saved):
     assert not registry.saw(device, event(runtime=23, runtime_unit="min"), None, 1001.0)  # no news, but the newest
     assert device.quantities["runtime"] == (23, "min")
     assert registry.saw(device, event(runtime=1380, runtime_unit="s"), None, 1002.0)
+    registry.save_news()
     again = Registry(lambda *_: None)
     again.load([json.loads(json.dumps(saved[device.id]))])
     assert again.get(device.id) == device
