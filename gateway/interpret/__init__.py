@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from gateway.interpret import charset, fields, html, mime, names, transfer
@@ -52,27 +52,35 @@ _MAX_REWRITTEN = 1024 * 1024
 _LINE_END = re.compile("\r+\n?")
 
 
-@dataclass(slots=True)
 class Reading:
     """What a mail says. `sender` is the address of the From field.
 
     `headers` has the first values of a few fields (see `HEADERS`), `picture` is the index of the attachment that
     shows most, `truncated` says what was cut or repaired, `charsets` how bytes became text where that was no matter
     of course.
+
+    No dataclass, as nothing that the process imports which interprets: that module brings more than a mebibyte.
     """
 
-    subject: str | None = None
-    sender: str = ""
-    sender_name: str = ""
-    to: list[str] = field(default_factory=list)
-    message_id: str | None = None
-    date_field: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    text: str = ""
-    attachments: list[Attachment] = field(default_factory=list)
-    picture: int | None = None
-    truncated: list[str] = field(default_factory=list)
-    charsets: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        subject: str | None = None,
+        sender: str = "",
+        sender_name: str = "",
+        to: Iterable[str] = (),
+        message_id: str | None = None,
+        date_field: str = "",
+        headers: Mapping[str, str] | None = None,
+        text: str = "",
+        attachments: Iterable[Attachment] = (),
+        picture: int | None = None,
+        truncated: Iterable[str] = (),
+        charsets: Iterable[str] = (),
+    ) -> None:
+        self.subject, self.sender, self.sender_name, self.to = subject, sender, sender_name, list(to)
+        self.message_id, self.date_field, self.headers, self.text = message_id, date_field, dict(headers or {}), text
+        self.attachments, self.picture = list(attachments), picture
+        self.truncated, self.charsets = list(truncated), list(charsets)
 
     @property
     def date(self) -> str | None:

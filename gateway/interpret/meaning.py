@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,24 +43,29 @@ _FULL_WIDTH = {0xFF08: "(", 0xFF09: ")", 0xFF1A: ":", 0xFF1D: "="}
 _RESERVED = frozenset(("truncated",))  # ours, in `data`
 
 
-@dataclass(slots=True)
 class Meaning:
     """`device_name` and `serial` are hints for whoever names the device; None where the mail says nothing.
 
     `off_after`: seconds after which an `on` ends by itself, 0 if it never does; None: the profile doesn't say.
     """
 
-    kind: str
-    state: str | None
-    severity: str
-    title: str
-    data: dict[str, Any] = field(default_factory=dict)
-    manufacturer: str | None = None
-    model: str | None = None
-    profile: str | None = None
-    device_name: str | None = None
-    serial: str | None = None
-    off_after: float | None = None
+    def __init__(
+        self,
+        kind: str,
+        state: str | None,
+        severity: str,
+        title: str,
+        data: dict[str, Any] | None = None,
+        manufacturer: str | None = None,
+        model: str | None = None,
+        profile: str | None = None,
+        device_name: str | None = None,
+        serial: str | None = None,
+        off_after: float | None = None,
+    ) -> None:
+        self.kind, self.state, self.severity, self.title, self.data = kind, state, severity, title, data or {}
+        self.manufacturer, self.model, self.profile = manufacturer, model, profile
+        self.device_name, self.serial, self.off_after = device_name, serial, off_after
 
 
 class _Rule(NamedTuple):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway.interpret import transfer
@@ -53,7 +52,6 @@ _MAIL_FIELDS = _ROOT_FIELDS | {
 _SINGLE = frozenset((b"from", b"to", b"subject", b"date", b"message-id", b"content-type"))
 
 
-@dataclass(slots=True)
 class Part:
     """A leaf: `raw[start:end]` is its body, still in its transfer encoding.
 
@@ -61,24 +59,37 @@ class Part:
     same thing in different forms. `attached`: to be published as an attachment, else it is text of the mail.
     """
 
-    type: str
-    parameters: dict[bytes, bytes]
-    disposition: dict[bytes, bytes]
-    encoding: str
-    start: int
-    end: int
-    alternative: int = 0
-    attached: bool = False
+    def __init__(
+        self,
+        kind: str,
+        parameters: dict[bytes, bytes],
+        disposition: dict[bytes, bytes],
+        encoding: str,
+        start: int,
+        end: int,
+        *,
+        alternative: int = 0,
+        attached: bool = False,
+    ) -> None:
+        self.type, self.parameters, self.disposition, self.encoding = kind, parameters, disposition, encoding
+        self.start, self.end, self.alternative, self.attached = start, end, alternative, attached
+
+    def cut(self, start: int, end: int) -> Part:
+        """A piece of it."""
+        return Part(
+            self.type, self.parameters, self.disposition, self.encoding, start, end,
+            alternative=self.alternative, attached=self.attached,
+        )  # fmt: skip
 
 
-@dataclass(slots=True)
 class Mail:
     """The first value of each field of the header, by lower-case name, and the leaves in the order of the mail."""
 
-    fields: dict[bytes, bytes]
-    parts: list[Part] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    false_alarms: int = 0
+    def __init__(self) -> None:
+        self.fields: dict[bytes, bytes] = {}
+        self.parts: list[Part] = []
+        self.remarks: list[str] = []
+        self.false_alarms = 0
 
     def remark(self, words: str) -> None:
         """Say it once."""
@@ -105,16 +116,16 @@ def _without_files(raw: Buffer, part: Part) -> Iterator[Part]:
             end = _FILE_ENDS.search(raw, begin.start(2), part.end)
             data_end, after = (end.start(), end.end()) if end else (part.end, part.end)
             if _SOMETHING.search(raw, start, begin.start()) or start == part.start:
-                yield replace(part, start=start, end=begin.start())
+                yield part.cut(start, begin.start())
             name = {b"name": begin[1]}
             yield Part(_FILE, name, {b"": b"attachment"}, "x-uuencode", begin.start(2), data_end, attached=True)
             start = after
     if start == part.start or _SOMETHING.search(raw, start, part.end):
-        yield replace(part, start=start) if start > part.start else part
+        yield part.cut(start, part.end)
 
 
 def _split(raw: Buffer) -> Mail:
-    mail = Mail({})
+    mail = Mail()
     size = len(raw)
     start = _header(raw, _leading_blank_lines(raw), size, mail.fields, mail, root=True)
     if _MAIL_FIELDS.isdisjoint(mail.fields) and not any(name.startswith(b"x-") for name in mail.fields):

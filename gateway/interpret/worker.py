@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +39,6 @@ _PIECE = 256 * 1024  # bytes read at a time
 _LONGEST = 16 * 1024 * 1024  # bytes of a message; nobody says so much
 _HOLD_BACK = 0.0005  # seconds that answers may wait for the next ones
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-_of_reading = attrgetter(*interpret.Reading.__slots__)
-_of_meaning = attrgetter(*interpret.Meaning.__slots__)
 
 
 class _Greeted(NamedTuple):
@@ -107,7 +103,7 @@ def answer(helo: str, content: bytes | str, library: families.Library, family: s
     try:
         reading = interpret.read(spooled(Path(content)) if isinstance(content, str) else content)
         meaning = interpret.meaning(reading, _Greeted(helo), library, family=family)
-        return _of_reading(reading), _of_meaning(meaning)
+        return tuple(vars(reading).values()), tuple(vars(meaning).values())  # in the order of their constructors
     except MemoryError:
         return None, f"it takes more than {MEMORY >> 20} MiB of memory"
     except Exception as error:  # noqa: BLE001  # a fault of ours, or of the disk; the next mail is another one

@@ -124,8 +124,8 @@ async def test_it_answers_what_interpret_says_in_the_order_of_asking(bench):
     heard = await one.answers(len(MAILS))
     for path, (mail, reading, meaning) in zip(MAILS, heard, strict=True):
         expected = interpret.read(path.read_bytes())
-        assert (path.name, reading) == (path.name, expected)
-        assert (path.name, meaning) == (path.name, interpret.meaning(expected, mail.envelope))
+        assert (path.name, vars(reading)) == (path.name, vars(expected))
+        assert (path.name, vars(meaning)) == (path.name, vars(interpret.meaning(expected, mail.envelope)))
     assert [int(mail.id) for mail, _, _ in heard] == list(range(len(MAILS)))
     assert one.interpreter.room
     assert one.interpreter.restarts == one.interpreter.not_interpreted == one.interpreter._bytes == 0
@@ -319,6 +319,14 @@ async def test_it_has_no_file_but_its_own_no_right_to_much_memory_and_interrupts
     assert limit.split()[3:5] == [str(worker.MEMORY)] * 2
     assert process.joinpath("oom_score_adj").read_text() == "500\n"
     assert os.sched_getscheduler(int(process.name)) == os.SCHED_BATCH
+
+
+def test_it_loads_no_library_that_takes_much_memory():
+    heavy = ("asyncio", "dataclasses", "email", "inspect", "json", "logging", "pydantic", "sqlite3", "tomllib")
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gateway.interpret.worker"
+    program += f"; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 async def test_signals_for_the_gateway_are_not_for_it(bench):
