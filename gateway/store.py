@@ -329,6 +329,7 @@ class Store:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA temp_store = MEMORY")  # or larger statements need a file in a folder of others
             connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's own thread does it
             connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,29 @@ async def test_files_and_folders_are_for_this_user_alone(tmp_path):
 async def test_a_new_file_has_large_pages_and_gives_free_ones_back(tmp_path):
     async with started(tmp_path) as store:
         assert store.rows("SELECT * FROM pragma_page_size, pragma_auto_vacuum") == [(8192, 2)]
+
+
+def test_a_large_statement_needs_no_file_elsewhere(tmp_path):
+    """SQLite's own way is one in /var/tmp, which may be full or read-only."""
+    store = Store(tmp_path)
+    store.open()
+    seen = set()
+
+    def look():
+        for path in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                seen.add(path.readlink().name)
+
+    with contextlib.closing(store.connect()) as connection:
+        connection.set_progress_handler(look, 20)
+        values = [value for number in range(100) for value in (str(number), 0.0, "d", "x" * 5000)]
+        sql = f"INSERT OR REPLACE INTO events (id, time, device, event) VALUES {', '.join(['(?, ?, ?, ?)'] * 100)}"
+        for _ in range(2):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(sql, values)
+            connection.execute("COMMIT")
+    assert any(name.startswith(FILE) for name in seen)
+    assert [name for name in seen if "etilqs" in name] == []
 
 
 async def test_a_file_whose_making_was_cut_short_is_made_anew(tmp_path):
