@@ -10,7 +10,8 @@ from typing import Any
 class Spooled(mmap.mmap):
     """See above. Pages that were searched or read are given back, or a reader would hold the whole mail.
 
-    They stay in the system's page cache, so looking at them again costs little.
+    They stay in the system's page cache, so looking at them again costs little. All are given back each time: one
+    that is touched may bring a megabyte around it with it, also what was given back before (Linux's large folios).
     """
 
     _WINDOW = 1024 * 1024
@@ -23,20 +24,19 @@ class Spooled(mmap.mmap):
             found = super().find(sub, start, min(edge + len(sub) - 1, stop))
             if found >= 0:
                 return found
-            self._give_back(start, edge)
+            self._give_back()
             start = edge
         return -1
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
         if isinstance(key, slice) and len(value) >= mmap.PAGESIZE:
-            self._give_back(key.start or 0, (key.start or 0) + len(value))
+            self._give_back()
         return value
 
-    def _give_back(self, start: int, stop: int) -> None:
-        start -= start % mmap.PAGESIZE
-        if hasattr(mmap, "MADV_DONTNEED") and start < stop:
-            self.madvise(mmap.MADV_DONTNEED, start, stop - start)
+    def _give_back(self) -> None:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.madvise(mmap.MADV_DONTNEED)
 
 
 def spooled(path: Path) -> Spooled:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import base64
 import mmap
+import os
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -272,6 +275,40 @@ def test_a_20_mb_mail_costs_little_memory(tmp_path: Path) -> None:
         fetched: list[bytes] = []
         assert grown(lambda: fetched.append(attachment(mapped, 0))) < len(picture) * 5 // 4
         assert fetched == [picture]
+
+
+_READ_MAPPED = """
+import sys
+from pathlib import Path
+from gateway.interpret import read
+from gateway.spooled import spooled
+
+def most():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+
+read(Path(sys.argv[2]).read_bytes())
+mail = spooled(Path(sys.argv[1]))
+open("/proc/self/clear_refs", "w").write("5")  # the most is counted from here
+before = most()
+read(mail)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how many pages are mapped")
+def test_a_mapped_mail_keeps_few_of_its_pages(tmp_path: Path) -> None:
+    """One page that is touched may bring a whole folio; a large one, where much was written at once."""
+    raw = camera_mail(b"\xff\xd8\xff" + random.Random(1).randbytes(15_000_000))
+    spool, small = tmp_path / "mail", tmp_path / "small"
+    small.write_bytes(camera_mail(b"\xff\xd8\xff" + bytes(1000)))  # what is loaded at first use is not counted
+    with spool.open("wb", buffering=0) as file:
+        for at in range(0, len(raw), 256 * 1024):
+            file.write(raw[at : at + 256 * 1024])
+        os.fsync(file.fileno())
+    command = [sys.executable, "-c", _READ_MAPPED, str(spool), str(small)]
+    kibibytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert kibibytes < 4 * 1024
 
 
 @pytest.mark.parametrize(
