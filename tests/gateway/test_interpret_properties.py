@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.interpret import attachment, html, names, transfer
+from gateway.interpret import attachment, html, mime, names, transfer
 from tests.fuzz.interpret import MAILS, WORDS, check, check_name
 
 MAILISH = st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=60).map(b"".join)
@@ -159,6 +159,22 @@ def test_base64_is_damaged_where_the_standard_library_says_so(noise: bytes) -> N
             assert damage
         else:
             assert not damage
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.text("\n--ba", max_size=40).map(str.encode),
+    st.sampled_from([b"\n--", b"\n---", b"\n--b", b"\n---b", b"\n--a-b"]),
+    *[st.integers(0, 41)] * 2,
+    *[st.integers(1, 5)] * 2,
+)
+def test_delimiters_are_found_where_bytes_find_them(
+    text: bytes, needle: bytes, start: int, end: int, rare: int, stretch: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mime, "_RARE", rare)
+        patch.setattr(mime, "_STRETCH", stretch)
+        assert mime._find(text, needle, start, end) == text.find(needle, start, end)
 
 
 @settings(deadline=None, max_examples=500)
