@@ -174,6 +174,9 @@ class Board:
             return None
         try:
             return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.read()
+            raise AssertionError(f"it goes on after Ctrl-C:\n{self.output.decode(errors='replace')}") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
