@@ -59,7 +59,7 @@ class Reading:
     shows most, `truncated` says what was cut or repaired, `charsets` how bytes became text where that was no matter
     of course.
 
-    No dataclass, as nothing that the process imports which interprets: that module brings more than a mebibyte.
+    No dataclass, as nothing is that the interpreting process loads: that module brings more than a mebibyte.
     """
 
     def __init__(
