@@ -71,7 +71,7 @@ class App:
         self.folder = folder
         self.config_file = config_file
         self.store = Store(folder)
-        self.registry = Registry(self._save_device)
+        self.registry = Registry(self.store.save_device)
         self.pipeline = Pipeline(self.store, self.registry)
         self.pipeline.interpreter.profiles = config_file.parent / OWN if config_file else None
         self.failures = Failures(lambda draft, name: self.pipeline.emit(SOURCE, {**draft, "apart_from": name}))
@@ -197,7 +197,7 @@ class App:
             for device_id, document in salvage.devices.items():
                 if not self.registry.get(device_id):
                     self.registry.load([document])
-                    self._save_device(device_id, document)
+                    self.store.save_device(device_id, document)
             if not await self.store.flush():
                 return
             if not mails and not events and aside.is_log:
@@ -449,13 +449,6 @@ class App:
             self._noise_changed = False
             for device_id in muted | self.pipeline.noise.muted():
                 self._mute_changed(device_id)
-
-    def _save_device(self, device_id: str, document: dict[str, Any] | None) -> None:
-        if document is None:
-            self.store.note_one("DELETE FROM devices WHERE id = ?", device_id)
-        else:
-            text = json.dumps(document)
-            self.store.note_one("INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)", device_id, text)
 
     def _device_changed(self, device: Device) -> None:
         for one in self.running.values():

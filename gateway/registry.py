@@ -47,6 +47,7 @@ _LONGEST_EXTRA = 32  # characters of an id that tell devices apart whose names b
 _LONGEST_UNIT = 16
 _LOOKED_AT = 64  # devices in a second: to learn the rhythm of one may take a millisecond
 _SAVE_AFTER = 2.0  # seconds that "seen again" may wait for the disk
+_NEWS = -math.inf  # longer than that
 
 # Names that many devices give, and that so tell nothing about this one.
 GENERIC_NAMES = frozenset(("", *GENERIC.split()))
@@ -117,8 +118,7 @@ class Registry:
         self._by_key: dict[tuple[str, str, str], Known] = {}
         self._by_names: dict[tuple[str, str], Known] = {}  # [sender, helo] -> the first that was seen with them
         self._per_peer: dict[str, int] = {}
-        self._unsaved: dict[str, float] = {}  # since when; "seen again" may wait
-        self._news: dict[str, None] = {}  # to be saved with their events
+        self._unsaved: dict[str, float] = {}  # since when: seen again, which may wait, or `_NEWS`
         self._configured: Mapping[str, Configured] = {}
         self._limits: Limits | None = None
         self._listening = heartbeat.Listening()
@@ -279,19 +279,18 @@ class Registry:
             news |= device.states.get(event["kind"]) != state
             device.states[event["kind"]] = state
         if news:
-            self._news[device.id] = None
+            self._unsaved[device.id] = _NEWS
         else:
             self._unsaved.setdefault(device.id, now)
         return news
 
     def save_news(self) -> None:
         """Save the devices of which `saw` had news: once for many events of a flood, and beside them."""
-        for device_id in list(self._news):
+        for device_id in [key for key, since in self._unsaved.items() if since == _NEWS]:
             self._write(self._known[device_id])
 
     def tick(self, now: float) -> list[Device]:
         """Once a second: end what ends by itself, write what waits. Returns the devices whose state changed."""
-        self.save_news()
         changed = []
         for known in self._known.values():
             if known.alarms.all and (ended := known.alarms.end_by_itself(now)):
@@ -340,7 +339,6 @@ class Registry:
         return known.heart.expected(setting.expect if setting else True, known.device.last_seen, now, self.zone)
 
     def save_all(self) -> None:
-        self.save_news()
         for device_id in list(self._unsaved):
             self._write(self._known[device_id])
 
@@ -401,7 +399,6 @@ class Registry:
     def _remove(self, known: Known) -> None:
         del self._known[known.device.id]
         self._unsaved.pop(known.device.id, None)
-        self._news.pop(known.device.id, None)
         for sender, helo, peer in known.keys:
             self._by_key.pop((sender, helo, peer), None)
             if self._by_names.get((sender, helo)) is known:
@@ -417,7 +414,6 @@ class Registry:
 
     def _write(self, known: Known) -> None:
         self._unsaved.pop(known.device.id, None)
-        self._news.pop(known.device.id, None)
         self._save(known.device.id, known.document())
 
     def _may_learn(self, peer: str) -> bool:

@@ -392,6 +392,14 @@ class Store:
         assert self.writer
         self.writer.note(lambda: ((sql, values),))
 
+    def save_device(self, device_id: str, document: dict[str, Any] | None) -> None:
+        """Bookkeeping: what is known of a device (`gateway.registry`); None: it is forgotten."""
+        if document is None:
+            self.note_one("DELETE FROM devices WHERE id = ?", device_id)
+        else:
+            text = json.dumps(document)
+            self.note_one("INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)", device_id, text)
+
     async def flush(self) -> bool:
         """True: all that was given so far has been committed, and readers see it. False: the store can't write now."""
         assert self.writer

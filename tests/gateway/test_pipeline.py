@@ -43,7 +43,7 @@ class Bench:
         self.store = Store(folder)
         self.store.open()
         self.store.start()
-        registry = Registry(self.save)
+        registry = Registry(self.store.save_device)
         registry.configure({}, Learn())
         self.pipeline = Pipeline(self.store, registry)
         self.target = Listener()
@@ -51,10 +51,6 @@ class Bench:
         worker.start()
         self.pipeline.workers = {"t": worker}
         self.pipeline.router = Router([], ["t"], lambda _: lambda __: True)
-
-    def save(self, device_id, document):
-        sql = "INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)"
-        self.store.note_one(sql, device_id, json.dumps(document))
 
     async def kept(self, content, *, tell=True, received=None, early=False, **said):
         said = {"peer": "192.168.1.2", "helo": "h", "mail_from": "a@b", "rcpt_to": ["c@d"]} | said

@@ -61,11 +61,7 @@ async def _fill(folder, mails, targets):
     store = Store(folder)
     store.open(exclusive=True)
     store.start()
-
-    def save(device_id, document):
-        store.note_one("INSERT OR REPLACE INTO devices (id, document) VALUES (?, ?)", device_id, json.dumps(document))
-
-    registry = Registry(save)
+    registry = Registry(store.save_device)
     registry.load(store.devices())
     registry.configure({}, LearnSettings())
     pipeline = Pipeline(store, registry)
