@@ -180,12 +180,18 @@ def test_delimiters_are_found_where_bytes_find_them(
 
 @settings(deadline=None, max_examples=500)
 @given(
-    st.lists(st.text("AAAAAABcd/+=! ", min_size=4, max_size=4) | st.just("Ab+/"), min_size=2, max_size=12),
-    st.sampled_from(["\n", "\r\n"]),
+    st.lists(st.sampled_from(["Ab+/", "zZ09"]), min_size=2, max_size=8),
+    st.just("Ab+/") | st.text("AAAAAABcd/+=! ", min_size=4, max_size=4),
+    st.sampled_from([("\n", "!"), ("\r\n", "!\n"), ("\r\n", "\r!")]),
+    *[st.integers(0, 8)] * 2,
 )
-def test_base64_in_lines_of_one_length_is_read_as_any_other(lines: list[str], end: str) -> None:
+def test_base64_in_lines_of_one_length_is_read_as_any_other(
+    lines: list[str], odd: str, ends: tuple[str, str], odd_at: int, damaged_at: int
+) -> None:
     """It has a way of its own, which a blank in front closes."""
-    text = end.join(lines).encode()
+    lines[odd_at:odd_at] = [odd]
+    text = "".join(line + ends[number == damaged_at] for number, line in enumerate(lines)).encode()
+    text = text.removesuffix(b"\n")
     quick: list[str] = []
     slow: list[str] = []
     found = b"".join(transfer.decoded(text, 0, len(text), "base64", quick))
