@@ -296,7 +296,7 @@ print(most() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how many pages are mapped")
+@pytest.mark.skipif(sys.platform != "linux", reason="large folios, and /proc which counts mapped pages, are Linux's")
 def test_a_mapped_mail_keeps_few_of_its_pages(tmp_path: Path) -> None:
     """One page that is touched may bring a whole folio; a large one, where much was written at once."""
     raw = camera_mail(b"\xff\xd8\xff" + random.Random(1).randbytes(15_000_000))
